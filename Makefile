@@ -1,0 +1,113 @@
+# The study, one command a step. `make help` lists them; README.md tells what each leaves behind.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# A GPU takes the paper-size network, a machine without one the small profile.
+PROFILE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+RESULTS := results/$(PROFILE)
+SETTINGS := notebooks/profiles/$(PROFILE).yaml
+
+# An active conda environment named hamr is used as it is; otherwise a .venv is made.
+ifeq ($(CONDA_DEFAULT_ENV),hamr)
+VENV := $(CONDA_PREFIX)
+else
+VENV := .venv
+endif
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.hamr-installed
+UV := uv==0.13.9
+
+.PHONY: help setup lock data train evaluate ablations compare figures reproduce study test lint bench lab clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@echo; echo "PROFILE=$(PROFILE); known: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
+
+# --- set-up -------------------------------------------------------------------------------------
+
+setup: $(INSTALLED) ## Make the environment (.venv, or the active conda environment hamr)
+
+$(VENV)/bin/python:
+	@echo "making $(VENV)"
+	@for python in python3 python3.12 python3.11 python; do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; \
+	  then exec $$python -m venv $(VENV); fi; done; \
+	echo "no Python 3.11 or 3.12 found on the PATH" >&2; exit 1
+
+# The stamp holds a copy of the lock file, so that a changed lock installs anew.
+$(INSTALLED): requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked packages into $(VENV) (about 6 GB)"
+	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
+	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
+	@cp requirements.lock $@
+
+lock: | $(VENV)/bin/python ## Resolve pyproject.toml into requirements.lock anew
+	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
+	$(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --quiet -o requirements.lock
+
+# --- the study ----------------------------------------------------------------------------------
+# An executed notebook is the sign that its step is done. Make compares it with the notebook, the
+# profile and the steps before it; to run anew after a change of the library: make clean.
+
+reproduce: setup ## The whole study: data, training, evaluation, ablations, comparisons, figures
+	@$(MAKE) --no-print-directory study
+
+ifneq ($(wildcard $(INSTALLED)),)
+# Nothing runs on a profile that does not read: `runs` checks it and lists the ablation runs.
+RUNS := $(if $(filter data train evaluate ablations compare figures study $(RESULTS)/%,$(MAKECMDGOALS)),$(shell $(PY) -m hamr_lib.study runs $(PROFILE) || echo BROKEN))
+ifeq ($(RUNS),BROKEN)
+$(error the profile $(PROFILE) cannot be used, see above)
+endif
+endif
+EXECUTE = @$(PY) -m hamr_lib.study execute $(PROFILE)
+EVALUATED := $(RUNS:%=$(RESULTS)/runs/%/03_evaluate.ipynb)
+
+data: setup $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
+train: setup $(RESULTS)/02_train.ipynb ## Train the network
+evaluate: setup $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
+ablations: setup $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
+compare: setup $(RESULTS)/05_comparisons.ipynb ## Score other methods on the same data
+figures: setup $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
+study: $(RESULTS)/06_figures.ipynb
+	@echo "the study is complete: $(RESULTS)/"
+
+$(RESULTS)/01_data.ipynb: notebooks/01_data.ipynb $(SETTINGS)
+	$(EXECUTE) 01_data $@
+$(RESULTS)/02_train.ipynb: notebooks/02_train.ipynb $(RESULTS)/01_data.ipynb
+	$(EXECUTE) 02_train $@
+$(RESULTS)/03_evaluate.ipynb: notebooks/03_evaluate.ipynb $(RESULTS)/02_train.ipynb
+	$(EXECUTE) 03_evaluate $@
+$(RESULTS)/runs/%/02_train.ipynb: notebooks/02_train.ipynb $(RESULTS)/01_data.ipynb
+	$(EXECUTE) 02_train $@ run=$*
+$(RESULTS)/runs/%/03_evaluate.ipynb: notebooks/03_evaluate.ipynb $(RESULTS)/runs/%/02_train.ipynb
+	$(EXECUTE) 03_evaluate $@ run=$*
+$(RESULTS)/04_ablations.ipynb: notebooks/04_ablations.ipynb $(RESULTS)/03_evaluate.ipynb $(EVALUATED)
+	$(EXECUTE) 04_ablations $@
+$(RESULTS)/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/03_evaluate.ipynb
+	$(EXECUTE) 05_comparisons $@
+$(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/04_ablations.ipynb $(RESULTS)/05_comparisons.ipynb
+	$(EXECUTE) 06_figures $@
+.SECONDARY:
+
+# --- tools --------------------------------------------------------------------------------------
+
+test: setup ## Run the tests, the whole study under the smoke profile among them
+	$(PY) -m pytest
+
+lint: setup ## Check style, and that no notebook carries outputs
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m nbstripout --verify notebooks/*.ipynb
+
+bench: setup ## Measure the renderer and the training loop
+	$(PY) -m hamr_lib.bench
+
+lab: setup ## Open JupyterLab on the notebooks
+	$(VENV)/bin/jupyter lab notebooks
+
+clean: ## Remove this profile's results and rendered data (never data/raw, never results/reference)
+	rm -rf $(RESULTS) data/open/$(PROFILE)

@@ -1,0 +1,165 @@
+"""Running the notebooks in sequence: what the Makefile calls.
+
+`python -m hamr_lib.study runs PROFILE` checks a profile and lists its ablation runs;
+`python -m hamr_lib.study execute PROFILE NOTEBOOK OUT [name=value ...]` executes one notebook by
+papermill. Papermill only warns about a parameter that a notebook does not know, so both the
+settings and the parameters are checked before a kernel starts.
+"""
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from .errors import HamrError
+from .files import ROOT, commit, read_json, write_aside, write_json
+from .settings import load_run, load_settings
+
+NOTEBOOKS = ROOT / "notebooks"
+# The packages whose versions decide a result.
+PACKAGES = ("torch", "torchvision", "easypytorch3d", "deodr", "smplx", "anny", "lightning", "numpy")
+
+
+def results_dir(profile, run=None):
+    """`results/<profile>`, or the folder of one of its runs ("main" or `<variant>-s<seed>`)."""
+    folder = ROOT / "results" / load_settings(profile).profile
+    return folder / "runs" / run if run else folder
+
+
+def ablation_runs(settings):
+    """Names of the runs behind Fig. 8: the full model and each ablation, over the seeds."""
+    return [
+        f"{variant}-s{seed}"
+        for variant in ("full", *settings.study.ablations)
+        for seed in settings.study.ablation_seeds
+    ]
+
+
+def execute(profile, notebook, out, parameters):
+    """Execute `notebooks/<notebook>.ipynb` into `out`, which appears only when it succeeded.
+
+    A notebook that fails is left beside it as `<out>.failed.ipynb`, and the wall time of one that
+    succeeds is added to the profile's `run.json`.
+
+    Args:
+        profile: a profile's name; passed on as the notebook's parameter of that name.
+        notebook: its name without the suffix.
+        out: path of the executed notebook.
+        parameters: further parameters, name to string.
+
+    Raises:
+        HamrError: an unknown profile, setting, notebook or parameter, before anything runs; or
+            the error of the cell that failed.
+    """
+    import papermill
+
+    load_run(profile, parameters.get("run", "main"))
+    source, out = NOTEBOOKS / f"{notebook}.ipynb", Path(out)
+    if not source.is_file():
+        raise HamrError(f"{source} does not exist")
+    parameters = {"profile": profile, **parameters}
+    known = papermill.inspect_notebook(str(source))
+    for name in parameters:
+        if name not in known:
+            raise HamrError(f"{source}: unknown parameter {name!r} (known: {', '.join(known)})")
+
+    failed = out.with_suffix(".failed.ipynb")
+    started = time.time()
+    print(f"[{profile}] {notebook} {parameters.get('run', '')}", flush=True)
+    with write_aside(out) as aside:
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(aside),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+        except papermill.PapermillExecutionError as error:
+            os.replace(aside, failed)
+            raise HamrError(
+                f"{source} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"(the notebook as far as it went: {failed})"
+            ) from error
+    failed.unlink(missing_ok=True)
+    _record(profile, out, time.time() - started)
+
+
+def _record(profile, out, seconds):
+    """Add a step to run.json. Each step has a file of its own, so that side-by-side steps do not
+    overwrite one another; run.json is their union, rebuilt by whichever step ends."""
+    folder = results_dir(profile)
+    step = str(out.resolve().relative_to(folder).with_suffix(""))
+    write_json(
+        folder / "steps" / f"{step.replace('/', '.')}.json",
+        {"step": step, "seconds": round(seconds, 1), "commit": commit()},
+    )
+    write_json(
+        folder / "run.json",
+        {
+            "profile": profile,
+            "settings": load_settings(profile).to_dict(),
+            "machine": machine(),
+            "versions": versions(),
+            "steps": [read_json(path) for path in sorted((folder / "steps").glob("*.json"))],
+        },
+    )
+
+
+def machine():
+    """What the measurements were taken on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "os": platform.system()}
+
+
+def versions():
+    """Python's and the packages' versions, None where one is not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def main(argv=None):
+    """The command line described at the top; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m hamr_lib.study", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("runs", help="check a profile and list its ablation runs")
+    runs.add_argument("profile")
+    run = commands.add_parser("execute", help="execute one notebook")
+    run.add_argument("profile")
+    run.add_argument("notebook")
+    run.add_argument("out", type=Path)
+    run.add_argument("parameters", nargs="*", metavar="name=value")
+    args = parser.parse_args(argv)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        if args.command == "runs":
+            print(*ablation_runs(load_settings(args.profile)))
+        else:
+            pairs = [pair.partition("=") for pair in args.parameters]
+            execute(args.profile, args.notebook, args.out, {k: v for k, _, v in pairs})
+    except HamrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

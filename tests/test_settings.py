@@ -1,0 +1,90 @@
+"""Settings: the paper's numbers, and that nothing misspelt gets through."""
+
+import dataclasses
+
+import pytest
+
+from hamr_lib.errors import HamrError
+from hamr_lib.settings import (
+    PROFILES,
+    VARIANTS,
+    Settings,
+    from_dict,
+    load_run,
+    load_settings,
+)
+
+
+def test_the_paper_profile_has_the_paper_s_numbers():
+    s = load_settings("paper")
+    assert s.data.sets == "real"
+    weights = [getattr(s.losses, k) for k in (
+        "joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette"
+    )]  # fmt: skip
+    assert weights == [1000, 1, 1, 0.1, 100, 10]
+    assert (s.train.learning_rate, s.train.plateau_factor) == (2e-4, 0.7)
+    assert (s.model.image_size, s.model.maps, s.model.hidden, s.model.dropout) == (
+        256,
+        64,
+        2048,
+        0.4,
+    )
+    assert s.augment.scale == (0.9, 1.2) and s.augment.rotation == 60
+
+
+@pytest.mark.parametrize("profile", [p.stem for p in PROFILES.glob("*.yaml")])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_profile_takes_every_variant_and_survives_a_round_trip(profile, variant):
+    settings = load_settings(profile, variant)
+    assert from_dict(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("trian: {steps: 3}", "unknown setting 'trian'"),
+        ("train: {stepz: 3}", "unknown setting 'stepz'"),
+        ("train: {steps: many}", "expected int, got 'many'"),
+        ("train: {steps: true}", "expected int, got True"),
+        ("train: {optimizer: adam}", "expected one of rmsprop, adamw"),
+        ("augment: {scale: [1.0]}", "expected a list of 2"),
+        ("train: 3", "expected a mapping"),
+        ("train: {", "is not YAML"),
+    ],
+)
+def test_bad_profiles_are_refused(tmp_path, text, complaint):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(HamrError, match=complaint) as caught:
+        load_settings(path)
+    assert str(path) in str(caught.value)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(HamrError, match="unknown profile 'cup'.*cpu"):
+        load_settings("cup")
+    with pytest.raises(HamrError, match="unknown variant 'no-mush'"):
+        load_settings("smoke", "no-mush")
+    with pytest.raises(HamrError, match="unknown setting 'lr'"):
+        load_settings("smoke", train__lr=1.0)
+    with pytest.raises(HamrError, match="<variant>-s<seed>"):
+        load_run("smoke", "no-mesh")
+
+
+def test_a_run_is_a_variant_with_its_seed_and_the_ablations_budget():
+    main, run = load_run("smoke"), load_run("smoke", "no-mesh-s2")
+    assert main == load_settings("smoke")
+    assert not run.model.mesh and run.train.seed == 2
+    assert run.train.steps == main.study.ablation_steps
+
+
+def test_the_training_digest_covers_what_is_trained_and_nothing_else():
+    base = load_settings("smoke")
+    assert load_settings("smoke", evaluate__bootstrap=9).training_digest() == base.training_digest()
+    for change in ({"train__seed": 1}, {"model__channels": 24}, {"data__open__seed": 5}):
+        assert load_settings("smoke", **change).training_digest() != base.training_digest()
+
+
+def test_settings_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().train.seed = 1
