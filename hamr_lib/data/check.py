@@ -1,0 +1,340 @@
+"""Which data sets are there, and are they what they should be.
+
+A real set under `data/raw` is used only if it is complete; one that is not is named with what it
+lacks. In its place comes the open stand-in of the same format under `data/open/<profile>`, held to
+the counts that the profile asked for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..camera import project_pinhole
+from ..draw import contact_sheet, draw_skeleton, fit
+from ..errors import HamrError
+from ..files import ROOT
+from ..joints import MIDDLE_MCP, WRIST
+from . import dexter, rhd, stb
+
+TITLES = {"rhd": "RHD", "stb": "STB", "dexter": "Dexter+Object"}
+SPLITS = {
+    "rhd": ("training", "evaluation"),
+    "stb": ("training", "evaluation"),
+    "dexter": ("evaluation",),
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set on disk: where it is, and how many samples it should have."""
+
+    name: str  # its format: "rhd", "stb" or "dexter"
+    title: str  # what tables call it: "RHD", or "open-rhd" for its stand-in
+    root: Path
+    expected: dict  # samples by split
+    notice: str = ""  # why this one was taken, if that needs saying
+
+    @property
+    def splits(self):
+        """Its splits; Dexter+Object has no training split."""
+        return SPLITS[self.name]
+
+    def load(self, split, data):
+        """The frames of a split, read as the `Data` settings say."""
+        if split not in self.splits:
+            raise HamrError(f"{self.title} has no split {split!r}; it has {', '.join(self.splits)}")
+        if self.name == "rhd":
+            return rhd.RHD(self.root, split, mask=data.rhd_mask)
+        if self.name == "stb":
+            return stb.STB(self.root, split, root_shift=data.stb_root)
+        return dexter.Dexter(self.root)
+
+    def missing(self):
+        """What the set lacks, in words, from its files' names alone; an empty list if nothing."""
+        if not self.root.is_dir():
+            return [f"the folder {self.root}"]
+        return _MISSING[self.name](self.root, self.expected)
+
+
+def published(name, folder=ROOT / "data"):
+    """The real set of this name, wherever it may or may not be."""
+    frames = {
+        "rhd": rhd.SPLITS,
+        "stb": {split: len(names) * stb.FRAMES for split, names in stb.SPLITS.items()},
+        "dexter": {"evaluation": dexter.FRAMES},
+    }[name]
+    return DataSet(name, TITLES[name], Path(folder) / "raw" / name, dict(frames))
+
+
+def stand_in(name, settings, folder=ROOT / "data"):
+    """The open stand-in of this name that the settings ask for, rendered or not."""
+    asked = settings.data.open
+    frames = {
+        "rhd": {"training": asked.rhd_training, "evaluation": asked.rhd_evaluation},
+        "stb": {split: len(names) * asked.stb_frames for split, names in stb.SPLITS.items()},
+        "dexter": {"evaluation": len(dexter.SEQUENCES) * asked.dexter_frames},
+    }[name]
+    root = Path(folder) / "open" / settings.profile / f"open-{name}"
+    return DataSet(name, f"open-{name}", root, frames)
+
+
+def find_sets(settings, folder=ROOT / "data"):
+    """Choose each data set, as `settings.data.sets` says: auto, real or open.
+
+    Returns:
+        {"rhd", "stb", "dexter"} -> `DataSet`, whose `notice` says why a real set was not taken.
+
+    Raises:
+        HamrError: naming what the set that should be used lacks.
+    """
+    sets = {}
+    for name in TITLES:
+        real, substitute = published(name, folder), stand_in(name, settings, folder)
+        notice = ""
+        if settings.data.sets != "open":
+            missing = real.missing()
+            if not missing:
+                sets[name] = real
+                continue
+            problem = f"{real.title} is not complete: it lacks {_listed(missing)}"
+            if settings.data.sets == "real":
+                raise HamrError(f"data.sets is 'real', but {problem}")
+            notice = f"{problem}. {substitute.title} is used in its place."
+        missing = substitute.missing()
+        if missing:
+            raise HamrError(
+                f"{substitute.title} is not complete: it lacks {_listed(missing)}; "
+                f"`make data PROFILE={settings.profile}` renders it. {notice}".strip()
+            )
+        sets[name] = DataSet(name, substitute.title, substitute.root, substitute.expected, notice)
+    return sets
+
+
+def _listed(missing, most=4):
+    more = f" and {len(missing) - most} more" if len(missing) > most else ""
+    return "; ".join(missing[:most]) + more
+
+
+def _count(folder, start="", suffix=".png"):
+    """How many images a folder holds; 0 if there is no such folder."""
+    if not folder.is_dir():
+        return 0
+    names = (path.name for path in folder.iterdir())
+    return sum(n.startswith(start) and n.endswith(suffix) and not n.startswith(".") for n in names)
+
+
+def _short(where, found, expected):
+    """The words for a wrong count, as a list of none or one."""
+    return [] if found == expected else [f"{where}: {found:,} of {expected:,} images"]
+
+
+def _missing_rhd(root, expected):
+    missing = []
+    for split, count in expected.items():
+        if not rhd.annotation_path(root, split).is_file():
+            missing.append(str(rhd.annotation_path(root, split)))
+        for kind in ("color", "mask", "depth"):
+            folder = rhd.split_folder(root, split) / kind
+            missing += _short(folder, _count(folder), count)
+    return missing
+
+
+def _missing_stb(root, expected):
+    missing = []
+    for split, names in stb.SPLITS.items():
+        for name in names:
+            if not stb.label_path(root, name).is_file():
+                missing.append(str(stb.label_path(root, name)))
+            folder = stb.image_path(root, name, 0).parent
+            missing += _short(folder, _count(folder, "SK_color_"), expected[split] // len(names))
+    return missing
+
+
+def _missing_dexter(root, expected):
+    missing, total = [], 0
+    for name in dexter.SEQUENCES:
+        if not dexter.annotation_path(root, name).is_file():
+            missing.append(str(dexter.annotation_path(root, name)))
+        folder = dexter.sequence_folder(root, name) / "color"
+        count = _count(folder, suffix="")
+        if not count:
+            missing.append(f"{folder}: no images")
+        total += count
+    return missing + _short(root / "data", total, expected["evaluation"])
+
+
+_MISSING = {"rhd": _missing_rhd, "stb": _missing_stb, "dexter": _missing_dexter}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_set` found. NaN or an empty tuple where there is nothing to say."""
+
+    title: str
+    root: Path
+    found: bool  # the folder is there
+    missing: tuple  # what it lacks, in words
+    samples: dict  # by split, as read
+    expected: dict  # by split
+    checked: int  # samples whose images were read
+    problems: tuple  # what could not be read, in words, with file and index
+    left_share: float  # share of left hands
+    tips_only: bool
+    depth: tuple  # metres, nearest and farthest joint
+    palm: float  # metres, median from wrist to middle MCP: shows a wrong unit at once
+    outside: float  # share of labelled joints that lie outside their image
+    reprojection: tuple  # pixels, median and largest, 3-D labels against the set's own 2-D ones
+
+    @property
+    def complete(self):
+        """Nothing missing and nothing unreadable."""
+        return self.found and not self.missing and not self.problems
+
+    def row(self):
+        """The report as a row of a table."""
+
+        def of(counts):
+            return " + ".join(f"{counts[k]:,}" if k in counts else "?" for k in self.expected)
+
+        return {
+            "set": self.title,
+            "found": self.found,
+            "complete": self.complete,
+            "samples": of(self.samples),
+            "expected": of(self.expected),
+            "checked": self.checked,
+            "unreadable": len(self.problems),
+            "left hands": self.left_share,
+            "labels": "fingertips" if self.tips_only else "21 joints",
+            "nearest (m)": self.depth[0],
+            "farthest (m)": self.depth[1],
+            "palm (mm)": 1000 * self.palm,
+            "outside the image": self.outside,
+            "reprojection median (px)": self.reprojection[0],
+            "reprojection max (px)": self.reprojection[1],
+            "lacks": _listed(self.missing),
+        }
+
+
+def check_set(dataset, data, limit=200):
+    """Read a data set and report on it; nothing raises, whatever its state.
+
+    Args:
+        dataset: a `DataSet`, from `find_sets`, `published` or `stand_in`.
+        data: the `Data` settings.
+        limit: how many samples of each split to read, evenly spread; None reads all of them.
+
+    Returns:
+        A `Report`.
+    """
+    samples, problems, frames, errors = {}, [], [], []
+    found = dataset.root.is_dir()
+    for split in dataset.splits if found else ():
+        try:
+            reader = dataset.load(split, data)
+        except HamrError as error:
+            problems.append(f"{split}: {error}")
+            continue
+        samples[split] = len(reader)
+        try:
+            errors.append(_reprojection(dataset, reader))
+        except HamrError as error:
+            problems.append(f"{split}: {error}")
+        for index in spread(len(reader), limit):
+            try:
+                frames.append(_Labels(reader[index]))
+            except HamrError as error:
+                problems.append(f"{split}: {error}")
+    depths = np.concatenate([f.depths for f in frames]) if frames else np.full(1, np.nan)
+    palms = [f.palm for f in frames if np.isfinite(f.palm)]
+    errors = np.concatenate(errors) if errors else np.empty(0)
+    return Report(
+        title=dataset.title,
+        root=dataset.root,
+        found=found,
+        missing=tuple(dataset.missing()),
+        samples=samples,
+        expected=dataset.expected,
+        checked=len(frames),
+        problems=tuple(problems),
+        left_share=float(np.mean([f.left for f in frames])) if frames else np.nan,
+        tips_only=dataset.name == "dexter",
+        depth=(float(depths.min()), float(depths.max())) if len(depths) else (np.nan, np.nan),
+        palm=float(np.median(palms)) if palms else np.nan,
+        outside=float(np.concatenate([f.outside for f in frames]).mean()) if frames else np.nan,
+        reprojection=(
+            (float(np.median(errors)), float(errors.max())) if len(errors) else (np.nan, np.nan)
+        ),
+    )
+
+
+class _Labels:
+    """What a report needs of a frame, so that its image need not be kept."""
+
+    def __init__(self, frame):
+        height, width = frame.image.shape[:2]
+        labelled = np.isfinite(frame.joints_2d).all(1)
+        u, v = frame.joints_2d[labelled].T
+        self.left = frame.side == "left"
+        self.depths = frame.joints_3d[labelled, 2]
+        self.palm = np.linalg.norm(frame.joints_3d[MIDDLE_MCP] - frame.joints_3d[WRIST])
+        # The image reaches half a pixel beyond the centres of its outermost pixels.
+        self.outside = (u < -0.5) | (v < -0.5) | (u > width - 0.5) | (v > height - 0.5)
+
+
+def _reprojection(dataset, reader):
+    """Pixels between the projected 3-D labels and the 2-D labels the set itself has: all of RHD's
+    joints, and Dexter+Object's tips in its depth image. STB has 3-D labels alone."""
+    if dataset.name == "rhd":
+        uv = [project_pinhole(xyz, K) for xyz, K in zip(reader.xyz, reader.K, strict=True)]
+        return np.linalg.norm(np.array(uv) - reader.uv_vis[..., :2], axis=-1).ravel()
+    if dataset.name == "stb":
+        return np.empty(0)
+    errors = []
+    for name in dexter.SEQUENCES:
+        tips = dexter.read_annotations(dataset.root, name)
+        labels = dexter.read_annotations_2d(dataset.root, name)
+        if len(labels) != len(tips):
+            raise HamrError(f"{name} has 3-D labels of {len(tips)} frames, 2-D of {len(labels)}")
+        labelled = np.isfinite(tips).all(-1)
+        uv = project_pinhole(tips[labelled], dexter.K_DEPTH)
+        errors.append(np.linalg.norm(uv - labels[labelled], axis=-1))
+    return np.concatenate(errors)
+
+
+def report_table(reports):
+    """A data frame with one row a report."""
+    return pd.DataFrame([report.row() for report in reports]).set_index("set")
+
+
+def spread(count, limit):
+    """At most `limit` indices below `count`, evenly spread; all of them if it is None."""
+    if limit is None or limit >= count:
+        return range(count)
+    return [i * count // limit for i in range(limit)]
+
+
+def overlay_sheet(reader, count=16, columns=8, size=160):
+    """Labels drawn over evenly spread samples, each cut out around its hand.
+
+    Returns:
+        (rows * size, columns * size, 3) uint8 RGB.
+    """
+    images = []
+    for index in spread(len(reader), count):
+        frame = reader[index]
+        image, joints, bounds = frame.image, frame.joints_2d, frame.image.shape[1::-1]
+        labelled = joints[np.isfinite(joints).all(1)]
+        if len(labelled):
+            low, high = labelled.min(0), labelled.max(0)
+            centre, half = (low + high) / 2, 0.8 * (high - low).max() + 10
+            left, top = np.clip(centre - half, 0, np.subtract(bounds, 2)).astype(int)
+            right, bottom = np.clip(centre + half, (left + 2, top + 2), bounds).astype(int)
+            image, joints = image[top:bottom, left:right], joints - (left, top)
+        # Scaled before it is drawn upon, so that the lines are as fine on every image.
+        scale = size / max(image.shape[:2])
+        image = fit(image, size)
+        images.append(draw_skeleton(image, (joints + 0.5) * scale - 0.5, thickness=1))
+    return contact_sheet(images, columns, size)

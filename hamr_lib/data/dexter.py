@@ -1,0 +1,159 @@
+"""Dexter+Object (Sridhar et al., ECCV 2016), read and written; for evaluation only.
+
+    data/Grasp1/color/image_00000.png      640x480 (any file names; they are taken in order)
+               /annotations/Grasp13D.txt   a line a frame: "x, y, z;" for each of the thumb, index,
+                                           middle, ring and little fingertip, then of three
+                                           corners of the object
+               /annotations/Grasp12D.txt   the same as "u, v;" in the depth image (320x240)
+
+Left hands. Positions are millimetres in the depth camera's frame, but with x to the *left* and y
+*up*; a tip that could not be labelled has z = 32001, the camera's value for "no depth" (one at or
+behind the camera is taken for missing too). The labels are taken to the colour camera by the
+calibration that the set comes with.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..camera import project_pinhole
+from ..errors import HamrError
+from ..files import write_aside
+from ..joints import FINGERS, NUM_JOINTS, TIPS
+from .frame import Frame, Frames, list_images, read_image, write_image
+
+SEQUENCES = ("Grasp1", "Grasp2", "Occlusion", "Rigid", "Pinch", "Rotate")
+FRAMES = 3014  # of the six sequences together, as published
+MISSING = 32001
+
+K_COLOR = np.array([[587.45209, 0, 325], [0, 600.67456, 249], [0, 0, 1]])
+K_DEPTH = np.array([[224.502, 0, 160], [0, 230.494, 120], [0, 0, 1]])
+# Depth camera to colour camera, both x right, y down: colour = R depth + t, millimetres.
+R_COLOR = np.array([[0.9999, 0.0034, 0.0161], [-0.0033, 1.0, -0.0079], [-0.0162, 0.0079, 0.9998]])
+T_COLOR = np.array([19.0473, -1.8514, -4.7501])
+_TO_CAMERA = np.array([-1, -1, 1])  # x left, y up <-> x right, y down
+
+
+class Dexter(Frames):
+    """Dexter+Object's frames: only fingertips, and of these only the labelled, are not NaN.
+
+    Args:
+        root: the folder that holds `data`.
+
+    Raises:
+        HamrError: for missing or broken annotations, or other numbers of images than of labels;
+            and, on reading, for a broken image.
+    """
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.paths, tips = [], []
+        for name in SEQUENCES:
+            labels = read_annotations(root, name)
+            images = sequence_images(root, name)
+            if len(images) != len(labels):
+                raise HamrError(
+                    f"{sequence_folder(root, name)} has {len(images)} color images, but labels for "
+                    f"{len(labels)}"
+                )
+            self.paths += images
+            tips.append(labels)
+        self.joints_3d = np.full((len(self.paths), NUM_JOINTS, 3), np.nan, np.float32)
+        self.joints_3d[:, TIPS] = depth_to_color(np.concatenate(tips)) / 1000
+
+    def __len__(self):
+        return len(self.paths)
+
+    def frame(self, index):
+        path = self.paths[index]
+        joints_3d, K = self.joints_3d[index], K_COLOR.astype(np.float32)
+        joints_2d = project_pinhole(joints_3d, K)
+        key = f"{path.parent.parent.name}/{path.stem}"
+        return Frame(read_image(path), "left", joints_3d, joints_2d, K, None, key)
+
+
+def sequence_folder(root, sequence):
+    """The folder of a sequence."""
+    return Path(root) / "data" / sequence
+
+
+def sequence_images(root, sequence):
+    """The colour images of a sequence, in order."""
+    return list_images(sequence_folder(root, sequence) / "color", "*.*")
+
+
+def annotation_path(root, sequence, kind="3D"):
+    """The annotations of a sequence, `kind` "3D" or "2D"."""
+    return sequence_folder(root, sequence) / "annotations" / f"{sequence}{kind}.txt"
+
+
+def read_annotations(root, sequence):
+    """(frames, 5, 3) millimetres, depth camera (x right, y down), NaN where a tip is missing."""
+    tips = _read_lines(annotation_path(root, sequence), 3)
+    tips[(tips[..., 2] <= 0) | (tips[..., 2] == MISSING)] = np.nan
+    return tips * _TO_CAMERA
+
+
+def read_annotations_2d(root, sequence):
+    """(frames, 5, 2) pixels of the depth image."""
+    return _read_lines(annotation_path(root, sequence, "2D"), 2)
+
+
+def _read_lines(path, numbers):
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError as error:
+        raise HamrError(f"{path} is missing") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise HamrError(f"cannot read {path}: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        points = [point.split(",") for point in line.split(";")[: len(FINGERS)]]
+        try:
+            row = np.array(points, float).reshape(len(FINGERS), numbers)
+        except ValueError as error:
+            raise HamrError(
+                f"{path}, line {number}: expected {len(FINGERS)} points of {numbers} numbers, "
+                f"got {line[:60]!r}"
+            ) from error
+        if not np.isfinite(row).all():
+            raise HamrError(f"{path}, line {number} holds NaN or infinity")
+        rows.append(row)
+    if not rows:
+        raise HamrError(f"{path} is empty")
+    return np.array(rows)
+
+
+def depth_to_color(points):
+    """(..., 3) millimetres, depth camera -> colour camera."""
+    return points @ R_COLOR.T + T_COLOR
+
+
+def color_to_depth(points):
+    """(..., 3) millimetres, colour camera -> depth camera."""
+    return (points - T_COLOR) @ np.linalg.inv(R_COLOR).T
+
+
+def write_color(root, sequence, index, image):
+    """Write one colour image, (480, 640, 3) uint8 RGB."""
+    write_image(sequence_folder(root, sequence) / "color" / f"image_{index:05d}.png", image)
+
+
+def write_annotations(root, sequence, tips):
+    """Write a sequence's annotations, 3-D and 2-D.
+
+    Args:
+        tips: (frames, 5, 3) metres in the colour camera, thumb to little; NaN where missing.
+    """
+    points = color_to_depth(np.asarray(tips, float) * 1000)
+    missing = np.isnan(points).any(-1, keepdims=True)
+    pixels = np.where(missing, -1, project_pinhole(points, K_DEPTH))
+    points = np.where(missing, (0, 0, MISSING), points * _TO_CAMERA)
+    for kind, values, absent in (("3D", points, (0, 0, MISSING)), ("2D", pixels, (-1, -1))):
+        corners = np.broadcast_to(absent, (len(values), 3, len(absent)))  # the object's: not known
+        lines = (
+            " ".join(", ".join(f"{x:.4f}" for x in point) + ";" for point in frame)
+            for frame in np.concatenate([values, corners], axis=1)
+        )
+        with write_aside(annotation_path(root, sequence, kind)) as aside:
+            aside.write_text("\n".join(lines) + "\n")

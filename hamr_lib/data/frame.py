@@ -1,0 +1,68 @@
+"""One labelled photograph, whatever file format it came from, and reading and writing images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from ..errors import HamrError
+from ..files import write_aside
+
+
+@dataclass(eq=False)
+class Frame:
+    """One hand in one image. Joints in the order of `joints.NAMES`; a missing label is NaN."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    side: str  # "left" or "right"
+    joints_3d: np.ndarray  # (21, 3) float32 metres, camera frame: x right, y down, z away
+    joints_2d: np.ndarray  # (21, 2) float32 pixels
+    K: np.ndarray  # (3, 3) float32 intrinsics of this image
+    mask: np.ndarray | None  # (H, W) bool, this hand's pixels; None where a set has no masks
+    key: str  # its name within the set, such as "training/00012"
+
+
+class Frames(Dataset):
+    """A data set of `Frame`s; what cannot be read is an error that names the index."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {self.root}, which has {len(self)}")
+        try:
+            return self.frame(index)
+        except HamrError as error:
+            raise HamrError(f"sample {index} of {self.root}: {error}") from error
+
+
+def read_image(path, flags=cv2.IMREAD_COLOR_RGB):
+    """Decode an image file; (H, W, 3) uint8 RGB unless `flags` ask OpenCV for something else."""
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
+    image = cv2.imdecode(content, flags) if len(content) else None
+    if image is None:
+        raise HamrError(f"{path} is not a readable image; it may be truncated")
+    return image
+
+
+def write_image(path, image):
+    """Write (H, W, 3) uint8 RGB, or (H, W) uint8, as a PNG, whole or not at all."""
+    # OpenCV's default PNG settings are its fastest: explicit levels take two to four times longer.
+    _, content = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    with write_aside(path) as aside:
+        content.tofile(aside)
+
+
+def list_images(folder, pattern="*.png"):
+    """The images in a folder, those numbered in order of their number; an error if it has none."""
+    paths = [p for p in Path(folder).glob(pattern) if not p.name.startswith(".")]
+    if not paths:
+        found = "is empty of" if Path(folder).is_dir() else "is missing, and with it its"
+        raise HamrError(f"{folder} {found} {pattern} images")
+    return sorted(paths, key=lambda p: (len(p.name), p.name))

@@ -1,0 +1,145 @@
+"""The Dexter+Object reader against files made by hand, its writer, and bad files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hamr_lib.data import dexter
+from hamr_lib.data.dexter import Dexter
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import NAMES
+
+SEQUENCES = ["Grasp1", "Grasp2", "Occlusion", "Rigid", "Pinch", "Rotate"]
+TIPS = ["thumb tip", "index tip", "middle tip", "ring tip", "little tip"]
+CORNERS = " 1, 2, 400; 3, 4, 400; 0, 0, 32001;"
+# The first frame's middle and little fingertips are missing.
+LINES = [
+    "10.5, -20, 350; -30, 40, 360; 0, 0, 32001; 5, 6.25, 380; -7, 8, 32001;" + CORNERS,
+    "1, 1, 301;2, 2, 302;3, 3, 303;4, 4, 304;5, 5, 305;" + CORNERS,
+]
+# The set's calibration, as its loaders write it: K [R | t] takes depth to colour pixels.
+K = np.array([[587.45209, 0, 325], [0, 600.67456, 249], [0, 0, 1]])
+EXTRINSICS = np.array(
+    [
+        [0.9999, 0.0034, 0.0161, 19.0473],
+        [-0.0033, 1.0000, -0.0079, -1.8514],
+        [-0.0162, 0.0079, 0.9998, -4.7501],
+    ]
+)
+
+
+def make(root, lines=LINES, suffix="png"):
+    for number, name in enumerate(SEQUENCES):
+        folder = root / "data" / name
+        (folder / "color").mkdir(parents=True, exist_ok=True)
+        (folder / "annotations").mkdir(exist_ok=True)
+        for i in range(2):
+            pixels = np.full((480, 640, 3), (number, i, 200), np.uint8)
+            Image.fromarray(pixels).save(folder / "color" / f"image_{i:04d}.{suffix}")
+        (folder / "annotations" / f"{name}3D.txt").write_text("\n".join(lines) + "\n")
+    return root / "data"
+
+
+class TestReads:
+    def test_sequences_and_images(self, tmp_path):
+        make(tmp_path, suffix="bmp")
+        frames = Dexter(tmp_path)
+        assert len(frames) == 12
+        keys = [frame.key for frame in frames]
+        assert keys == [f"{name}/image_{i:04d}" for name in SEQUENCES for i in (0, 1)]
+        assert frames[5].image[0, 0].tolist() == [2, 1, 200]
+        assert frames[5].image.shape == (480, 640, 3)
+        assert frames[0].side == "left" and frames[0].mask is None
+
+    def test_tips_units_and_camera(self, tmp_path):
+        make(tmp_path)
+        frame = Dexter(tmp_path)[0]
+        labelled = {"thumb tip": (10.5, -20, 350), "index tip": (-30, 40, 360),
+                    "ring tip": (5, 6.25, 380)}  # fmt: skip
+        for joint, name in enumerate(NAMES):
+            if name not in labelled:
+                assert np.isnan(frame.joints_3d[joint]).all(), name
+                assert np.isnan(frame.joints_2d[joint]).all(), name
+                continue
+            x, y, z = labelled[name]
+            point = EXTRINSICS @ (-x, -y, z, 1)  # the file has x to the left and y up
+            np.testing.assert_allclose(frame.joints_3d[joint], point / 1000, atol=1e-6)
+            pixel = K @ point
+            np.testing.assert_allclose(frame.joints_2d[joint], pixel[:2] / pixel[2], atol=1e-3)
+        assert frame.joints_3d.dtype == frame.joints_2d.dtype == np.float32
+        second = Dexter(tmp_path)[1].joints_3d
+        assert np.flatnonzero(np.isfinite(second[:, 0])).tolist() == [NAMES.index(t) for t in TIPS]
+        depths = [(EXTRINSICS @ (-i, -i, 300 + i, 1))[2] / 1000 for i in range(1, 6)]
+        np.testing.assert_allclose(second[[NAMES.index(t) for t in TIPS], 2], depths, atol=1e-6)
+
+    def test_a_tip_behind_the_camera_is_missing(self, tmp_path):
+        make(tmp_path, [LINES[1].replace("3, 3, 303", "0, 0, 0"), LINES[1]])
+        assert np.isnan(Dexter(tmp_path)[0].joints_3d[NAMES.index("middle tip")]).all()
+
+
+class TestWrites:
+    def test_the_files_are_dexter_s_and_are_read(self, tmp_path):
+        rng = np.random.default_rng(0)
+        tips = rng.uniform(-0.1, 0.1, (2, 5, 3)) + (0, 0, 0.4)
+        tips[0, 3] = np.nan
+        for name in SEQUENCES:
+            dexter.write_annotations(tmp_path, name, tips)
+            for i in range(2):
+                dexter.write_color(tmp_path, name, i, np.full((480, 640, 3), (i, 5, 9), np.uint8))
+        folder = tmp_path / "data" / "Pinch" / "annotations"
+        lines = (folder / "Pinch3D.txt").read_text().splitlines()
+        points = [[float(x) for x in p.split(",")] for p in lines[0].split(";") if p.strip()]
+        assert len(lines) == 2 and len(points) == 8
+        assert points[3] == [0, 0, 32001] and points[5:] == [[0, 0, 32001]] * 3
+        x, y, z = points[0]
+        colour = EXTRINSICS @ (-x, -y, z, 1)
+        np.testing.assert_allclose(colour / 1000, tips[0, 0], atol=1e-6)
+        pixels = (folder / "Pinch2D.txt").read_text().splitlines()[0].split(";")
+        u, v = 224.502 * -x / z + 160, 230.494 * -y / z + 120
+        np.testing.assert_allclose([float(n) for n in pixels[0].split(",")], (u, v), atol=1e-3)
+        assert [float(n) for n in pixels[3].split(",")] == [-1, -1]
+        frames = Dexter(tmp_path)
+        places = [NAMES.index(t) for t in TIPS]
+        np.testing.assert_allclose(frames[0].joints_3d[places], tips[0], atol=1e-6)
+        np.testing.assert_allclose(frames[11].joints_3d[places], tips[1], atol=1e-6)
+        assert frames[11].image[0, 0].tolist() == [1, 5, 9]
+
+
+class TestErrors:
+    def test_annotations(self, tmp_path):
+        cases = {
+            "line 2: expected 5 points of 3 numbers, got 'a, b": [LINES[0], "a, b, c;" * 8],
+            "line 1: expected 5 points of 3 numbers": ["1, 2, 3; 4, 5, 6;", LINES[0]],
+            "line 2: expected 5 points of 3 numbers": [LINES[0], "1, 2;" * 8],
+            "line 1 holds NaN": [LINES[0].replace("10.5", "nan"), LINES[1]],
+            "color images, but labels for 1": LINES[:1],
+        }
+        for match, lines in cases.items():
+            make(tmp_path, lines)
+            with pytest.raises(HamrError, match=f"Grasp1.*{match}"):
+                Dexter(tmp_path)
+        (tmp_path / "data" / "Grasp1" / "annotations" / "Grasp13D.txt").write_text("")
+        with pytest.raises(HamrError, match="Grasp13D.txt is empty"):
+            Dexter(tmp_path)
+        (tmp_path / "data" / "Grasp1" / "annotations" / "Grasp13D.txt").unlink()
+        with pytest.raises(HamrError, match="Grasp13D.txt is missing"):
+            Dexter(tmp_path)
+
+    def test_images(self, tmp_path):
+        folder = make(tmp_path) / "Grasp2" / "color"
+        path = folder / "image_0001.png"
+        path.write_bytes(path.read_bytes()[:300])
+        with pytest.raises(HamrError, match="sample 3 of .*image_0001.png is not a readable image"):
+            Dexter(tmp_path)[3]
+        for path in folder.iterdir():
+            path.unlink()
+        with pytest.raises(HamrError, match="Grasp2/color is empty of"):
+            Dexter(tmp_path)
+
+    @pytest.mark.parametrize("size", [0, 30, 50_000])
+    def test_truncated_bitmap(self, tmp_path, size):
+        folder = make(tmp_path, suffix="bmp") / "Grasp1" / "color"
+        path = folder / "image_0000.bmp"
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(HamrError, match="sample 0 of .*image_0000.bmp is not a readable image"):
+            Dexter(tmp_path)[0]

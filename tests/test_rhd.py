@@ -1,0 +1,314 @@
+"""The RHD reader against files made by hand, its writer against RHD's layout, and bad files."""
+
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from hamr_lib.data import rhd
+from hamr_lib.data.rhd import RHD
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import NAMES
+
+# RHD's own order within one hand, written out: wrist, then each finger from tip to base.
+RHD_ORDER = [
+    "wrist",
+    "thumb tip", "thumb IP", "thumb MCP", "thumb CMC",
+    "index tip", "index DIP", "index PIP", "index MCP",
+    "middle tip", "middle DIP", "middle PIP", "middle MCP",
+    "ring tip", "ring DIP", "ring PIP", "ring MCP",
+    "little tip", "little DIP", "little PIP", "little MCP",
+]  # fmt: skip
+K = np.array([[300.0, 0, 160], [0, 310, 150], [0, 0, 1]])
+
+
+def label(shift=0.0):
+    """Labels whose every number tells which joint it belongs to."""
+    joint = np.arange(42.0)
+    uv_vis = np.stack([joint + shift, 100 + joint, joint % 2], axis=1)
+    xyz = np.stack([joint / 1000, -joint / 1000, 0.5 + joint / 100 + shift], axis=1)
+    return {"uv_vis": uv_vis, "xyz": xyz, "K": K}
+
+
+def parts_image(left, right):
+    """A mask with so many pixels of each hand, and one of the person."""
+    parts = np.zeros((320, 320), np.uint8)
+    parts.flat[0] = 1
+    parts.flat[10 : 10 + left] = np.arange(left) % 16 + 2
+    parts.flat[5000 : 5000 + right] = np.arange(right) % 16 + 18
+    return parts
+
+
+def make(root, split, samples, labels=None):
+    """Write a set as RHD is laid out, with Pillow and pickle alone."""
+    folder = root / "RHD_published_v2" / split
+    for name in ("color", "mask", "depth"):
+        (folder / name).mkdir(parents=True)
+    for i, parts in enumerate(samples):
+        image = np.zeros((320, 320, 3), np.uint8)
+        image[:, :, 0], image[7, 9] = i, (200, 100, 50)
+        depth = np.zeros((320, 320, 3), np.uint8)
+        depth[3, 4] = (0x12, 0x34, 0)
+        for name, pixels in (("color", image), ("mask", parts), ("depth", depth)):
+            Image.fromarray(pixels).save(folder / name / f"{i:05d}.png")
+    labels = {i: label(i) for i in range(len(samples))} if labels is None else labels
+    (folder / f"anno_{split}.pickle").write_bytes(pickle.dumps(labels, protocol=2))
+    return folder
+
+
+class TestReads:
+    def test_hand_order_and_units(self, tmp_path):
+        make(tmp_path, "training", [parts_image(40, 30), parts_image(30, 40)])
+        left, right = RHD(tmp_path, "training")
+        assert (left.side, right.side) == ("left", "right")
+        for frame, first, shift in ((left, 0, 0), (right, 21, 1)):
+            for place, name in enumerate(RHD_ORDER):
+                joint, ours = first + place, NAMES.index(name)
+                assert frame.joints_2d[ours] == pytest.approx([joint + shift, 100 + joint])
+                xyz = [joint / 1000, -joint / 1000, 0.5 + joint / 100 + shift]
+                assert frame.joints_3d[ours] == pytest.approx(xyz, abs=1e-6)
+            assert frame.joints_2d.shape == (21, 2) and frame.joints_3d.shape == (21, 3)
+            assert frame.joints_2d.dtype == frame.joints_3d.dtype == np.float32
+            np.testing.assert_array_equal(frame.K, K)
+        assert (left.key, right.key) == ("training/00000", "training/00001")
+
+    def test_colours_are_red_green_blue(self, tmp_path):
+        make(tmp_path, "evaluation", [parts_image(0, 9)])
+        frame = RHD(tmp_path, "evaluation")[0]
+        assert frame.image.dtype == np.uint8 and frame.image.shape == (320, 320, 3)
+        assert frame.image[7, 9].tolist() == [200, 100, 50]
+
+    @pytest.mark.parametrize(
+        ("left", "right", "side"),
+        [(5, 5, "right"), (6, 5, "left"), (5, 6, "right"), (0, 0, "right"), (1, 0, "left")],
+    )
+    def test_left_only_with_strictly_more_pixels(self, tmp_path, left, right, side):
+        make(tmp_path, "training", [parts_image(left, right)])
+        frame = RHD(tmp_path, "training")[0]
+        assert frame.side == side
+        assert frame.mask.sum() == {"left": left, "right": right}[side]
+
+    def test_mask_ids(self, tmp_path):
+        """2 to 17 are the left hand, 18 to 33 the right; 0 and 1 are nobody's."""
+        left = np.zeros((320, 320), np.uint8)
+        left[0, :34] = np.arange(34)
+        left[1, :3] = 2
+        make(tmp_path, "training", [left])
+        mask = RHD(tmp_path, "training")[0].mask
+        assert mask.dtype == bool and mask.shape == (320, 320)
+        assert np.flatnonzero(mask[0]).tolist() == list(range(2, 18))
+        right = left.copy()
+        right[1, :3] = 33
+        make(tmp_path, "evaluation", [right])
+        mask = RHD(tmp_path, "evaluation")[0].mask
+        assert np.flatnonzero(mask[0]).tolist() == list(range(18, 34))
+
+    def test_depth_bytes(self, tmp_path):
+        folder = make(tmp_path, "training", [parts_image(0, 1)])
+        depth = rhd.decode_depth(np.array(Image.open(folder / "depth" / "00000.png")))
+        assert depth[3, 4] == pytest.approx((0x12 * 256 + 0x34) / 65535 * 5, rel=1e-6)
+        assert depth[0, 0] == 0
+
+    def test_split_and_length(self, tmp_path):
+        make(tmp_path, "training", [parts_image(0, 1)] * 3)
+        make(tmp_path, "evaluation", [parts_image(0, 1)])
+        assert len(RHD(tmp_path, "training")) == 3 and len(RHD(tmp_path, "evaluation")) == 1
+        with pytest.raises(IndexError):
+            RHD(tmp_path, "training")[3]
+
+    def test_workers_change_nothing(self, tmp_path):
+        make(tmp_path, "training", [parts_image(i, 3) for i in range(6)])
+        frames = RHD(tmp_path, "training")
+
+        def read(workers):
+            return list(DataLoader(frames, batch_size=None, num_workers=workers))
+
+        for alone, helped in zip(read(0), read(2), strict=True):
+            assert (alone.key, alone.side) == (helped.key, helped.side)
+            np.testing.assert_array_equal(alone.image, helped.image)
+            np.testing.assert_array_equal(alone.joints_3d, helped.joints_3d)
+
+
+def flat_hand(x, z=0.6):
+    """A hand spread in a plane before the camera, middle finger up: (21, 3) metres, our order."""
+    points = [[x, 0.05, z]]
+    for finger, across in enumerate((-0.04, -0.02, 0, 0.02, 0.04)):
+        for k in range(4):
+            points.append([x + across * (1 + 0.15 * k), -0.045 - 0.025 * k + 0.01 * finger, z])
+    return np.array(points)
+
+
+class TestDepthMask:
+    def test_finds_the_hand_and_nothing_else(self, tmp_path):
+        """Balls of 7 mm along the bones of both hands before a wall, drawn as discs; the sample's
+        own hand is to be found, neither the other hand beside it nor the wall."""
+        hands = {"right": flat_hand(0.0), "left": flat_hand(-0.2)}
+        depth = np.full((320, 320), 0.9)
+        drawn = {side: np.zeros((320, 320), bool) for side in hands}
+        v, u = np.mgrid[:320, :320]
+        for side, joints in hands.items():
+            for child in range(1, 21):
+                parent = 0 if child % 4 == 1 else child - 1
+                for t in np.linspace(0, 1, 25):
+                    x, y, z = joints[parent] + t * (joints[child] - joints[parent])
+                    centre = 300 * x / z + 160, 310 * y / z + 150
+                    disc = np.hypot(u - centre[0], v - centre[1]) < 0.007 * 305 / z
+                    drawn[side] |= disc
+                    depth[disc] = z - 0.007
+        xyz = np.concatenate([hands["left"], hands["right"]])
+        order = [NAMES.index(name) for name in RHD_ORDER]
+        xyz = xyz[order + [21 + i for i in order]]
+        labels = {0: {"uv_vis": np.zeros((42, 3)), "xyz": xyz, "K": K}}
+        folder = make(tmp_path, "training", [parts_image(1, 9)], labels)
+        value = np.rint(depth / 5 * 65535).astype(int)
+        pixels = np.stack([value // 256, value % 256, 0 * value], -1).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "depth" / "00000.png")
+        mask = RHD(tmp_path, "training", mask="depth")[0].mask
+        overlap = (mask & drawn["right"]).sum() / (mask | drawn["right"]).sum()
+        assert overlap > 0.95
+        assert not (mask & drawn["left"]).any()
+        # The other reading gives the part ids, here nine pixels.
+        assert RHD(tmp_path, "training", mask="mask")[0].mask.sum() == 9
+
+
+class TestWrites:
+    def write(self, root):
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (320, 320, 3), dtype=np.uint8)
+        parts, depth = parts_image(3, 8), rng.uniform(0.3, 4.9, (320, 320))
+        joints = np.stack([flat_hand(-0.1), flat_hand(0.1)])
+        visible = np.zeros((2, 21), bool)
+        visible[1, NAMES.index("index tip")] = True
+        rhd.write_sample(root, "evaluation", 0, image, parts, depth)
+        rhd.write_annotations(root, "evaluation", {0: rhd.annotation(joints, K, visible)})
+        return image, parts, depth, joints
+
+    def test_the_files_are_rhd_s(self, tmp_path):
+        image, parts, depth, joints = self.write(tmp_path)
+        folder = tmp_path / "RHD_published_v2" / "evaluation"
+        names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        assert names == [
+            "anno_evaluation.pickle", "color/00000.png", "depth/00000.png", "mask/00000.png",
+        ]  # fmt: skip
+        for name, colour_type in (("color", 2), ("depth", 2), ("mask", 0)):
+            content = (folder / name / "00000.png").read_bytes()
+            assert content[:16] == b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR"
+            header = struct.unpack(">IIBB", content[16:26])
+            assert header == (320, 320, 8, colour_type)
+        np.testing.assert_array_equal(np.array(Image.open(folder / "color" / "00000.png")), image)
+        np.testing.assert_array_equal(np.array(Image.open(folder / "mask" / "00000.png")), parts)
+        pixels = np.array(Image.open(folder / "depth" / "00000.png")).astype(int)
+        metres = (pixels[..., 0] * 256 + pixels[..., 1]) / 65535 * 5
+        assert np.abs(metres - depth).max() <= 5 / 65535 / 2 + 1e-9
+        with open(folder / "anno_evaluation.pickle", "rb") as file:
+            labels = pickle.load(file)
+        assert list(labels) == [0] and set(labels[0]) == {"uv_vis", "xyz", "K"}
+        xyz, uv_vis = labels[0]["xyz"], labels[0]["uv_vis"]
+        for hand in (0, 1):
+            for place, name in enumerate(RHD_ORDER):
+                point = joints[hand, NAMES.index(name)]
+                np.testing.assert_allclose(xyz[21 * hand + place], point, atol=1e-6)
+                u, v = 300 * point[0] / point[2] + 160, 310 * point[1] / point[2] + 150
+                np.testing.assert_allclose(uv_vis[21 * hand + place, :2], (u, v), atol=1e-3)
+        assert np.flatnonzero(uv_vis[:, 2]).tolist() == [21 + RHD_ORDER.index("index tip")]
+
+    def test_what_is_written_is_read(self, tmp_path):
+        image, parts, _, joints = self.write(tmp_path)
+        frame = RHD(tmp_path, "evaluation")[0]
+        assert frame.side == "right"
+        np.testing.assert_array_equal(frame.image, image)
+        np.testing.assert_array_equal(frame.mask, parts >= 18)
+        np.testing.assert_allclose(frame.joints_3d, joints[1], atol=1e-6)
+
+    def test_far_and_near_depth(self):
+        metres = rhd.decode_depth(rhd.encode_depth(np.array([[0.0, 5.0, 7.0, 1.2345]])))
+        np.testing.assert_allclose(metres, [[0, 5, 5, 1.2345]], atol=5 / 65535)
+
+    def test_part_ids(self):
+        assert [rhd.part_id("left", "thumb", p) for p in ("tip", "middle", "base")] == [2, 3, 4]
+        assert rhd.part_id("left", "index", "tip") == 5
+        assert rhd.part_id("left", "little", "base") == 16 and rhd.part_id("left", "palm") == 17
+        assert rhd.part_id("right", "thumb", "tip") == 18 and rhd.part_id("right", "palm") == 33
+
+
+class TestErrors:
+    def broken(self, root, match, index=None, **arguments):
+        with pytest.raises(HamrError, match=match):
+            frames = RHD(root, "training", **arguments)
+            assert index is not None
+            frames[index]
+
+    def test_malicious_annotations(self, tmp_path):
+        class Attack:
+            def __reduce__(self):
+                return os.system, (f"touch {tmp_path / 'canary'}",)
+
+        folder = make(tmp_path, "training", [parts_image(0, 1)], {0: {**label(), "K": Attack()}})
+        self.broken(tmp_path, f"{folder}.*refused the pickled name '{os.system.__module__}.system'")
+        assert not (tmp_path / "canary").exists()
+
+    def test_missing_folder_and_empty_folder(self, tmp_path):
+        self.broken(tmp_path, "anno_training.pickle is missing")
+        folder = make(tmp_path, "training", [parts_image(0, 1)])
+        (folder / "color" / "00000.png").unlink()
+        self.broken(tmp_path, "color is empty of")
+        (folder / "color").rmdir()
+        self.broken(tmp_path, "color is missing")
+
+    def test_wrong_counts(self, tmp_path):
+        folder = make(tmp_path, "training", [parts_image(0, 1)] * 3)
+        (folder / "depth" / "00001.png").unlink()
+        assert len(RHD(tmp_path, "training")) == 3  # the depth is not asked for
+        self.broken(tmp_path, "depth has 2 images, but the annotations are for 3", mask="depth")
+        (folder / "mask" / "00001.png").unlink()
+        self.broken(tmp_path, "mask has 2 images, but the annotations are for 3")
+
+    def test_annotations(self, tmp_path):
+        cases = {
+            "no 'xyz'": lambda a: a.pop("xyz"),
+            r"K has shape \(3,\), expected \(3, 3\)": lambda a: a.update(K=np.ones(3)),
+            r"uv_vis has shape \(21, 3\)": lambda a: a.update(uv_vis=np.ones((21, 3))),
+            "xyz holds NaN": lambda a: a["xyz"].__setitem__((3, 1), np.nan),
+        }
+        for number, (match, damage) in enumerate(cases.items()):
+            labels = {0: label(), 1: label()}
+            damage(labels[1])
+            root = tmp_path / str(number)
+            make(root, "training", [parts_image(0, 1)] * 2, labels)
+            self.broken(root, f"annotation 1.*{match}")
+        make(tmp_path / "empty", "training", [parts_image(0, 1)], {})
+        self.broken(tmp_path / "empty", "holds no annotations")
+        make(tmp_path / "list", "training", [parts_image(0, 1)], [label()])
+        self.broken(tmp_path / "list", "expected a dict by image index, got list")
+
+    @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.95])
+    @pytest.mark.parametrize("name", ["color", "mask"])
+    def test_truncated_image(self, tmp_path, name, share):
+        folder = make(tmp_path, "training", [parts_image(0, 2000)] * 2)
+        path = folder / name / "00001.png"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(share * (len(whole) - 12))])
+        frames = RHD(tmp_path, "training")
+        assert frames[0].side == "right"
+        self.broken(tmp_path, f"sample 1 of .*{name}/00001.png is not a readable image", index=1)
+
+    def test_image_under_another_name(self, tmp_path):
+        folder = make(tmp_path, "training", [parts_image(0, 1)] * 2)
+        (folder / "color" / "00001.png").rename(folder / "color" / "00007.png")
+        self.broken(tmp_path, "sample 1 of .*cannot read .*color/00001.png: No such file", index=1)
+
+    def test_mask_that_does_not_fit(self, tmp_path):
+        folder = make(tmp_path, "training", [parts_image(0, 1)])
+        Image.fromarray(np.zeros((100, 320), np.uint8)).save(folder / "mask" / "00000.png")
+        self.broken(tmp_path, r"a mask of \(100, 320\) for an image of \(320, 320\)", index=0)
+        Image.fromarray(np.full((320, 320), 34, np.uint8)).save(folder / "mask" / "00000.png")
+        self.broken(tmp_path, "holds part 34; expected 0 to 33", index=0)
+
+    def test_arguments(self, tmp_path):
+        with pytest.raises(HamrError, match="split='train'; expected one of training, evaluation"):
+            RHD(tmp_path, "train")
+        self.broken(tmp_path, "mask='parts'; expected mask or depth", mask="parts")

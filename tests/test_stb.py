@@ -1,0 +1,184 @@
+"""The STB reader against files made by hand, its writer against STB's layout, and bad files."""
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from hamr_lib.data import stb
+from hamr_lib.data.stb import STB
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import NAMES
+
+FINGERS = ("little", "ring", "middle", "index")
+# STB's own order, written out: palm, then little to thumb, each from base to tip.
+STB_ORDER = ["palm"]
+STB_ORDER += [f"{f} {part}" for f in FINGERS for part in ("MCP", "PIP", "DIP", "tip")]
+STB_ORDER += ["thumb CMC", "thumb MCP", "thumb IP", "thumb tip"]
+TRAINING = [f"B{b}{kind}" for b in (2, 3, 4, 5, 6) for kind in ("Counting", "Random")]
+EVALUATION = ["B1Counting", "B1Random"]
+
+# The colour camera's axes seen from the depth camera, built without our code or OpenCV's.
+ROTATION = Rotation.from_rotvec([0.00531, -0.01196, 0.00301])
+TRANSLATION = [-24.0381, -0.4563, -1.2326]
+
+
+def raw_labels(frames, seed=0):
+    """(3, 21, frames) millimetres, about where STB's hands are."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-80, 80, (3, 21, frames))
+    points[2] += 600
+    return points
+
+
+def make(root, sequences=TRAINING + EVALUATION, frames=2, **arrays):
+    """Write a set as STB is laid out, with Pillow and SciPy alone."""
+    (root / "labels").mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(sequences):
+        folder = root / "images" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(frames):
+            for prefix, red in (("SK_color", 10 * i), ("BB_left", 100)):
+                pixels = np.zeros((480, 640, 3), np.uint8)
+                pixels[..., 0], pixels[..., 2] = red, number
+                Image.fromarray(pixels).save(folder / f"{prefix}_{i}.png", compress_level=1)
+        content = arrays or {"handPara": raw_labels(frames, number)}
+        for camera in ("SK", "BB"):
+            scipy.io.savemat(root / "labels" / f"{name}_{camera}.mat", content)
+
+
+class TestReads:
+    def test_sequences_and_images(self, tmp_path):
+        make(tmp_path)
+        for split, names in (("training", TRAINING), ("evaluation", EVALUATION)):
+            frames = STB(tmp_path, split)
+            keys = [frame.key for frame in frames]
+            assert keys == [f"{name}/SK_color_{i}" for name in names for i in (0, 1)]
+            assert len(frames) == 2 * len(names)
+        frame = STB(tmp_path, "evaluation")[1]
+        assert frame.side == "left" and frame.mask is None
+        assert frame.image.shape == (480, 640, 3) and frame.image[0, 0].tolist() == [10, 0, 10]
+
+    def test_frames_come_in_numerical_order(self, tmp_path):
+        make(tmp_path, EVALUATION, frames=11)
+        keys = STB(tmp_path, "evaluation").keys
+        assert keys[:3] == [f"B1Counting/SK_color_{i}" for i in (0, 1, 2)]
+        assert STB(tmp_path, "evaluation")[10].image[0, 0, 0] == 100
+
+    @pytest.mark.parametrize(
+        ("root_shift", "anchor", "times"),
+        [("ring", "ring MCP", 2.0), ("middle", "middle MCP", 2.2)],
+    )
+    def test_order_units_camera_and_root(self, tmp_path, root_shift, anchor, times):
+        raw = raw_labels(2)
+        make(tmp_path, handPara=raw)
+        frame = STB(tmp_path, "evaluation", root_shift=root_shift)[1]
+        # depth = R colour + t, inverted by solving it.
+        moved = raw[:, :, 1] - np.array(TRANSLATION)[:, None]
+        colour = np.linalg.solve(ROTATION.as_matrix(), moved)
+        points = dict(zip(STB_ORDER, colour.T / 1000, strict=True))
+        palm, base = points.pop("palm"), points[anchor]
+        points["wrist"] = base + times * (palm - base)
+        for joint, name in enumerate(NAMES):
+            x, y, z = points[name]
+            np.testing.assert_allclose(frame.joints_3d[joint], (x, y, z), atol=1e-6)
+            u, v = 607.92271 * x / z + 314.78337, 607.88192 * y / z + 236.42484
+            np.testing.assert_allclose(frame.joints_2d[joint], (u, v), atol=1e-3)
+        assert frame.joints_3d.dtype == frame.joints_2d.dtype == frame.K.dtype == np.float32
+
+    def test_palm_kept(self, tmp_path):
+        raw = raw_labels(2)
+        make(tmp_path, handPara=raw)
+        frame = STB(tmp_path, "evaluation", root_shift="palm")[0]
+        colour = ROTATION.inv().apply(raw[:, 0, 0] - TRANSLATION)
+        np.testing.assert_allclose(frame.joints_3d[0], colour / 1000, atol=1e-6)
+
+    def test_stereo_camera(self, tmp_path):
+        """BB's labels are in its left camera's own frame."""
+        raw = raw_labels(2)
+        make(tmp_path, handPara=raw)
+        frame = STB(tmp_path, "evaluation", root_shift="palm", camera="BB")[0]
+        assert frame.key == "B1Counting/BB_left_0" and frame.image[0, 0, 0] == 100
+        x, y, z = raw[:, 0, 0] / 1000
+        np.testing.assert_allclose(frame.joints_3d[0], (x, y, z), atol=1e-6)
+        u, v = 822.79041 * x / z + 318.47345, 822.79041 * y / z + 250.31296
+        np.testing.assert_allclose(frame.joints_2d[0], (u, v), atol=1e-3)
+
+
+class TestWrites:
+    def test_the_files_are_stb_s(self, tmp_path):
+        rng = np.random.default_rng(1)
+        joints = rng.uniform(-0.08, 0.08, (3, 21, 3)) + (0, 0, 0.6)
+        image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        stb.write_color(tmp_path, "B4Random", 2, image)
+        stb.write_labels(tmp_path, "B4Random", joints)
+        np.testing.assert_array_equal(
+            np.array(Image.open(tmp_path / "images" / "B4Random" / "SK_color_2.png")), image
+        )
+        raw = scipy.io.loadmat(tmp_path / "labels" / "B4Random_SK.mat")["handPara"]
+        assert raw.shape == (3, 21, 3) and raw.dtype == np.float64
+        for frame in range(3):
+            points = dict(zip(NAMES, joints[frame] * 1000, strict=True))
+            points["palm"] = (points["wrist"] + points["ring MCP"]) / 2
+            expected = [ROTATION.apply(points[name]) + TRANSLATION for name in STB_ORDER]
+            np.testing.assert_allclose(raw[:, :, frame].T, expected, atol=1e-6)
+
+    def test_what_is_written_is_read(self, tmp_path):
+        rng = np.random.default_rng(2)
+        joints = rng.uniform(-0.08, 0.08, (2, 21, 3)) + (0, 0, 0.6)
+        for name in EVALUATION:
+            stb.write_labels(tmp_path, name, joints)
+            for i in range(2):
+                stb.write_color(tmp_path, name, i, np.full((480, 640, 3), i, np.uint8))
+        frames = STB(tmp_path, "evaluation")
+        np.testing.assert_allclose(frames[3].joints_3d, joints[1], atol=1e-6)
+
+
+class TestErrors:
+    def broken(self, root, match, index=None, **arguments):
+        with pytest.raises(HamrError, match=match):
+            frames = STB(root, "evaluation", **arguments)
+            assert index is not None
+            frames[index]
+
+    def test_missing_labels(self, tmp_path):
+        self.broken(tmp_path, "labels/B1Counting_SK.mat is missing")
+
+    def test_broken_labels(self, tmp_path):
+        nan = raw_labels(3)
+        nan[1, 4, 2] = np.nan
+        cases = {
+            "has no 'handPara' (it has hands)": {"hands": raw_labels(2)},
+            "handPara has shape (3, 20, 2), expected (3, 21, frames)": {
+                "handPara": raw_labels(2)[:, :20]
+            },
+            "handPara has shape (1,), expected": {"handPara": "text"},
+            "handPara of frame 2 holds NaN": {"handPara": nan},
+        }
+        for match, content in cases.items():
+            make(tmp_path, EVALUATION, frames=0, **content)
+            with pytest.raises(HamrError) as caught:
+                STB(tmp_path, "evaluation")
+            assert match in str(caught.value) and "B1Counting_SK.mat" in str(caught.value)
+
+    @pytest.mark.parametrize("size", [0, 60, 200, 900])
+    def test_truncated_labels(self, tmp_path, size):
+        make(tmp_path, EVALUATION, frames=2)
+        path = tmp_path / "labels" / "B1Random_SK.mat"
+        path.write_bytes(path.read_bytes()[:size])
+        self.broken(tmp_path, "B1Random_SK.mat is not a readable MATLAB file|has no 'handPara'")
+
+    def test_images(self, tmp_path):
+        make(tmp_path, EVALUATION)
+        path = tmp_path / "images" / "B1Random" / "SK_color_0.png"
+        path.write_bytes(path.read_bytes()[:1000])
+        self.broken(tmp_path, "sample 2 of .*SK_color_0.png is not a readable image", index=2)
+        path.unlink()
+        self.broken(tmp_path, "sample 2 of .*cannot read .*SK_color_0.png: No such file", index=2)
+
+    def test_arguments(self, tmp_path):
+        with pytest.raises(HamrError, match="split='test'; expected one of training, evaluation"):
+            STB(tmp_path, "test")
+        self.broken(tmp_path, "root_shift='wrist'; expected one of ring", root_shift="wrist")
+        self.broken(tmp_path, "camera='RGB'; expected one of SK, BB", camera="RGB")
