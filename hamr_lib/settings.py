@@ -72,6 +72,7 @@ class Model:
     image_size: int = 256
     # The paper gives 64 output maps; 256 channels inside is the hourglass's usual width.
     channels: int = 256
+    convs: int = 2  # 3x3 convolutions in place of each residual block
     maps: int = 64  # output maps of each stack, the first 21 supervised; side image_size / 4
     stacks: int = 2
     depth: int = 4  # times an hourglass halves its input
@@ -93,6 +94,8 @@ class Losses:
     camera: float = 0.1
     heatmap: float = 100.0
     silhouette: float = 10.0
+    # Squared error as in the paper, or cross-entropy of the Gaussian and the map's softmax, whose
+    # unit (see losses.py) wants a `heatmap` weight of about 1.
     heatmap_kind: str = one_of("squared", "cross_entropy")
     heatmap_variance: float = 2.5  # pixels^2 of the map
     silhouette_size: int = 64  # pixels a side at which the silhouette is compared
@@ -132,6 +135,9 @@ class Train:
     validate_every: int = 1000  # steps; a checkpoint is written as often
     precision: str = one_of("32", "bf16")
     clip: float = 0.0  # largest gradient norm; 0 does not clip
+    compile: bool = False  # torch.compile the network; pays on a GPU, needs a C++ compiler on a CPU
+    # Where a run computes, not what: these may differ when a run is resumed.
+    workers: int = 0  # processes that read batches ahead; on a CPU they only take cores away
     devices: int = 1
     nodes: int = 1
 
@@ -143,6 +149,7 @@ class Evaluate:
     bootstrap: int = 1000  # resamples behind each 95 % interval
     mask_size: int = 256  # pixels a side at which mIoU is taken
     batch_size: int = 64
+    examples: int = 16  # images a set whose picture and mesh are kept for the figures
 
 
 @dataclass(frozen=True)
@@ -196,7 +203,7 @@ VARIANTS = {
     "pose-45": {"hand.pose_components": 45},
     "iterations-1": {"model.iterations": 1},
     "iterations-2": {"model.iterations": 2},
-    "squared-heatmaps": {"losses.heatmap_kind": "squared"},
+    "squared-heatmaps": {"losses.heatmap_kind": "squared", "losses.heatmap": 100.0},
     "axis-angle": {"model.rotation": "axis_angle"},
 }
 

@@ -1,0 +1,8 @@
+"""`python -m hamr_lib` is the command `hamr`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,388 @@
+"""Frames to crops: decoded once, cached on disk, and read as whole batches.
+
+The crop rule, in one place
+---------------------------
+- The *network crop* is a square. Its centre is the centre of the box of the labelled 2-D joints,
+  its side `BOX_FACTOR` times the longer side of that box, so that flesh beyond the joints and the
+  augmentation's enlargement stay inside.
+- Where the wrist has no label (Dexter+Object marks fingertips only) that box says little about the
+  hand: it is then taken to be at least as long as `TIPS_SPAN` metres appear at the labels' depth.
+- What is stored is larger than the network crop by `margin(augment)`, the most that the
+  augmentation can reach: it reads real pixels everywhere but beyond the photo's own border, which
+  is black. The network crop is exactly the central `image_size` pixels of the stored one.
+- A left hand is mirrored: its pixels, mask, crop-unit x and metric x. The network sees right hands.
+- 3-D labels are relative to the wrist. Where the wrist has no label they are relative to the mean
+  of the labelled joints and `has_root` is False. `joints_3d + root` always gives the original,
+  for a left hand mirrored, camera-frame position.
+
+Missing joints are zero with `valid_2d` / `valid_3d` False, so that a NaN never reaches a sum.
+"""
+
+import hashlib
+import math
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ..camera import pixels_to_crop
+from ..errors import HamrError
+from ..files import ROOT, digest, read_json, write_aside, write_json
+from ..joints import NUM_JOINTS, WRIST
+
+CACHE = ROOT / "data" / "cache"
+BOX_FACTOR = 1.4
+TIPS_SPAN = 0.20  # metres
+RULE = 1  # raise whenever this file would cut other crops from the same frames
+CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of the set
+
+
+def margin(augment):
+    """How far the augmentation reaches, in half sides of the network crop (1 is no further).
+
+    A corner of the crop, shifted by at most `shift`, turned by at most `rotation` and shrunk by at
+    least `scale[0]`, lies at most this far from the centre along either axis.
+    """
+    turn = math.radians(min(augment.rotation, 45.0))
+    return (1 + 2 * augment.shift) * (math.cos(turn) + math.sin(turn)) / min(augment.scale[0], 1.0)
+
+
+def stored_size(image_size, augment=None):
+    """Pixels a side of a stored crop; without `augment`, no margin."""
+    reach = margin(augment) if augment else 1.0
+    return image_size + 2 * math.ceil(image_size * (reach - 1) / 2)
+
+
+def crop_square(frame):
+    """The network crop of a frame by the rule above: its centre (2,) and side, in pixels."""
+    labelled = np.isfinite(frame.joints_2d).all(1)
+    if labelled.sum() < 2:
+        raise HamrError(
+            f"{frame.key}: a crop needs at least 2 labelled joints_2d, got {int(labelled.sum())}"
+        )
+    points = frame.joints_2d[labelled].astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    longest = (high - low).max()
+    if not labelled[WRIST]:
+        depth = frame.joints_3d[:, 2]
+        depth = depth[np.isfinite(depth)]
+        if depth.size and depth.mean() > 0:
+            longest = max(longest, TIPS_SPAN * frame.K[0, 0] / depth.mean())
+    if longest <= 0:
+        raise HamrError(f"{frame.key}: all labelled joints_2d coincide at {points[0]}")
+    return (low + high) / 2, BOX_FACTOR * longest
+
+
+def cut(image, center, side, size, mirror=False):
+    """Cut a square out of an image and draw it at `size` pixels.
+
+    Args:
+        image: (H, W) or (H, W, 3) uint8.
+        center: (2,) pixels, the middle of the square.
+        side: pixels, its side.
+        size: pixels a side of the result.
+        mirror: flip the result left to right.
+
+    Returns:
+        (size, size) or (size, size, 3) uint8; black beyond the image. Where the square is shrunk,
+        every pixel averages what it covers.
+    """
+    finer = max(1, math.ceil(side / size - 1e-6))  # drawn finer, then averaged: no aliasing
+    n = size * finer
+    step = side / n
+    # Pixel (i, j) of the drawing lies at `first + step * (i, j)` in the image.
+    first = np.asarray(center, np.float64) + (0.5 - n / 2) * step
+    matrix = np.array([[step, 0, first[0]], [0, step, first[1]]])
+    if mirror:
+        matrix[0] = [-step, 0, 2 * center[0] - first[0]]
+    drawn = cv2.warpAffine(
+        image, matrix, (n, n), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=0
+    )
+    return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA) if finer > 1 else drawn
+
+
+def crop_frame(frame, image_size, size):
+    """One frame -> its stored pixels (4, size, size) uint8, colour then mask, and its labels."""
+    image = frame.image
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise HamrError(
+            f"{frame.key}: expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}"
+        )
+    if frame.side not in ("left", "right"):
+        raise HamrError(f"{frame.key}: side is {frame.side!r}, expected left or right")
+    center, side = crop_square(frame)
+    left = frame.side == "left"
+    reach = side * size / image_size
+    pixels = np.zeros((4, size, size), np.uint8)
+    pixels[:3] = cut(image, center, reach, size, left).transpose(2, 0, 1)
+    if frame.mask is not None:
+        pixels[3] = cut(frame.mask.astype(np.uint8) * 255, center, reach, size, left)
+
+    flip = -1.0 if left else 1.0
+    valid_2d = np.isfinite(frame.joints_2d).all(1)
+    valid_3d = np.isfinite(frame.joints_3d).all(1)
+    joints_2d = pixels_to_crop(
+        torch.from_numpy(frame.joints_2d.astype(np.float64)),
+        torch.from_numpy(center),
+        torch.tensor(side, dtype=torch.float64),
+    ).numpy() * [flip, 1]
+    joints_3d = frame.joints_3d.astype(np.float64) * [flip, 1, 1]
+    has_root = bool(valid_3d[WRIST])
+    root = joints_3d[WRIST] if has_root else joints_3d[valid_3d].sum(0) / max(valid_3d.sum(), 1)
+    labels = {
+        "joints_2d": np.where(valid_2d[:, None], joints_2d, 0).astype(np.float32),
+        "joints_3d": np.where(valid_3d[:, None], joints_3d - root, 0).astype(np.float32),
+        "valid_2d": valid_2d,
+        "valid_3d": valid_3d,
+        "has_mask": np.bool_(frame.mask is not None),
+        "root": root.astype(np.float32),
+        "has_root": np.bool_(has_root),
+        "center": center.astype(np.float32),
+        "side": np.float32(side),
+        "left": np.bool_(left),
+    }
+    return pixels, labels, frame.key
+
+
+def folder_identity(*folders):
+    """The identity of the files below these folders: names, sizes and times, not contents."""
+    listing = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise HamrError(f"{folder} is missing: expected a data set's folder")
+        for path, below, names in os.walk(folder):
+            below.sort()
+            for name in sorted(names):
+                stat = os.stat(os.path.join(path, name))
+                listing.append((os.path.join(path, name), stat.st_size, stat.st_mtime_ns))
+    return digest(listing)
+
+
+class Crops:
+    """A set of stored crops: pixels mapped from disk, labels in memory, read by the batch.
+
+    `batch(indices)` gives a dict of tensors, B samples of stored size S:
+
+    - image (B, 3, S, S) uint8 RGB; mask (B, S, S) uint8 coverage of 255; has_mask (B,) bool
+    - joints_2d (B, 21, 2) crop units of the network crop; valid_2d (B, 21) bool
+    - joints_3d (B, 21, 3) metres from the root; valid_3d (B, 21) bool
+    - root (B, 3) metres, camera frame; has_root (B,) bool, False where it is no wrist
+    - center (B, 2) and side (B,) pixels of the network crop in its frame; left (B,) bool, mirrored
+    - index (B,) long, the sample's place in this set
+    """
+
+    def __init__(self, pixels, rows, labels, keys, digest, image_size):
+        self.pixels = pixels  # list of (n, 4, S, S) arrays
+        self.rows = rows  # (N, 2): which of those arrays, and which row of it
+        self.labels = labels  # dict of (N, ...) arrays
+        self.keys = keys  # list of N names of frames
+        self.digest = digest  # identity of the contents
+        self.image_size = image_size
+
+    def __len__(self):
+        return len(self.rows)
+
+    def batch(self, indices):
+        """The samples at `indices` (B,) as one dict of tensors (see the class)."""
+        indices = np.asarray(indices, dtype=np.int64)
+        which, row = self.rows[indices].T
+        if len(self.pixels) == 1:
+            pixels = np.asarray(self.pixels[0][row])
+        else:
+            pixels = np.empty((len(indices), *self.pixels[0].shape[1:]), np.uint8)
+            for i, stored in enumerate(self.pixels):
+                pixels[which == i] = stored[row[which == i]]
+        pixels = torch.from_numpy(pixels)
+        batch = {name: torch.from_numpy(values[indices]) for name, values in self.labels.items()}
+        return {
+            "image": pixels[:, :3],
+            "mask": pixels[:, 3],
+            "index": torch.from_numpy(indices),
+            **batch,
+        }
+
+    def subset(self, indices):
+        """The samples at `indices`, in that order, as a set of their own."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return Crops(
+            self.pixels,
+            self.rows[indices],
+            {name: values[indices] for name, values in self.labels.items()},
+            [self.keys[i] for i in indices],
+            digest(self.digest, hashlib.sha256(indices.tobytes()).hexdigest()),
+            self.image_size,
+        )
+
+    def split(self, share, seed):
+        """Hold out a seeded share of the samples: (training set, validation set).
+
+        Whole runs of neighbouring samples are held out, since neighbours in a video (STB) are so
+        alike that a frame held out alone would measure memory.
+        """
+        run = max(1, min(50, len(self) // 100))
+        starts = np.arange(0, len(self), run)
+        held = round(share * len(starts))
+        if not 0 < held < len(starts):
+            raise HamrError(
+                f"data.validation={share} of {len(self)} samples leaves an empty training or "
+                "validation set"
+            )
+        chosen = np.random.default_rng([seed, 17]).permutation(len(starts))[:held]
+        mask = np.isin(np.arange(len(self)) // run, chosen)
+        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+
+    @staticmethod
+    def join(sets):
+        """Several sets, one after the other, as one (for training on RHD and STB together)."""
+        shapes = {(s.image_size, s.pixels[0].shape[-1]) for s in sets}
+        if len(shapes) != 1:
+            raise HamrError(f"crops of different sizes cannot be joined: {sorted(shapes)}")
+        pixels, rows = [], []
+        for part in sets:
+            rows.append(part.rows + [len(pixels), 0])
+            pixels += part.pixels
+        return Crops(
+            pixels,
+            np.concatenate(rows),
+            {k: np.concatenate([s.labels[k] for s in sets]) for k in sets[0].labels},
+            [key for s in sets for key in s.keys],
+            digest([s.digest for s in sets]),
+            sets[0].image_size,
+        )
+
+
+def load_crops(frames, identity, image_size, augment=None, cache=CACHE, name="crops"):
+    """The crops of a list of frames, cut once and afterwards read from the cache.
+
+    Args:
+        frames: anything with len() and [i] -> Frame, such as the readers in this package.
+        identity: JSON-like, what decides the frames' contents: for a reader, its arguments and
+            the `folder_identity` of what it reads.
+        image_size: pixels a side of the network crop.
+        augment: `settings.augment` if the crops are to be augmented; None stores no margin.
+        cache: folder of the cached crops.
+        name: what to call the set in progress lines and file names.
+
+    Returns:
+        `Crops`. The pixels stay on disk and are mapped, so that memory does not grow with the set.
+
+    Raises:
+        HamrError: for an empty set, a frame without labels, a full disk or a broken cache file.
+    """
+    if len(frames) == 0:
+        raise HamrError(f"{name}: no frames to cut crops from")
+    size = stored_size(image_size, augment)
+    key = digest(identity, len(frames), image_size, size, BOX_FACTOR, TIPS_SPAN, RULE)
+    folder = Path(cache) / f"{name}-{image_size}-{key}"
+    # meta.json is written last: where it is, the other two files are whole.
+    if not (folder / "meta.json").is_file():
+        _store(frames, folder, image_size, size, name)
+    meta = read_json(folder / "meta.json")
+    try:
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+        with np.load(folder / "labels.npz") as stored:
+            labels = dict(stored)
+    except (OSError, ValueError, EOFError) as error:
+        raise HamrError(f"{folder} is a broken cache: delete it ({error})") from error
+    keys = [str(key) for key in labels.pop("keys")]
+    rows = np.stack([np.zeros(len(keys), np.int64), np.arange(len(keys))], axis=1)
+    return Crops([pixels], rows, labels, keys, meta["digest"], image_size)
+
+
+def _store(frames, folder, image_size, size, name):
+    """Cut every frame and write pixels.npy, labels.npz and meta.json, in this order."""
+    count, labels, keys = len(frames), [], []
+    content = hashlib.sha256()
+    started = shown = time.monotonic()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 4, size, size)}
+    # Written as a plain stream and not through a memory map: a full disk is then an error that
+    # can be told, and no bus error.
+    with (
+        write_aside(folder / "pixels.npy") as aside,
+        open(aside, "wb") as file,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, count, CHUNK):
+            chunk = range(first, min(first + CHUNK, count))
+            for pixels, label, key in pool.map(
+                lambda i: crop_frame(frames[i], image_size, size), chunk
+            ):
+                file.write(pixels)
+                content.update(pixels)
+                labels.append(label)
+                keys.append(key)
+            now = time.monotonic()
+            if now - shown > 30:
+                shown, left = now, (now - started) * (count / len(keys) - 1)
+                print(f"{name}: {len(keys)} of {count} crops, {left / 60:.0f} min left",
+                      file=sys.stderr, flush=True)
+    stacked = {k: np.stack([label[k] for label in labels]) for k in labels[0]}
+    assert stacked["joints_2d"].shape == (count, NUM_JOINTS, 2)
+    for values in stacked.values():
+        content.update(np.ascontiguousarray(values))
+    with write_aside(folder / "labels.npz") as aside:
+        np.savez(aside, keys=np.array(keys), **stacked)
+    write_json(
+        folder / "meta.json",
+        {"name": name, "digest": content.hexdigest()[:12], "image_size": image_size, "size": size},
+    )
+
+
+class StepBatches(torch.utils.data.Dataset):
+    """The batches of a training run: [step] -> a dict of tensors, a pure function of (seed, step).
+
+    Samples come in a new seeded order each pass, and a batch may span two passes, so that every
+    sample is seen equally often. With several processes each gets its part of the same batch.
+    """
+
+    def __init__(self, crops, batch_size, seed, rank=0, world=1):
+        if batch_size % world:
+            raise HamrError(
+                f"train.batch_size={batch_size} is not a multiple of the {world} processes"
+            )
+        self.crops, self.batch_size, self.seed = crops, batch_size, seed
+        self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        self._order = (None, None)  # the pass and its order, kept between steps
+
+    def indices(self, step):
+        """(batch_size,) sample indices of a step, for all processes together."""
+        count = len(self.crops)
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        chosen = np.empty(len(places), np.int64)
+        for turn in np.unique(places // count):
+            if self._order[0] != turn:
+                order = np.random.default_rng([self.seed, int(turn)]).permutation(count)
+                self._order = (turn, order)
+            now = places // count == turn
+            chosen[now] = self._order[1][places[now] % count]
+        return chosen
+
+    def __getitem__(self, step):
+        return {"step": step, **self.crops.batch(self.indices(step)[self.part])}
+
+
+class EvenBatches(torch.utils.data.Dataset):
+    """All samples once, in order, in batches of nearly equal size, cut evenly among processes."""
+
+    def __init__(self, crops, batch_size, rank=0, world=1):
+        if len(crops) < world:
+            raise HamrError(f"{len(crops)} validation samples cannot feed {world} processes")
+        self.crops = crops
+        chunks = np.array_split(np.arange(len(crops)), math.ceil(len(crops) / batch_size))
+        if len(chunks[-1]) < world:  # batch sizes differ by one at most: the last is a smallest
+            raise HamrError(f"batches of {len(chunks[-1])} cannot be cut among {world} processes")
+        self.parts = [np.array_split(chunk, world)[rank] for chunk in chunks]
+
+    def __len__(self):
+        return len(self.parts)
+
+    def __getitem__(self, i):
+        if not 0 <= i < len(self.parts):
+            raise IndexError(i)
+        return self.crops.batch(self.parts[i])

@@ -1,0 +1,202 @@
+"""The losses, Eq. 6-8: six parts, each with its unit, each blind to the labels a sample lacks.
+
+Every part is an average over the entries that carry the label it needs, so that its size depends
+neither on the batch nor on how much of it is labelled; without any such entry it is zero. A label
+that is not valid may hold anything, NaN too: it reaches neither a loss nor a gradient.
+
+The units are ours, chosen so that the paper's weights (1000, 1, 1, 0.1, 100, 10) fit. The weighted
+parts for the open hand in random poses and views: the start estimate with empty maps, and an
+estimate that is 11 mm off in space, with maps 0.7 of their 64 pixels off:
+
+    part         unit                                       start   11 mm off
+    joints_3d    metres^2                                   28      0.2
+    joints_2d    crop units (half the crop's side)          0.7     0.07
+    geometric    none (products of unit vectors)            0.006   0.03
+    camera       (crop units a metre)^2                     0.2     0.003
+    heatmap      of the peak's height^2, sum of two stacks  0.4     0.06
+    silhouette   share of the crop's pixels                 2.7     0.6
+
+Cross-entropy on the maps is in nats: 9 at the start and 0.4 then, for a weight of one.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .camera import crop_units_to_grid, ground_truth_camera
+from .errors import HamrError
+from .joints import NAMES, NUM_JOINTS
+from .render import silhouette
+
+
+def hamr_losses(output, batch, settings, faces):
+    """All parts that have a weight, and their weighted sum.
+
+    Args:
+        output: `model.Output`. The last iteration's estimate is supervised, and the heat maps of
+            every stack.
+        batch: the augmented batch: joints_2d (B, 21, 2) crop units, joints_3d (B, 21, 3) metres
+            root-relative, valid_2d and valid_3d (B, 21) bool, mask (B, S, S) in [0, 1], has_mask
+            (B,) bool.
+        settings: `settings.Losses`.
+        faces: (F, 3) long, the hand's triangles.
+
+    Returns:
+        A dict of scalars: each part unweighted under the name of its weight, and "total". Parts of
+        weight zero are not computed and not there.
+
+    Raises:
+        HamrError: when a silhouette is asked of an estimate without a mesh.
+    """
+    estimate = output.estimates[-1]
+    valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
+    parts = {
+        "joints_3d": lambda: joints_3d_loss(estimate.joints_3d, batch["joints_3d"], valid_3d),
+        "joints_2d": lambda: joints_2d_loss(estimate.joints_2d, batch["joints_2d"], valid_2d),
+        "geometric": lambda: geometric_loss(estimate.joints_3d),
+        "camera": lambda: camera_loss(
+            estimate.camera, batch["joints_3d"], batch["joints_2d"], valid_2d & valid_3d
+        ),
+        "heatmap": lambda: sum(
+            heatmap_loss(
+                maps[:, :NUM_JOINTS].float(), batch["joints_2d"], valid_2d,
+                settings.heatmap_kind, settings.heatmap_variance,
+            )
+            for maps in output.heatmaps
+        ),  # fmt: skip
+        "silhouette": lambda: silhouette_loss(
+            estimate, faces, batch["mask"], batch["has_mask"], settings.silhouette_size
+        ),
+    }
+    # Losses are differences of nearly equal numbers: none of them in half precision.
+    with torch.autocast(estimate.camera.device.type, enabled=False):
+        losses = {name: part() for name, part in parts.items() if getattr(settings, name)}
+        losses["total"] = sum(getattr(settings, name) * loss for name, loss in losses.items())
+    return losses
+
+
+def mean_where(values, valid):
+    """Mean of the values where valid; zero, with zero gradient, where nothing is."""
+    blank = torch.zeros((), dtype=values.dtype, device=values.device)
+    return torch.where(valid, values, blank).sum() / valid.sum().clamp_min(1)
+
+
+def difference(prediction, label, valid):
+    """prediction - label, exactly zero (and so its gradient) where the label is not valid."""
+    label = torch.where(valid[..., None], label, prediction.detach())
+    return prediction - label
+
+
+def joints_3d_loss(prediction, label, valid):
+    """Eq. 6: squared distance, metres^2, averaged over the labelled joints.
+
+    Args:
+        prediction, label: (B, 21, 3) metres, root-relative.
+        valid: (B, 21) bool.
+    """
+    return mean_where(difference(prediction, label, valid).square().sum(dim=-1), valid)
+
+
+def joints_2d_loss(prediction, label, valid):
+    """Eq. 6: absolute difference, crop units, averaged over the labelled joints' two coordinates.
+
+    Absolute, as in HMR: squared, it would be a hundred times below the 3-D part near convergence.
+
+    Args:
+        prediction, label: (B, 21, 2) crop units.
+        valid: (B, 21) bool.
+    """
+    return mean_where(difference(prediction, label, valid).abs().mean(dim=-1), valid)
+
+
+def geometric_loss(joints):
+    """Eq. 7: each finger but the thumb bends in one plane, and one way.
+
+    With the unit vectors u, v, w along a finger's three bones from base to tip, u x v is normal to
+    the plane in which the middle joint bends and v x w to that of the last one. Planarity is
+    |<u x v, w>|, the volume the three bones span; direction is max(0, -<u x v, v x w>), positive
+    where the two joints bend opposite ways. Being made of unit vectors, both lie in [0, 1], have
+    no unit and do not shrink with the hand. Averaged over batch and fingers; needs no label. The
+    thumb is left out because its base does not bend in the plane of its other joints.
+
+    Args:
+        joints: (B, 21, 3) metres.
+    """
+    first = NAMES.index("index MCP")  # the thumb's joints come before it
+    fingers = joints[:, first:].unflatten(1, (4, 4))  # (B, 4 fingers, base to tip, 3)
+    u, v, w = F.normalize(fingers.diff(dim=2), dim=-1, eps=1e-6).unbind(dim=2)
+    bend, next_bend = torch.linalg.cross(u, v), torch.linalg.cross(v, w)
+    planarity = (bend * w).sum(dim=-1).abs()
+    direction = F.relu(-(bend * next_bend).sum(dim=-1))
+    return (planarity + direction).mean()
+
+
+def camera_loss(prediction, joints_3d, joints_2d, valid):
+    """Eq. 8: squared difference from the camera that the labels imply (Eq. 5).
+
+    Averaged over the three numbers (s in crop units a metre, tx and ty in crop units) of the
+    samples whose labels imply a camera.
+
+    Args:
+        prediction: (B, 3) camera.
+        joints_3d: (B, 21, 3) metres.
+        joints_2d: (B, 21, 2) crop units.
+        valid: (B, 21) bool, joints with both labels.
+    """
+    label = ground_truth_camera(joints_3d, joints_2d, valid)
+    known = label.isfinite().all(dim=-1)
+    return mean_where(difference(prediction, label, known).square().mean(dim=-1), known)
+
+
+def heatmap_loss(maps, joints_2d, valid, kind, variance):
+    """Eq. 8: one stack's maps against Gaussians around the labelled joints, averaged over joints.
+
+    squared: squared difference from a Gaussian of peak 1, averaged over the map's pixels. A joint
+    outside the crop leaves (nearly) nothing on its map, and its map should be empty.
+    cross_entropy: of the map's softmax against the Gaussian that sums to 1, nats. The Gaussian's
+    own entropy, a constant, is taken off, so that a perfect map scores 0. A joint outside the crop
+    has no such Gaussian and is left out.
+
+    Args:
+        maps: (B, 21, h, h), raw.
+        joints_2d: (B, 21, 2) crop units.
+        valid: (B, 21) bool.
+        kind: "squared" or "cross_entropy".
+        variance: of the Gaussian, pixels^2 of the map.
+    """
+    size = maps.shape[-1]
+    centre = crop_units_to_grid(torch.where(valid[..., None], joints_2d, 0.0), size)
+    pixel = torch.arange(size, device=maps.device, dtype=maps.dtype)
+    # The Gaussian is a product of one along x and one along y: (B, 21, 2, h).
+    log_axes = (pixel - centre[..., None]).square() / (-2 * variance)
+    if kind == "squared":
+        along_x, along_y = log_axes.exp().unbind(dim=2)
+        target = along_y[..., :, None] * along_x[..., None, :]
+        return mean_where((maps - target).square().mean(dim=(2, 3)), valid)
+    if kind != "cross_entropy":
+        raise HamrError(f"losses.heatmap_kind={kind!r}: expected squared or cross_entropy")
+    log_axes = log_axes.log_softmax(dim=-1)
+    along_x, along_y = log_axes.exp().unbind(dim=2)
+    entropy = -(log_axes.exp() * log_axes).sum(dim=(2, 3))
+    expected = ((maps @ along_x[..., None])[..., 0] * along_y).sum(dim=-1)
+    divergence = maps.flatten(2).logsumexp(dim=-1) - expected - entropy
+    inside = (centre > -0.5) & (centre < size - 0.5)
+    return mean_where(divergence, valid & inside.all(dim=-1))
+
+
+def silhouette_loss(estimate, faces, mask, has_mask, size):
+    """The mesh's silhouette against the mask: share of the crop's pixels that differ (L1).
+
+    Args:
+        estimate: `model.Estimate` with a mesh.
+        faces: (F, 3) long.
+        mask: (B, S, S) in [0, 1], averaged down to `size` pixels.
+        has_mask: (B,) bool; the other samples are not rendered.
+        size: pixels a side of the comparison.
+    """
+    if estimate.vertices is None:
+        raise HamrError("losses.silhouette is not 0, but model.mesh is off: expected it to be on")
+    if not has_mask.any():
+        return estimate.camera.new_zeros(())
+    covered = silhouette(estimate.vertices[has_mask], faces, estimate.camera[has_mask], size)
+    wanted = F.interpolate(mask[has_mask][:, None], (size, size), mode="area")[:, 0]
+    return (covered - wanted).abs().mean()

@@ -1,0 +1,409 @@
+"""A hand's mesh from a photo of your own: `recover`, and the files that a recovery leaves.
+
+Where the hand is has to be said, as a box and a side: a localiser that finds hands by itself is
+not built yet. The box goes through the same rule as the labels of the data sets (`data.crops`), so
+that the network sees a photo just as it saw its training images.
+"""
+
+import contextlib
+import functools
+import os
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import trimesh
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .checkpoint import load_model
+from .data.crops import BOX_FACTOR, cut
+from .draw import draw_skeleton
+from .errors import HamrError
+from .files import ROOT, write_aside, write_json
+from .joints import NUM_JOINTS
+from .poses import MIRROR
+from .render import rasterize, render
+
+# Phones take up to 200 million pixels; a file that claims far more is a mistake or a trap.
+LARGEST = 2**28
+OVERLAY = 1600  # pixels of an overlay's longer side at most
+# A square much larger than the network's image is first shrunk to this many times its size.
+FINEST = 8
+# The files of a recovery, after its stem.
+ENDINGS = ("_overlay.png", ".glb", ".obj", ".json")
+SKIN = (0.80, 0.62, 0.53)
+# Camera frame (x right, y down, z away) to that of viewers (x right, y up, z near): what glTF
+# prescribes, and what puts a hand upright on a screen.
+TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+class PhotoError(HamrError):
+    """One photo is at fault; others may be fine."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recovery:
+    """One hand recovered from a photo.
+
+    3-D is in metres in the camera's frame (x right, y down, z away) with the wrist at the origin.
+    A pixel (u, v) of the photo has its centre at whole numbers.
+    """
+
+    side: str  # "left" or "right"
+    box: tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels, as it was given
+    square: tuple[float, float, float]  # centre (u, v) and side, pixels: what the network saw
+    joints_2d: np.ndarray  # (21, 2) pixels of the photo
+    joints_3d: np.ndarray  # (21, 3)
+    vertices: np.ndarray  # (V, 3)
+    faces: np.ndarray  # (F, 3) int, counterclockwise seen from outside
+    # (3,) s in pixels a metre, tx and ty in pixels: joints_2d = s * joints_3d[:, :2] + (tx, ty)
+    camera: np.ndarray
+    # Parameters of `load_hand(hand, side, P)`, whose mesh is `vertices` but for its root. MANO's
+    # left hand is not quite its right one mirrored; there they are those of the mirrored right.
+    betas: np.ndarray  # (10,)
+    global_orient: np.ndarray  # (3,) axis-angle
+    hand_pose: np.ndarray  # (P,)
+    heatmaps: np.ndarray  # (21, h, h) of the last stack, across `square`
+    hand: str  # "open" or "mano"
+    checkpoint: str  # path of the network's weights
+    photo: np.ndarray = field(repr=False)  # (H, W, 3) uint8 RGB
+    earlier: tuple["Recovery", ...] = field(default=(), repr=False)  # after each iteration before
+
+    @functools.cached_property
+    def mask(self):
+        """(H, W) bool: the pixels of the photo that the mesh covers."""
+        shape = self.photo.shape[:2]
+        covered = rasterize(self.vertices, self.faces, self.weak_camera(shape), shape).pixel
+        mask = np.zeros(shape, bool)
+        mask.flat[covered] = True
+        return mask
+
+    def weak_camera(self, shape):
+        """(3,) the camera in the renderer's crop units, the photo being drawn at (H, W) = shape.
+
+        A pixel p of the photo is k p + (k - 1) / 2 of a drawing k times as large.
+        """
+        height, width = shape
+        k = width / self.photo.shape[1]
+        offset = k * self.camera[1:] + (k - 1) / 2
+        middle = (np.array([width, height]) - 1) / 2
+        return np.array([k * self.camera[0], *(offset - middle)]) * 2 / width
+
+    def overlay(self):
+        """(h, w, 3) uint8: mesh and joints over the photo, at most `OVERLAY` pixels a side."""
+        height, width = self.photo.shape[:2]
+        k = min(1.0, OVERLAY / max(height, width))
+        shape = (max(1, round(k * height)), max(1, round(k * width)))
+        small = cv2.resize(self.photo, shape[::-1], interpolation=cv2.INTER_AREA)
+        camera = self.weak_camera(shape)
+        mesh = render(self.vertices, self.faces, camera, shape, SKIN, background=small / 255).colour
+        # The hand shows through, so that one sees how well the mesh lies on it.
+        picture = cv2.addWeighted(small, 0.25, (255 * mesh).round().astype(np.uint8), 0.75, 0)
+        joints = self.joints_2d * k + (k - 1) / 2
+        return draw_skeleton(picture, joints, max(1, round(max(shape) / 400)))
+
+    def mesh(self):
+        """The mesh as a `trimesh.Trimesh`: metres, camera frame."""
+        return trimesh.Trimesh(self.vertices, self.faces, process=False)
+
+    def to_dict(self):
+        """What the JSON file holds: plain numbers, in the units of the attributes."""
+        values = {
+            name: getattr(self, name)
+            for name in (
+                "joints_2d", "joints_3d", "camera", "betas", "global_orient", "hand_pose", "box",
+                "side", "hand", "checkpoint",
+            )
+        }  # fmt: skip
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+
+    def save(self, folder, stem):
+        """Write `<stem>_overlay.png`, `<stem>.glb`, `.obj` and `.json`, none of them by half.
+
+        OBJ and JSON are in the camera's frame; so are the vertices of the GLB, in a node that
+        turns them upright as glTF's frame (y up) asks.
+
+        Returns:
+            The four paths.
+
+        Raises:
+            HamrError: naming what could not be written.
+        """
+        paths = [Path(folder) / f"{stem}{ending}" for ending in ENDINGS]
+        with write_aside(paths[0]) as aside:
+            Image.fromarray(self.overlay()).save(aside)
+        for path in paths[1:3]:
+            write_mesh(path, self.mesh())
+        write_json(paths[3], self.to_dict())
+        return paths
+
+
+def recover(image, box=None, side="auto", checkpoint=None, device=None):
+    """Recover the hands of a photo.
+
+    Args:
+        image: a path, a PIL image, or (H, W, 3) uint8 RGB. EXIF rotation, transparency (laid on
+            white), grey, palettes and 16 bits are handled by `read_photo`.
+        box: (x0, y0, x1, y1) pixels of the upright photo, around the hand from wrist to
+            fingertips. It may reach beyond the photo's border.
+        side: "left" or "right". "auto", and a box of None, wait for the localiser: for now they
+            are an error that says so.
+        checkpoint: path of a checkpoint; None takes `pretrained_checkpoint()`.
+        device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
+
+    Returns:
+        list of `Recovery`, one a hand (with a box: one).
+
+    Raises:
+        HamrError: naming the argument or file, its value and what was expected.
+    """
+    box = _checked_box(box)
+    if side not in ("left", "right", "auto"):
+        raise HamrError(f"side: expected 'left', 'right' or 'auto', got {side!r}")
+    if side == "auto":
+        raise HamrError(
+            "side='auto': telling left hands from right ones is not built yet; "
+            "give side='left' or side='right'"
+        )
+    path = Path(checkpoint) if checkpoint is not None else pretrained_checkpoint()
+    model = _model(path, device)
+    photo = read_photo(image)
+    height, width = photo.shape[:2]
+    x0, y0, x1, y1 = box
+    if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
+        raise PhotoError(f"box={box} lies outside the photo, which has {width} x {height} pixels")
+    return [_recover_one(model, photo, box, side, path)]
+
+
+def pretrained_checkpoint():
+    """The trained network that `recover` takes by default.
+
+    The reader's own latest run (`results/<profile>/runs/main/checkpoints/best.ckpt`), but never
+    one of the `smoke` profile, which only tests the machinery; then the shipped one of the
+    largest profile (`results/reference/<profile>/model.pt`).
+
+    Raises:
+        HamrError: when there is neither.
+    """
+    own = [
+        path
+        for path in (ROOT / "results").glob("*/runs/main/checkpoints/best.ckpt")
+        if path.parents[3].name != "smoke"
+    ]
+    if own:
+        return max(own, key=lambda path: path.stat().st_mtime)
+    for profile in ("paper", "gpu", "cpu"):
+        shipped = ROOT / "results" / "reference" / profile / "model.pt"
+        if shipped.is_file():
+            return shipped
+    raise HamrError(
+        "no trained network: expected results/<profile>/runs/main/checkpoints/best.ckpt (made by "
+        "`make train`) or results/reference/<profile>/model.pt; or name a checkpoint"
+    )
+
+
+def read_photo(image):
+    """An image from anywhere as (H, W, 3) uint8 RGB, upright.
+
+    Args:
+        image: a path, a PIL image, or (H, W, 3) uint8 RGB, which is given back as it is. Of a
+            file, the first frame is read and turned as its EXIF says; what is transparent is laid
+            on white, 16 bits become 8, grey and palettes become colours.
+
+    Raises:
+        PhotoError: naming the file or argument and what is wrong with it.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise PhotoError(
+                f"image: expected an (H, W, 3) uint8 array, got {image.shape} {image.dtype}"
+            )
+        return np.ascontiguousarray(image)
+    if isinstance(image, Image.Image):
+        return _to_rgb(image, "image")
+    if not isinstance(image, (str, os.PathLike)):
+        raise PhotoError(
+            f"image: expected a path, a PIL image or an (H, W, 3) uint8 array, got {type(image)}"
+        )
+    try:
+        with _no_limit(), Image.open(image) as opened:
+            if opened.width * opened.height > LARGEST:
+                raise PhotoError(
+                    f"{image} has {opened.width} x {opened.height} pixels: at most {LARGEST} "
+                    "pixels are read"
+                )
+            return _to_rgb(opened, image)
+    except FileNotFoundError as error:
+        raise PhotoError(f"{image} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"{image} is not an image of a format that Pillow reads") from error
+    # What Pillow raises for broken files is spread over all of these.
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise PhotoError(f"{image} cannot be read as an image: {error}") from error
+
+
+@contextlib.contextmanager
+def _no_limit():
+    """Our own limit in place of Pillow's, which takes phone photos for attacks."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image, name):
+    """A PIL image -> (H, W, 3) uint8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise PhotoError(f"{name}: expected 8 or 16 bits a channel, got floating-point numbers")
+    if image.mode.startswith("I"):  # 16 bits, for which Pillow also uses its 32-bit mode
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise PhotoError(
+                f"{name}: expected 8 or 16 bits a channel, got values from {grey.min()} to "
+                f"{grey.max()}"
+            )
+        return np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _checked_box(box):
+    if box is None:
+        raise HamrError(
+            "box=None: finding the hand in a photo is not built yet; give the box around it as "
+            "(x0, y0, x1, y1) pixels"
+        )
+    expected = "expected (x0, y0, x1, y1) pixels with x0 < x1 and y0 < y1"
+    try:
+        x0, y0, x1, y1 = (float(value) for value in box)
+    except (TypeError, ValueError) as error:
+        raise HamrError(f"box={box!r}: {expected}") from error
+    if not (np.isfinite([x0, y0, x1, y1]).all() and x0 < x1 and y0 < y1):
+        raise HamrError(f"box={box!r}: {expected}")
+    return x0, y0, x1, y1
+
+
+def _model(path, device):
+    """The network of a checkpoint, in memory until another one is asked for."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise HamrError(f"device={device!r} cannot be used: {reason}") from error
+    # The time tells a file that was written anew under its old name.
+    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else None, str(device))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(path, _, device):
+    model, _ = load_model(path, device)
+    if not model.mesh:
+        raise HamrError(f"checkpoint {path} is of a network without a mesh: expected one with it")
+    return model
+
+
+def _recover_one(model, photo, box, side, path):
+    x0, y0, x1, y1 = box
+    center = np.array([x0 + x1, y0 + y1]) / 2
+    width = BOX_FACTOR * max(x1 - x0, y1 - y0)
+    crop = _cut(photo, center, width, model.image_size, mirror=side == "left")
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        batch = torch.from_numpy(crop).to(device).permute(2, 0, 1)[None].float() / 255
+        output = model(batch, all_iterations=True)
+    faces = model.hand.faces.cpu().numpy()
+    heatmaps = output.heatmaps[-1][0, :NUM_JOINTS].float().cpu().numpy()
+    # The network took a left hand for a right one: everything sideways is turned back.
+    flip = -1.0 if side == "left" else 1.0
+    if side == "left":
+        faces, heatmaps = faces[:, ::-1], heatmaps[..., ::-1]
+    recoveries = []
+    for estimate in output.estimates:
+        s, tx, ty = _numbers(estimate.camera)
+        # Crop units are half sides of the square from its middle.
+        camera = np.array([s, flip * tx, ty]) * width / 2 + [0, *center]
+        joints_3d = _numbers(estimate.joints_3d) * [flip, 1, 1]
+        pose = _numbers(estimate.hand_pose)
+        recoveries.append(
+            Recovery(
+                side=side,
+                box=box,
+                square=(*center.tolist(), width),
+                joints_2d=camera[0] * joints_3d[:, :2] + camera[1:],
+                joints_3d=joints_3d,
+                vertices=_numbers(estimate.vertices) * [flip, 1, 1],
+                faces=faces,
+                camera=camera,
+                betas=_numbers(estimate.betas),
+                global_orient=_numbers(estimate.global_orient) * (MIRROR if side == "left" else 1),
+                hand_pose=_other_side(pose) if side == "left" else pose,
+                heatmaps=heatmaps,
+                hand=model.hand.name,
+                checkpoint=str(path),
+                photo=photo,
+                earlier=tuple(recoveries),
+            )
+        )
+    return recoveries[-1]
+
+
+def _numbers(tensor):
+    return tensor[0].double().cpu().numpy()
+
+
+def _other_side(hand_pose):
+    """Pose numbers of the mirrored hand: axis-angle ones turn over, coefficients stay."""
+    return hand_pose * np.tile(MIRROR, 15) if len(hand_pose) == 45 else hand_pose
+
+
+def _cut(photo, center, side, size, mirror):
+    """`data.crops.cut`, in little memory however large the photo."""
+    height, width = photo.shape[:2]
+    low = np.clip(np.floor(center - side / 2) - 1, 0, [width, height]).astype(int)
+    high = np.clip(np.ceil(center + side / 2) + 2, 0, [width, height]).astype(int)
+    part, center = photo[low[1] : high[1], low[0] : high[0]], center - low
+    factor = int(side / (FINEST * size))
+    if factor > 1:
+        part = np.asarray(Image.fromarray(part).reduce(factor))
+        center, side = (center + 0.5) / factor - 0.5, side / factor
+    return cut(part, center, side, size, mirror)
+
+
+def write_mesh(path, mesh):
+    """Write a mesh as OBJ, PLY or GLB, aside and renamed.
+
+    Vertices are in metres of the camera's frame in all three. In a GLB they are those of a node
+    that turns them upright as glTF's own frame (y up) asks.
+
+    Args:
+        path: ends in .obj, .ply or .glb.
+        mesh: `trimesh.Trimesh`.
+    """
+    path = Path(path)
+    kind = path.suffix[1:].lower()
+    if kind == "glb":
+        scene = trimesh.Scene()
+        scene.add_geometry(mesh, node_name="hand", geom_name="hand", transform=TO_VIEWER)
+        data = scene.export(file_type="glb", include_normals=True)
+    elif kind == "ply":
+        data = mesh.export(file_type="ply")
+    elif kind == "obj":
+        data = mesh.export(file_type="obj", digits=7, include_normals=False).encode()
+    else:
+        raise HamrError(f"{path}: expected a name that ends in .obj, .ply or .glb")
+    with write_aside(path) as aside:
+        aside.write_bytes(data)

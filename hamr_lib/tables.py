@@ -1,0 +1,236 @@
+"""Tables from saved results: each as CSV, Markdown and LaTeX, and as the DataFrame it shows."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import metrics
+from .errors import HamrError
+from .evaluate import (
+    LABELS,
+    METRICS,
+    errors_3d,
+    is_stand_in,
+    load_predictions,
+    main_protocol,
+    published,
+    read_rows,
+    score,
+)
+from .files import write_aside
+from .settings import VARIANTS
+
+STAND_IN = (
+    "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
+    "sets."
+)
+
+
+def write_table(table, caption, out_dir, name):
+    """Write a table as `<name>.csv`, `.md` and `.tex`, each aside and renamed; returns it.
+
+    A caption that speaks of a stand-in is completed by what that means.
+    """
+    table = table.fillna("-").reset_index(drop=True)
+    text = table.astype(str)
+    if any(is_stand_in(cell) for column in text for cell in text[column]):
+        caption = f"{caption} {STAND_IN}"
+    out_dir = Path(out_dir)
+    with write_aside(out_dir / f"{name}.csv") as aside:
+        table.to_csv(aside, index=False)
+    with write_aside(out_dir / f"{name}.md") as aside:
+        rows = [list(text.columns), ["---"] * text.shape[1], *text.to_numpy().tolist()]
+        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows]
+        aside.write_text("\n".join(lines) + f"\n\n{caption}\n")
+    with write_aside(out_dir / f"{name}.tex") as aside:
+        escaped = text.map(_latex).rename(columns=_latex)
+        aside.write_text(escaped.to_latex(index=False, escape=False, caption=_latex(caption)))
+    return table
+
+
+def results(results_dir):
+    """The study's numbers: one row a method and set, measured and published apart.
+
+    Needs `metrics.csv`, see `evaluate.merge_metrics`.
+    """
+    results_dir = Path(results_dir)
+    rows = read_rows(results_dir / "metrics.csv")
+    shown = _wide(_of_the_study(rows[rows.source == "measured"]))
+    caption = (
+        "Results of this study, all measured by us, with 95 % bootstrap intervals over images. "
+        "3-D AUC under the paper's protocol (20-50 mm, root-aligned); 2-D AUC over 0-30 pixels of "
+        "the photo."
+    )
+    return write_table(shown, caption, results_dir / "tables", "results")
+
+
+def literature(results_dir):
+    """What others report for the real sets, with where it stands and what could be checked."""
+    table = published()[["dataset", "method", "metric", "value", "protocol", "where", "checked"]]
+    table = table.replace({"metric": METRICS})
+    caption = "Published numbers on the real sets. None of them was measured by this study."
+    return write_table(table, caption, Path(results_dir) / "tables", "published")
+
+
+def table1(results_dir):
+    """Table 1: mIoU of hand masks, ours as measured and the paper's as published."""
+    results_dir = Path(results_dir)
+    rows = read_rows(results_dir / "metrics.csv")
+    rows = rows[rows.metric == "miou"]
+    measured = _of_the_study(rows[rows.source == "measured"])
+    if measured.empty:
+        raise HamrError(f"{results_dir / 'metrics.csv'} holds no measured mIoU")
+    table = pd.concat([measured, rows[rows.source == "published"]])
+    table = pd.DataFrame({
+        "source": table.source,
+        "data set": table.dataset,
+        "method": table.method.replace(LABELS),
+        "mIoU": [_value(row) for row in table.itertuples()],
+        "protocol": table.protocol,
+    }).sort_values(["source", "data set", "mIoU"], kind="stable")  # fmt: skip
+    caption = (
+        "Table 1. Overlap of the predicted mask (of HAMR: the projected mesh) with the hand's "
+        "labelled mask: measured by this study (mean over images, with its 95 % interval), and as "
+        "the paper publishes it for RHD. The paper does not define its mIoU, so the two blocks "
+        "compare only roughly even on the same set, and not at all on different ones."
+    )
+    return write_table(table, caption, results_dir / "tables", "table1")
+
+
+def protocols(results_dir):
+    """The same predictions of the main run under every protocol: AUC by protocol and set."""
+    results_dir = Path(results_dir)
+    rows = read_rows(results_dir / "runs" / "main" / "protocols.csv")
+    rows = rows.assign(value=[_value(row) for row in rows.itertuples()])
+    table = rows.pivot(index="protocol", columns="dataset", values="value")
+    table = table.reindex(rows.protocol.unique()).rename_axis(columns=None)
+    caption = (
+        "The same predictions, scored as different papers score: AUC of the 3-D PCK under each "
+        "choice of thresholds, root and scale."
+    )
+    if any(map(is_stand_in, table.columns)):
+        caption = f"{caption} {STAND_IN}"
+    return write_table(table.reset_index(), caption, results_dir / "tables", "protocols")
+
+
+def ablations(results_dir, settings):
+    """The ablations of Fig. 8 in numbers, with the difference each makes to the full model.
+
+    Values are means over seeds with 95 % intervals over images and seeds; the difference is of
+    the 3-D AUC, paired by image, with the p-value of a Wilcoxon signed-rank test.
+    """
+    results_dir = Path(results_dir)
+    runs = {v: variant_runs(results_dir, v, settings) for v in _variants(settings)}
+    rows, gains = [], []
+    for dataset in runs["full"]:
+        for sets in runs.values():
+            rows.append(score(sets[dataset], settings.evaluate))
+            gains.append(_difference(sets[dataset], runs["full"][dataset], settings))
+    table = _with_differences(rows, gains, "3-D AUC minus the full model's")
+    caption = (
+        f"Ablations, each trained for {settings.study.ablation_steps} steps from "
+        f"{len(settings.study.ablation_seeds)} seed(s): means over seeds, 95 % intervals over "
+        "images and seeds, and the paired difference to the full model of the same budget."
+    )
+    return write_table(table, caption, results_dir / "tables", "ablations")
+
+
+def comparisons(results_dir, settings):
+    """The methods of `comparisons/` beside the network, with paired differences to it."""
+    results_dir = Path(results_dir)
+    main = run_predictions(results_dir / "runs" / "main")
+    folders = sorted(results_dir.glob("comparisons/*/metrics.csv"))
+    if not folders:
+        raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
+    others = {path.parent.name: run_predictions(path.parent) for path in folders}
+    rows, gains = [], []
+    for dataset, ours in main.items():
+        for found in (main, *others.values()):
+            rows.append(score([found[dataset]], settings.evaluate))
+            gains.append(_difference([ours], [found[dataset]], settings))
+    table = _with_differences(rows, gains, "3-D AUC of ours minus it")
+    caption = (
+        "Other methods on the same crops under the same protocol. Differences are paired by image; "
+        "p from a Wilcoxon signed-rank test."
+    )
+    return write_table(table, caption, results_dir / "tables", "comparisons")
+
+
+def run_predictions(folder):
+    """Display name of a set -> predictions, of one run's folder; an error where there are none."""
+    paths = sorted(Path(folder).glob("predictions-*.npz"))
+    if not paths:
+        raise HamrError(f"{folder} holds no predictions-*.npz: run the evaluation first")
+    found = [load_predictions(path) for path in paths]
+    return dict(sorted(((str(p["dataset"]), p) for p in found), key=lambda item: _order(item[0])))
+
+
+def variant_runs(results_dir, variant, settings):
+    """Display name of a set -> list of predictions, one a seed of the ablations."""
+    seeds = [
+        run_predictions(Path(results_dir) / "runs" / f"{variant}-s{seed}")
+        for seed in settings.study.ablation_seeds
+    ]
+    return {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
+
+
+def _variants(settings):
+    return ("full", *settings.study.ablations)
+
+
+def _order(dataset):
+    """The order in which sets are shown, as in the paper: STB, RHD, Dexter+Object."""
+    kind = dataset.lower().removeprefix("open-")
+    return [kind.startswith(name) for name in ("stb", "rhd", "dexter")].index(True), dataset
+
+
+def _difference(runs_a, runs_b, settings):
+    """A paired test in words; the runs of several seeds stand side by side as further joints."""
+    protocol = main_protocol(runs_a[0])
+    a, b = (np.hstack([errors_3d(run, protocol) for run in runs]) for runs in (runs_a, runs_b))
+    test = metrics.paired_test(
+        a, b, metrics.THRESHOLDS[protocol.thresholds], settings.evaluate.bootstrap
+    )
+    if not test["difference"]:
+        return "-", "-"  # the row that the others are compared with
+    low, high = test["ci_low"], test["ci_high"]
+    return f"{test['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", f"{test['p_value']:.2g}"
+
+
+def _with_differences(rows, differences, title):
+    """Wide rows with two last columns: a paired difference in words, and its p-value."""
+    table = _wide(pd.concat(rows))
+    table[title], table["p"] = zip(*differences, strict=True)
+    return table
+
+
+def _of_the_study(rows):
+    """The rows of the main run and the comparisons, without the ablation runs."""
+    return rows[~rows.method.isin(VARIANTS)]
+
+
+def _wide(rows):
+    """Long rows to one row a set and method, one column a metric."""
+    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
+    wide = rows.pivot(index=["dataset", "method"], columns="metric", values="text")
+    wide = wide.reindex(columns=[m for m in METRICS if m in wide]).rename(columns=METRICS)
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[["dataset", "method"]].drop_duplicates()))
+    wide = wide.rename_axis(columns=None).reset_index()
+    wide["method"] = wide.method.replace(LABELS)
+    return wide.rename(columns={"dataset": "data set"})
+
+
+def _value(row):
+    digits = 1 if row.metric.startswith("epe") else 3
+    text = f"{row.value:.{digits}f}"
+    if np.isnan(row.ci_low):
+        return text
+    return f"{text} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+
+
+def _latex(text):
+    for mark, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"),
+                          ("#", r"\#"), (">=", r"$\ge$")):  # fmt: skip
+        text = text.replace(mark, escaped)
+    return text

@@ -1,0 +1,444 @@
+"""Training, Section 4.1: one Lightning module, one loop, and a run that can be trusted.
+
+A run is a function of its settings and data. Which samples a step sees, how they are augmented and
+what dropout drops are drawn from (seed, step) alone, so that nothing random has to be saved, and a
+run that was killed and taken up again computes what an unbroken one computes.
+
+For Lightning, one epoch is `train.validate_every` steps. After each the network is validated, and
+`best.ckpt`, `last.ckpt` and `log.csv` are written aside and renamed. A run that was killed in
+between goes on from `last.ckpt`.
+"""
+
+import csv
+import logging
+import math
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+
+from . import checkpoint
+from .augment import augment, centre_crop
+from .data.crops import EvenBatches, StepBatches
+from .errors import HamrError
+from .files import digest, write_aside
+from .losses import hamr_losses
+from .model import HAMR
+
+EXPLODED = 1000.0  # times the running mean of the loss
+SETTLED = 100  # steps before that mean is trusted
+WARM_UP = 0.05  # share of the steps, with the cosine schedule
+
+
+def fit(settings, run_dir, train_crops, val_crops, hand):
+    """Train one network, or go on where an earlier call was interrupted.
+
+    Under `torchrun` the number of processes is torchrun's; otherwise `train.devices` and
+    `train.nodes` say it.
+
+    Args:
+        settings: `Settings`.
+        run_dir: folder of the run: checkpoints/best.ckpt, checkpoints/last.ckpt and log.csv.
+        train_crops, val_crops: `data.crops.Crops`, held apart by `Crops.split`.
+        hand: the module of `hand.load_hand`.
+
+    Returns:
+        list of dicts, the rows of log.csv: step, learning_rate, train_* and val_* parts of the
+        loss (unweighted, and total), val_joints_3d_mm, images_per_second.
+
+    Raises:
+        HamrError: for settings or data other than the run's, a broken checkpoint, or a loss that
+            is not finite or explodes.
+    """
+    run_dir = Path(run_dir)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    every, steps = settings.train.validate_every, settings.train.steps
+    if every < 1 or steps < 1 or steps % every:
+        raise HamrError(
+            f"train.steps={steps} is not a positive multiple of train.validate_every={every}"
+        )
+    data = digest(train_crops.digest, val_crops.digest)
+    before = None
+    if last.is_file():
+        content = checkpoint.read(last)
+        before = content["hamr"]
+        checkpoint.check_same_run(last, before, settings, data)
+        checkpoint.check_hand(last, before, hand)
+        if before["step"] >= steps:
+            _write_log(run_dir, before["history"])
+            return before["history"]
+
+    torch.manual_seed(settings.train.seed)
+    network = HAMR(settings.model, hand)
+    if before:  # Lightning will do this again, but would not say what is wrong in plain words
+        checkpoint.load_state(last, network, checkpoint.model_state(content))
+    module = Training(settings, run_dir, network, data, before)
+    _trainer(settings).fit(
+        module,
+        datamodule=CropData(settings.train, train_crops, val_crops),
+        ckpt_path=str(last) if before else None,
+        weights_only=True,
+    )
+    return module.history
+
+
+class CropData(lightning.LightningDataModule):
+    """The batches of a run, for this process's share of every batch."""
+
+    def __init__(self, train, train_crops, val_crops):
+        super().__init__()
+        self.train, self.train_crops, self.val_crops = train, train_crops, val_crops
+
+    def _loader(self, batches, order, workers):
+        return torch.utils.data.DataLoader(
+            batches,
+            batch_size=None,  # an item is a batch already
+            sampler=order,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if workers else None,
+        )
+
+    def train_dataloader(self):
+        """The batches of the steps from here to the next validation."""
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        first = self.trainer.global_step
+        return self._loader(
+            StepBatches(self.train_crops, self.train.batch_size, self.train.seed, rank, world),
+            range(first, first + self.train.validate_every),
+            self.train.workers,
+        )
+
+    def val_dataloader(self):
+        """The whole validation set, in order."""
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        batches = EvenBatches(self.val_crops, self.train.batch_size, rank, world)
+        return self._loader(batches, range(len(batches)), self.train.workers)
+
+
+class Training(lightning.LightningModule):
+    """What happens in a step, at a validation, and when a run is saved."""
+
+    def __init__(self, settings, run_dir, network, data_digest, before=None):
+        super().__init__()
+        self.settings, self.run_dir, self.data_digest = settings, run_dir, data_digest
+        self.network = network.to(memory_format=torch.channels_last)
+        if settings.train.compile:
+            self.network.compile()
+        self.before = before
+        self.history = list(before["history"]) if before else []
+        self.watch = Watch(before["watch"] if before else None)
+        self.progress = Progress(settings.train)
+        self.generator = torch.Generator()
+        self.sums, self.count = {}, 0
+
+    # --- batches -------------------------------------------------------------------------------
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        """Augment on the device, before mixed precision is switched on."""
+        size = self.settings.model.image_size
+        if not self.trainer.training:
+            return centre_crop(batch, size)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        own = len(batch["image"])
+        self.generator.manual_seed(_seed(self.settings.train.seed, batch["step"], 0))
+        return augment(
+            batch, self.settings.augment, size, self.generator,
+            part=slice(rank * own, (rank + 1) * own), count=world * own,
+        )
+
+    def losses(self, batch):
+        """The network's output for a batch, and the parts of its loss."""
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        output = self.network(image)
+        return output, hamr_losses(output, batch, self.settings.losses, self.network.hand.faces)
+
+    def _add(self, parts, weight=1):
+        """Add parts of the loss to the running sums, without waiting for the device."""
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0) + weight * value.detach().float()
+        self.count += weight
+
+    def _means(self, prefix):
+        """The means since the last call, over all processes."""
+        names = sorted(self.sums)
+        stacked = torch.stack([*(self.sums[name].double() for name in names),
+                               torch.tensor(self.count, dtype=torch.float64, device=self.device)])
+        total = self.trainer.strategy.reduce(stacked, reduce_op="sum").tolist()
+        self.sums, self.count = {}, 0
+        return {f"{prefix}{name}": v / total[-1] for name, v in zip(names, total, strict=False)}
+
+    # --- training ------------------------------------------------------------------------------
+
+    def configure_optimizers(self):
+        train = self.settings.train
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if train.optimizer == "rmsprop":
+            optimizer = torch.optim.RMSprop(
+                parameters, lr=train.learning_rate, weight_decay=train.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(
+                parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+            )
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=train.plateau_factor, patience=train.plateau_patience
+        )
+        if self.before:
+            self.plateau.load_state_dict(self.before["plateau"])
+        return optimizer
+
+    def on_train_start(self):
+        self.progress.start(self.trainer.global_step)
+
+    def on_train_epoch_start(self):
+        self.chunk_started, self.chunk_first = time.monotonic(), self.trainer.global_step
+
+    def on_train_batch_start(self, batch, batch_idx):
+        train = self.settings.train
+        self._check_losses()
+        # Dropout draws from (seed, step, process) as well; see the top of this file. The device's
+        # own generator, since torch.manual_seed takes a millisecond to record who called it.
+        cuda = self.device.type == "cuda"
+        dice = torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
+        dice.manual_seed(_seed(train.seed, batch["step"], 1 + self.global_rank))
+        if train.schedule == "cosine":
+            for group in self.optimizers().param_groups:
+                group["lr"] = train.learning_rate * cosine(batch["step"], train.steps)
+
+    def training_step(self, batch, batch_idx):
+        parts = self.losses(batch)[1]
+        self._add(parts)
+        self.watch.put(batch["step"], batch["index"], parts["total"])
+        return parts["total"]
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if self.trainer.is_global_zero:
+            self.progress.show(self.trainer.global_step)
+
+    def _check_losses(self):
+        """Stop where the loss is not finite or explodes; see `Watch`."""
+        bad = self.watch.check()
+        if bad is None:
+            return
+        crops = self.trainer.datamodule.train_crops
+        step, loss, indices, earlier = bad
+        saved = self.run_dir / "checkpoints" / "last.ckpt"
+        raise HamrError(
+            f"training stopped at step {step}: the loss is {loss:g} (running mean "
+            f"{self.watch.mean:g}). Samples of this batch: {_name(crops, indices)}; of the batch "
+            f"before: {_name(crops, earlier)}. "
+            + (f"The last good checkpoint is {saved}" if saved.is_file() else "Nothing was saved")
+        )
+
+    # --- validation ----------------------------------------------------------------------------
+
+    def on_validation_start(self):
+        self._check_losses()  # waits for the device: the time below is of finished work
+        seconds = time.monotonic() - self.chunk_started
+        images = (self.trainer.global_step - self.chunk_first) * self.settings.train.batch_size
+        self.row = {
+            "step": self.trainer.global_step,
+            "learning_rate": self.optimizers().param_groups[0]["lr"],
+            **self._means("train_"),
+            "images_per_second": images / seconds,
+        }
+
+    def validation_step(self, batch, batch_idx):
+        output, parts = self.losses(batch)
+        error = (output.estimates[-1].joints_3d.float() - batch["joints_3d"]).norm(dim=-1)
+        valid = batch["valid_3d"]
+        parts["joints_3d_mm"] = 1000 * (error * valid).sum() / valid.sum().clamp(min=1)
+        self._add(parts, weight=len(error))
+
+    def on_validation_epoch_end(self):
+        self.row |= self._means("val_")
+        self.history.append(self.row)
+        if self.settings.train.schedule == "plateau":
+            self.plateau.step(self.row["val_total"])
+
+    # --- saving --------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self):
+        """Write best, last and log. A kill between any two of them leaves a run to go on from."""
+        folder = self.run_dir / "checkpoints"
+        best = min(row["val_joints_3d_mm"] for row in self.history)
+        if self.trainer.is_global_zero and self.row["val_joints_3d_mm"] == best:
+            checkpoint.save_model(folder / "best.ckpt", self.network, self._description())
+        self.trainer.save_checkpoint(folder / "last.ckpt")
+        if self.trainer.is_global_zero:
+            _write_log(self.run_dir, self.history)
+            self.progress.show(self.trainer.global_step, self.row)
+
+    def _description(self):
+        return checkpoint.describe(
+            self.settings, self.data_digest, self.network.hand, self.trainer.global_step, self.row
+        )
+
+    def on_save_checkpoint(self, content):
+        content["hamr"] = {
+            **self._description(),
+            "history": self.history,
+            "watch": self.watch.state(),
+            "plateau": self.plateau.state_dict(),
+        }
+
+
+class Watch:
+    """Looks at each loss one step late, so that the device never waits to be looked at."""
+
+    def __init__(self, state=None):
+        self.mean, self.seen = state or (0.0, 0)
+        self.pending = None
+        self.earlier = None
+
+    def put(self, step, indices, loss):
+        """Remember the loss of a step; on a GPU it is fetched while the step goes on."""
+        loss = loss.detach()
+        if loss.is_cuda:
+            loss = loss.to("cpu", non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        else:
+            ready = None
+        self.pending = step, indices, loss, ready
+
+    def check(self):
+        """None if the last loss was good, else (step, loss, its indices, those before)."""
+        if self.pending is None:
+            return None
+        step, indices, loss, ready = self.pending
+        if ready is not None:
+            ready.synchronize()
+        loss = loss.item()
+        if not math.isfinite(loss) or (self.seen >= SETTLED and loss > EXPLODED * self.mean):
+            return step, loss, indices, self.earlier
+        self.seen += 1
+        self.mean += (loss - self.mean) * max(0.01, 1 / self.seen)
+        self.pending, self.earlier = None, indices
+        return None
+
+    def state(self):
+        """Plain values, from which an interrupted run goes on."""
+        return [self.mean, self.seen]
+
+
+class Progress:
+    """Now and then a line, with an estimate of what is left: fit for a terminal and for a log."""
+
+    def __init__(self, train):
+        self.train = train
+
+    def start(self, step):
+        """Begin counting time at this step."""
+        self.first, self.started = step, time.monotonic()
+        self.shown = self.started
+
+    def show(self, step, row=None):
+        """Print a line if it has been a while, or if there is a validation to tell of."""
+        now = time.monotonic()
+        done = step - self.first
+        if done < 1 or (row is None and now - self.shown < 30):
+            return
+        elapsed = now - self.started
+        left = elapsed * (self.train.steps - step) / done
+        # At most some fifty lines between validations, however long the run.
+        if row is None and now - self.shown < (elapsed + left) / 50:
+            return
+        self.shown = now
+        text = f"step {step} of {self.train.steps}, {_clock(elapsed)} passed, {_clock(left)} left"
+        if row:
+            text += (
+                f", train loss {row['train_total']:.4g}, validation loss {row['val_total']:.4g}, "
+                f"joints {row['val_joints_3d_mm']:.1f} mm, {row['images_per_second']:.1f} images/s"
+            )
+        print(text, file=sys.stderr, flush=True)
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Lightning's way to files, through our own: aside and renamed, and never running code."""
+
+    def save_checkpoint(self, content, path, storage_options=None):
+        checkpoint.save(path, content)
+
+    def load_checkpoint(self, path, map_location=None, weights_only=True):
+        return checkpoint.read(path)
+
+
+def cosine(step, steps):
+    """The share of the learning rate at a step: up in a straight line, then half a cosine down."""
+    warm = max(1, round(WARM_UP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def _trainer(settings):
+    train = settings.train
+    # A run tells its own progress; Lightning's banners, tips and worker advice would drown it.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*resuming from a checkpoint.*")
+    devices, nodes = train.devices, train.nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    cuda = torch.cuda.is_available()
+    torch.backends.cudnn.benchmark = cuda
+    return lightning.Trainer(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        num_nodes=nodes,
+        strategy=DDPStrategy() if devices * nodes > 1 else "auto",
+        sync_batchnorm=cuda and devices * nodes > 1,
+        use_distributed_sampler=False,  # the batches know their process
+        precision="bf16-mixed" if precision(train) == "bf16" else "32-true",
+        max_epochs=train.steps // train.validate_every,
+        reload_dataloaders_every_n_epochs=1,
+        gradient_clip_val=train.clip or None,
+        plugins=[CheckpointIO()],
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def precision(train):
+    """The precision a run will have: bf16 where asked for and the processor has it."""
+    if train.precision == "bf16" and not torch.cuda.is_available():
+        if not torch.cpu._is_avx512_bf16_supported():
+            print("train.precision=bf16: this processor has no bf16, training in 32",
+                  file=sys.stderr)
+            return "32"
+    return train.precision
+
+
+def _seed(*parts):
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _name(crops, indices):
+    if indices is None:
+        return "none"
+    return ", ".join(f"{i} ({crops.keys[i]})" for i in indices.tolist())
+
+
+def _write_log(run_dir, history):
+    with write_aside(run_dir / "log.csv") as aside, open(aside, "w", newline="") as file:
+        writer = csv.DictWriter(file, history[0].keys())
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _clock(seconds):
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}:{minutes % 60:02d}:{int(seconds) % 60:02d}"

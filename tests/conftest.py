@@ -1,0 +1,48 @@
+"""What several test files share."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A network of a few thousand weights that nobody trained, as a checkpoint."""
+    import torch
+
+    from hamr_lib import checkpoint
+    from hamr_lib.hand import load_hand
+    from hamr_lib.model import HAMR
+    from hamr_lib.settings import load_settings
+
+    settings = load_settings("smoke")
+    hand = load_hand("open", pose_components=settings.hand.pose_components)
+    torch.manual_seed(3)
+    network = HAMR(settings.model, hand)
+    # A new network answers every image alike: one pass sets its batch normalisation for images of
+    # noise, and a larger last layer makes its answers differ.
+    torch.nn.init.normal_(network.regression.layers[-1].weight, std=0.2)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    coarse = torch.rand(16, 3, 6, 6)
+    size = (settings.model.image_size,) * 2
+    network.train()(torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1))
+    path = tmp_path_factory.mktemp("tiny") / "model.pt"
+    description = checkpoint.describe(settings, "no data", hand, step=0, metrics={})
+    checkpoint.save_model(path, network, description)
+    return path
+
+
+@pytest.fixture(scope="session")
+def open_hand_data():
+    """The open hand's arrays, from the project's own cache; the first use builds it."""
+    from hamr_lib.open_hand import open_hand
+
+    return open_hand()
+
+
+@pytest.fixture(scope="session")
+def anny_hand():
+    """Anny's own right hand, that the open hand is built from."""
+    import anny
+
+    return anny.Anny(rig="anny-hand.R", topology="hand.R", skinning_method="lbs")

@@ -1,0 +1,178 @@
+import math
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as reference
+
+from hamr_lib import augment as module
+from hamr_lib.augment import augment, centre_crop, draw, warp
+from hamr_lib.camera import crop_units_to_grid
+from hamr_lib.data.crops import stored_size
+from hamr_lib.errors import HamrError
+from hamr_lib.settings import Augment
+
+SIZE = 64
+PLAIN = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0),
+         "hue": (1.0, 1.0), "noise": 0.0}  # fmt: skip
+
+
+def random_images(count=6, size=20, seed=0):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def dots(joints, stored, size):
+    """A batch whose sample i has one soft dot at its one joint (B, 2), in image and mask."""
+    pixel = torch.arange(stored)
+    at = crop_units_to_grid(joints * size / stored, stored)  # (B, 2) pixels of the stored crop
+    x = (-(pixel - at[:, 0, None]).square() / 8).exp()
+    y = (-(pixel - at[:, 1, None]).square() / 8).exp()
+    dot = (255 * y[:, :, None] * x[:, None, :]).round().byte()
+    count = len(joints)
+    return {
+        "image": dot[:, None].repeat(1, 3, 1, 1),
+        "mask": dot,
+        "joints_2d": joints[:, None].repeat(1, 21, 1),
+        "joints_3d": torch.cat([joints, torch.ones(count, 1)], 1)[:, None].repeat(1, 21, 1) / 10,
+    }
+
+
+def centroid(pictures):
+    """(B, H, W) -> (B, 2) pixels: where the weight of each picture is."""
+    weight = pictures / pictures.sum((1, 2), keepdim=True)
+    pixel = torch.arange(pictures.shape[-1], dtype=weight.dtype)
+    return torch.stack([(weight.sum(1) * pixel).sum(1), (weight.sum(2) * pixel).sum(1)], 1)
+
+
+def test_a_dot_at_a_joint_stays_at_the_joint():
+    settings = Augment(scale=(0.9, 1.2), rotation=60.0, shift=0.1, **PLAIN)
+    generator = torch.Generator().manual_seed(3)
+    joints = torch.rand(200, 2, generator=generator) * 1.4 - 0.7
+    batch = dots(joints, stored_size(SIZE, settings), SIZE)
+    out = augment(batch, settings, SIZE, generator)
+    inside = out["joints_2d"][:, 0].abs().amax(1) < 0.75  # the whole dot is in the picture
+    assert inside.sum() > 100
+    expected = crop_units_to_grid(out["joints_2d"][inside, 0], SIZE)
+    for picture in (out["image"][inside].mean(1), out["mask"][inside]):
+        assert (centroid(picture) - expected).norm(dim=1).max() < 0.1
+    assert out["image"].shape == (200, 3, SIZE, SIZE)
+    assert out["mask"].shape == (200, SIZE, SIZE) and out["mask"].max() <= 1
+
+
+def test_warp_by_hand():
+    # A quarter turn clockwise takes x right to y down; then twice the size; then the shift.
+    batch = dots(torch.tensor([[0.2, 0.1]]), 2 * SIZE, SIZE)
+    out = warp(batch, torch.tensor([2.0]), torch.tensor([math.pi / 2]), torch.tensor([[0.3, 0.0]]),
+               SIZE)  # fmt: skip
+    torch.testing.assert_close(out["joints_2d"][0, 0], torch.tensor([-0.2 + 0.3, 0.4]))
+    # The metric hand turns with the picture; neither zoom nor shift moves it.
+    torch.testing.assert_close(out["joints_3d"][0, 0], torch.tensor([-0.01, 0.02, 0.1]))
+    found = centroid(out["mask"])[0]
+    torch.testing.assert_close(
+        found, crop_units_to_grid(torch.tensor([0.1, 0.4]), SIZE), atol=0.1, rtol=0
+    )
+
+
+def test_without_any_change_it_is_the_centre_crop():
+    settings = Augment(scale=(1.0, 1.0), rotation=0.0, **PLAIN)
+    batch = dots(torch.tensor([[0.3, -0.2], [0.0, 0.9]]), SIZE + 20, SIZE)
+    generator = torch.Generator().manual_seed(0)
+    batch["image"] = torch.randint(0, 256, batch["image"].shape, generator=generator).byte()
+    out, centre = augment(batch, settings, SIZE, generator), centre_crop(batch, SIZE)
+    for key in ("image", "mask", "joints_2d", "joints_3d"):
+        torch.testing.assert_close(out[key], centre[key], atol=1e-4, rtol=0)
+    assert torch.equal(centre["image"][0, 0, 0], batch["image"][0, 0, 10, 10:74] / 255)
+
+
+def test_augmentation_never_leaves_the_stored_crop():
+    for settings in (
+        Augment(scale=(0.9, 1.2), rotation=60.0, **PLAIN),
+        Augment(scale=(0.8, 1.0), rotation=20.0, shift=0.15, **PLAIN),
+    ):
+        stored = stored_size(SIZE, settings)
+        white = {"image": torch.full((64, 3, stored, stored), 255, dtype=torch.uint8),
+                 "mask": torch.full((64, stored, stored), 255, dtype=torch.uint8),
+                 "joints_2d": torch.zeros(64, 21, 2),
+                 "joints_3d": torch.zeros(64, 21, 3)}  # fmt: skip
+        out = augment(white, settings, SIZE, torch.Generator().manual_seed(0))
+        assert out["image"].min() > 0.999
+        # and the margin is no larger than it has to be: the worst case does reach the border
+        turn = torch.tensor([math.radians(min(45.0, settings.rotation))])
+        worst = warp({key: value[:1] for key, value in white.items()},
+                     torch.tensor([settings.scale[0] - 0.05]), turn,
+                     torch.full((1, 2), 2 * settings.shift), SIZE)  # fmt: skip
+        assert worst["image"].min() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "factors"),
+    [
+        ("brightness", [0.2, 0.5, 1.0, 1.3, 1.8, 1.0]),
+        ("contrast", [0.3, 0.7, 1.0, 1.2, 1.7, 0.0]),
+        ("saturation", [0.4, 0.8, 1.0, 1.3, 1.6, 0.0]),
+        ("hue", [-0.5, -0.1, 0.0, 0.03, 0.1, 0.5]),
+    ],
+)
+def test_colours_agree_with_torchvision(name, factors):
+    images = random_images()
+    images[0, :, :5] = 0.5  # grey, black and white have no hue
+    images[1, :, 0], images[2, :, 0] = 0.0, 1.0
+    expected = torch.stack(
+        [getattr(reference, f"adjust_{name}")(image, f)
+         for image, f in zip(images, factors, strict=True)]
+    )  # fmt: skip
+    ours = getattr(module, f"adjust_{name}")(images.clone(), torch.tensor(factors))
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
+
+
+def test_noise_is_normal_and_differs_between_samples():
+    settings = Augment(scale=(1.0, 1.0), rotation=0.0, **(PLAIN | {"noise": 0.05}))
+    grey = {"image": torch.full((8, 3, SIZE, SIZE), 128, dtype=torch.uint8),
+            "mask": torch.zeros((8, SIZE, SIZE), dtype=torch.uint8),
+            "joints_2d": torch.zeros(8, 21, 2), "joints_3d": torch.zeros(8, 21, 3)}  # fmt: skip
+    noise = augment(grey, settings, SIZE, torch.Generator().manual_seed(0))["image"] - 128 / 255
+    assert noise.mean().abs() < 1e-3
+    assert noise.std() == pytest.approx(0.05, rel=0.02)
+    within = (noise.abs() < 0.05).float().mean()
+    assert within == pytest.approx(0.6827, abs=0.01)  # one standard deviation of a normal
+    correlation = torch.corrcoef(noise.flatten(1)) - torch.eye(8)
+    assert correlation.abs().max() < 0.05
+
+
+def test_ranges_are_those_of_the_settings():
+    settings = Augment(shift=0.1)
+    drawn = draw(settings, 4000, 4, torch.Generator().manual_seed(0))
+    for numbers, low, high in (
+        (drawn.scale, 0.9, 1.2),
+        (drawn.angle, -math.pi / 3, math.pi / 3),
+        (drawn.shift, -0.2, 0.2),
+        (drawn.brightness, 0.2, 1.8),
+        (drawn.contrast, 0.3, 1.7),
+        (drawn.saturation, 0.4, 1.6),
+        (drawn.hue, -0.1, 0.1),
+    ):
+        assert low <= numbers.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < numbers.max() <= high
+
+
+def test_one_seed_one_result_however_the_batch_is_cut():
+    settings = Augment(shift=0.05)
+    stored = stored_size(SIZE, settings)
+    generator = torch.Generator()
+    batch = {"image": torch.randint(0, 256, (4, 3, stored, stored)).byte(),
+             "mask": torch.randint(0, 256, (4, stored, stored)).byte(),
+             "joints_2d": torch.rand(4, 21, 2), "joints_3d": torch.rand(4, 21, 3)}  # fmt: skip
+    whole = augment(batch, settings, SIZE, generator.manual_seed(5))
+    again = augment(batch, settings, SIZE, generator.manual_seed(5))
+    other = augment(batch, settings, SIZE, generator.manual_seed(6))
+    half = {key: value[2:] for key, value in batch.items()}
+    part = augment(half, settings, SIZE, generator.manual_seed(5), part=slice(2, 4), count=4)
+    for key in whole:
+        assert torch.equal(whole[key], again[key])
+        torch.testing.assert_close(whole[key][2:], part[key], atol=1e-6, rtol=0)
+        assert not torch.equal(whole[key], other[key])
+
+
+def test_crops_of_another_size_are_refused():
+    batch = {"image": torch.zeros(1, 3, 40, 40, dtype=torch.uint8)}
+    with pytest.raises(HamrError, match="40 pixels do not hold network crops of 64"):
+        centre_crop(batch, 64)

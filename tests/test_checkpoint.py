@@ -1,0 +1,169 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import TinyHand, tiny_settings
+
+from hamr_lib import checkpoint
+from hamr_lib.errors import HamrError
+from hamr_lib.model import HAMR
+
+METRICS = {"val_joints_3d_mm": 12.5}
+
+
+def network(settings, hand):
+    torch.manual_seed(0)
+    made = HAMR(settings.model, hand)
+    made(torch.rand(4, 3, 32, 32))  # so that the normalisations have seen something
+    return made.eval()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    settings, hand = tiny_settings(), TinyHand()
+    path = tmp_path / "best.ckpt"
+    made = network(settings, hand)
+    description = checkpoint.describe(settings, "data123", hand, 40, METRICS)
+    checkpoint.save_model(path, made, description)
+    return path, settings, hand, made
+
+
+def loads(monkeypatch, hand):
+    """Let `load_model` find this hand, and remember how it asked for it."""
+    import hamr_lib.hand
+
+    asked = []
+
+    def load_hand(name, **options):
+        asked.append((name, options))
+        return hand
+
+    monkeypatch.setattr(hamr_lib.hand, "load_hand", load_hand)
+    return asked
+
+
+def test_a_model_comes_back_as_it_was(saved, monkeypatch):
+    path, settings, hand, made = saved
+    asked = loads(monkeypatch, TinyHand())
+    loaded, found = checkpoint.load_model(path)
+    assert asked == [("tiny", {"pose_components": 6, "joints": "regressed"})]
+    assert found == settings and not loaded.training
+    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        ours, theirs = loaded(image).estimates[-1], made(image).estimates[-1]
+    assert torch.equal(ours.joints_3d, theirs.joints_3d)
+    assert torch.equal(ours.camera, theirs.camera)
+
+
+def test_what_it_holds(saved):
+    path = saved[0]
+    content = torch.load(path, weights_only=True)  # nothing but tensors and plain values
+    described = content["hamr"]
+    assert described["data_digest"] == "data123" and described["step"] == 40
+    assert described["seed"] == 0 and described["metrics"] == METRICS
+    assert described["settings"] == saved[1].to_dict() and described["commit"]
+    assert not [key for key in content["state_dict"] if "hand" in key.split(".")]
+
+
+def test_a_missing_truncated_or_foreign_file_is_named(saved, tmp_path):
+    path = saved[0]
+    with pytest.raises(HamrError, match=r"none\.ckpt is missing"):
+        checkpoint.read(tmp_path / "none.ckpt")
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 20):
+        path.write_bytes(whole[:length])
+        with pytest.raises(HamrError, match=r"best\.ckpt is no readable checkpoint"):
+            checkpoint.read(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(HamrError, match=r"best\.ckpt is no checkpoint of HAMR"):
+        checkpoint.read(path)
+    torch.save([1, 2], path)
+    with pytest.raises(HamrError, match="is no checkpoint of HAMR"):
+        checkpoint.read(path)
+
+
+class Intruder:
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Intruder, "ran", True)
+
+
+def test_code_inside_a_file_is_not_run(tmp_path):
+    torch.save({"hamr": {"format": 1}, "state_dict": Intruder()}, tmp_path / "bad.ckpt")
+    with pytest.raises(HamrError, match=r"bad\.ckpt is no readable checkpoint"):
+        checkpoint.read(tmp_path / "bad.ckpt")
+    assert not Intruder.ran
+
+
+def test_other_settings_or_data_are_refused_by_name(saved):
+    path, settings, _, _ = saved
+    described = checkpoint.read(path)["hamr"]
+    checkpoint.check_same_run(path, described, settings, "data123")
+    wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, channels=16))
+    with pytest.raises(HamrError, match="model.channels=8, but this run asks .* model.channels=16"):
+        checkpoint.check_same_run(path, described, wider, "data123")
+    with pytest.raises(HamrError, match="train.seed=0, but this run asks for train.seed=3"):
+        checkpoint.check_same_run(path, described, tiny_settings(seed=3), "data123")
+    with pytest.raises(HamrError, match="on data data123, but this run has data other"):
+        checkpoint.check_same_run(path, described, settings, "other")
+    # Where a run computes, and what is done with it afterwards, may change.
+    moved = dataclasses.replace(tiny_settings(devices=4, nodes=2, workers=3), profile="elsewhere")
+    checkpoint.check_same_run(path, described, moved, "data123")
+
+
+def test_another_hand_is_refused(saved, monkeypatch):
+    path = saved[0]
+    loads(monkeypatch, TinyHand(seed=1))
+    with pytest.raises(HamrError, match=r"another 'tiny' hand: a test pose differs by \d"):
+        checkpoint.load_model(path)
+    renamed = TinyHand()
+    renamed.name = "mano"
+    loads(monkeypatch, renamed)
+    with pytest.raises(HamrError, match="trained with the 'tiny' hand, not 'mano'"):
+        checkpoint.load_model(path)
+
+
+def test_weights_that_do_not_fit_are_named(saved):
+    path, settings, hand, made = saved
+    state = checkpoint.read(path)["state_dict"]
+    key = "pose_module.stem.0.0.weight"
+    missing = {k: v for k, v in state.items() if k != key}
+    with pytest.raises(HamrError, match=f"{key} is missing"):
+        checkpoint.load_state(path, made, missing)
+    with pytest.raises(HamrError, match="extra is not expected"):
+        checkpoint.load_state(path, made, state | {"extra": torch.zeros(1)})
+    with pytest.raises(HamrError, match=rf"{key} has shape \(3,\), expected \(2, 3, 7, 7\)"):
+        checkpoint.load_state(path, made, state | {key: torch.zeros(3)})
+
+
+def test_release_in_half_precision(saved, tmp_path, monkeypatch):
+    path, _, hand, made = saved
+    release = tmp_path / "release.ckpt"
+    checkpoint.save_release(path, release)
+    assert release.stat().st_size < 0.75 * path.stat().st_size
+    loads(monkeypatch, hand)
+    loaded = checkpoint.load_model(release)[0]
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    image = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        ours, theirs = loaded(image).estimates[-1], made(image).estimates[-1]
+    assert (ours.joints_3d - theirs.joints_3d).norm(dim=-1).max() < 1e-4  # a tenth of a millimetre
+    # Too large a file, or a weight beyond a half's range, is refused and nothing is written.
+    monkeypatch.setattr(checkpoint, "RELEASE_BYTES", 1000)
+    with pytest.raises(HamrError, match="expected at most"):
+        checkpoint.save_release(path, tmp_path / "large.ckpt")
+    content = checkpoint.read(path)
+    content["state_dict"]["pose_module.maps.0.weight"][0, 0] = 1e6
+    checkpoint.save(path, content)
+    with pytest.raises(HamrError, match="pose_module.maps.0.weight does not fit half precision"):
+        checkpoint.save_release(path, tmp_path / "large.ckpt")
+    assert not (tmp_path / "large.ckpt").exists()
+
+
+def test_loading_a_model_needs_no_lightning():
+    code = "import sys, hamr_lib.checkpoint, hamr_lib.model; print('lightning' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

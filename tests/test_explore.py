@@ -1,0 +1,266 @@
+"""The widgets of `explore_mesh` and both interactive notebooks, driven as code drives them."""
+
+import io
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import papermill
+import pytest
+import trimesh
+from PIL import Image
+from tiny import draw_frames
+
+from hamr_lib import evaluate, explore
+from hamr_lib.checkpoint import load_model
+from hamr_lib.data.crops import load_crops
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT
+from hamr_lib.joints import NAMES
+from hamr_lib.settings import load_settings
+
+
+def picture(image):
+    """What an image widget shows: (H, W, 3)."""
+    return np.array(Image.open(io.BytesIO(image.value)))
+
+
+@pytest.fixture(scope="module", params=["right", "left"])
+def built(request):
+    hand = explore.Explorer("open", request.param)
+    return hand, {name: control.value for name, control in hand.controls.items()}
+
+
+@pytest.fixture
+def explorer(built):
+    """A hand whose sliders are put back after each test."""
+    hand, start = built
+    yield hand
+    hand.gesture.value, hand.blend.value = "relaxed", 0.0
+    for name, value in start.items():
+        hand.controls[name].value = value
+
+
+@pytest.mark.parametrize(
+    "control, value",
+    [
+        ("beta 0", 2.0),
+        ("index PIP flexion", 80.0),
+        ("component 0", 2.0),
+        ("turn about z", 40.0),
+        ("camera s", 5.0),
+        ("camera tx", 0.4),
+    ],
+)
+def test_a_slider_moves_what_is_drawn(explorer, control, value):
+    before = explorer._scene.mesh.vertices.copy()
+    silhouette = picture(explorer._image)
+    code = explorer.code.value
+    explorer.controls[control].value = value
+    # The camera moves the picture alone, everything else the mesh as well.
+    moved = np.abs(explorer._scene.mesh.vertices - before).max()
+    assert moved == 0 if control.startswith("camera") else 0.002 < moved < 0.3
+    assert (picture(explorer._image) != silhouette).any(2).sum() > 100
+    assert (explorer.code.value == code) == control.startswith("camera")
+
+
+def test_a_bent_finger_moves_alone(explorer):
+    _, before = explorer.mesh()
+    explorer.controls["index PIP flexion"].value = 80.0
+    _, after = explorer.mesh()
+    moved = np.linalg.norm(after - before, axis=1)
+    tips = [NAMES.index(f"index {part}") for part in ("DIP", "tip")]
+    assert (moved[tips] > 0.008).all()
+    # Eq. 3 takes joints from the skin around them, of which a little moves along.
+    assert np.delete(moved, [*tips, NAMES.index("index PIP")]).max() < 0.002
+
+
+def test_the_palm_is_seen_with_the_fingers_up(explorer):
+    explorer.gesture.value = "open"
+    _, joints = explorer.mesh()
+    tip = joints[NAMES.index("middle tip")]
+    assert tip[1] < -0.1 and abs(tip[0]) < 0.02  # y points down
+    thumb = joints[NAMES.index("thumb tip"), 0]
+    assert thumb > 0.05 if explorer.hand.side == "right" else thumb < -0.05
+    # Fingers bend towards the palm, hence towards the viewer.
+    explorer.gesture.value = "fist"
+    _, joints = explorer.mesh()
+    assert joints[NAMES.index("middle PIP"), 2] < -0.02
+
+
+def test_gestures_blend(explorer):
+    explorer.gesture.value, explorer.towards.value = "open", "fist"
+    opened = explorer._values(explore.poses.ANGLES)
+    explorer.blend.value = 1.0
+    closed = explorer._values(explore.poses.ANGLES)
+    explorer.blend.value = 0.25
+    np.testing.assert_allclose(
+        explorer._values(explore.poses.ANGLES), 0.75 * opened + 0.25 * closed, atol=1e-6
+    )
+    np.testing.assert_allclose(np.degrees(explore.poses.GESTURES["fist"]), closed, atol=1e-6)
+
+
+def test_colours(explorer):
+    for choice in ("parts", "weight of index MCP"):
+        explorer.controls["colours"].value = choice
+        colours = explorer._scene.mesh.colors
+        assert len(colours) == len(explorer._scene.mesh.vertices) and len(set(colours)) > 3
+    explorer.controls["wireframe"].value = True
+    assert explorer._scene.mesh.wireframe
+    explorer.controls["skeleton"].value = False
+    assert not explorer._scene.bones.visible
+
+
+def test_the_code_gives_the_same_hand(explorer):
+    explorer.controls["beta 3"].value = -1.0
+    explorer.controls["component 1"].value = 1.0
+    explorer.controls["turn about y"].value = 120.0
+    names = {}
+    exec(explorer.code.value, names)
+    mesh = names["mesh"]
+    vertices = (mesh.vertices - mesh.joints[:, :1])[0].numpy()
+    np.testing.assert_allclose(vertices, explorer.mesh()[0], atol=1e-5)
+
+
+def test_it_is_drawn_within_100_ms(explorer):
+    times = []
+    for value in range(20):
+        started = time.perf_counter()
+        explorer.controls["index PIP flexion"].value = float(value)
+        explorer._scene.mesh.get_state()  # what is sent to the browser
+        times.append(time.perf_counter() - started)
+    assert np.median(times) < 0.1
+
+
+def test_joints_without_anatomical_axes_turn_about_the_axes_of_the_hand(monkeypatch):
+    """MANO's angles have no names. The open hand stands in for its files, which cannot be here."""
+
+    def unnamed(name, *args, **options):
+        hand = explore_load_hand("open", *args, **options)
+        hand.name = "mano"
+        return hand
+
+    explore_load_hand = explore.load_hand
+    monkeypatch.setattr(explore, "load_hand", unnamed)
+    hand = explore.Explorer("mano")
+    before = hand.mesh()[1]
+    hand.controls["ring PIP z"].value = 60.0
+    moved = np.linalg.norm(hand.mesh()[1] - before, axis=1)
+    assert moved[NAMES.index("ring tip")] > 0.02 and moved[NAMES.index("index tip")] < 1e-4
+    assert len(hand.parameters()[2]) == 45 and not hasattr(hand, "gesture")
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "glb"])
+def test_save(explorer, tmp_path, kind):
+    vertices, _ = explorer.mesh()
+    explorer.path.value = str(tmp_path / f"hand.{kind}")
+    explorer._save_clicked(None)
+    assert explorer.message.value == f"saved {tmp_path}/hand.{kind}"
+    mesh = trimesh.load_mesh(tmp_path / f"hand.{kind}", process=False)
+    np.testing.assert_allclose(mesh.extents, np.ptp(vertices, axis=0), atol=1e-5)
+    assert mesh.volume > 1e-4  # cubic metres, and positive: the outside is outside
+    explorer.path.value = str(tmp_path / "hand.stl")
+    explorer._save_clicked(None)
+    assert "expected a name that ends in" in explorer.message.value
+
+
+# --- predictions --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browsed(tiny_checkpoint, tmp_path_factory):
+    """A run that was evaluated on twelve drawn frames, half of them left hands."""
+    folder = tmp_path_factory.mktemp("run") / "main"
+    settings = load_settings("smoke")
+    frames = draw_frames(6) + draw_frames(6, seed=1, side="left")
+    for i, frame in enumerate(frames):
+        frame.key = f"evaluation/{i:05d}"
+    crops = load_crops(frames, "browsed", settings.model.image_size, cache=folder)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(tiny_checkpoint.read_bytes())
+    model, _ = load_model(tiny_checkpoint)
+    evaluate.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
+    return folder, frames
+
+
+@pytest.fixture
+def browser(browsed, monkeypatch):
+    folder, frames = browsed
+    found = SimpleNamespace(title="open-rhd", load=lambda split, data: frames)
+    monkeypatch.setattr(explore.check, "find_sets", lambda settings: {"rhd": found})
+    monkeypatch.setattr(explore, "results_dir", lambda profile, run: folder)
+    return explore.Browser("smoke")
+
+
+def test_what_is_shown_is_what_was_evaluated(browser, browsed):
+    """The network runs anew for the sample that is shown, and must say what it said before."""
+    browser.controls["order"].value = "file order"
+    for index in (2, 8):  # a right hand and a left one
+        browser.controls["place"].value = index
+        frame, recovery = browser._recovered[1]
+        assert frame is browsed[1][index]
+        np.testing.assert_allclose(
+            recovery.joints_2d, browser.predictions["pixels"][index], atol=0.02
+        )
+        flip = [-1, 1, 1] if frame.side == "left" else [1, 1, 1]
+        np.testing.assert_allclose(
+            recovery.joints_3d * flip, browser.predictions["joints_3d"][index], atol=1e-5
+        )
+
+
+def test_worst_and_best_first(browser):
+    for measure, worse in (("3-D error", 1), ("2-D error", 1), ("IoU", -1)):
+        browser.controls["measure"].value = measure
+        browser.controls["order"].value = "worst first"
+        worst_first = browser.order.copy()
+        assert (np.diff(worse * browser.values[worst_first]) <= 0).all()
+        browser.controls["order"].value = "best first"
+        assert (np.diff(worse * browser.values[browser.order]) >= 0).all()
+        assert set(browser.order) == set(worst_first)
+
+
+def test_each_iteration_is_shown(browser):
+    assert browser.controls["iteration"].max == 2 == browser.controls["iteration"].value
+    last, shown = browser._scene.mesh.vertices.copy(), browser._image.value
+    browser.controls["iteration"].value = 1
+    assert np.abs(browser._scene.mesh.vertices - last).max() > 1e-4
+    assert browser._image.value != shown
+
+
+def test_predictions_of_other_data_are_refused(browser, browsed, monkeypatch):
+    browser.controls["order"].value = "file order"
+    monkeypatch.setattr(browsed[1][4], "key", "evaluation/99999")
+    with pytest.raises(HamrError, match="sample 4 was evaluation/00004 and is now"):
+        browser._recover(4)
+
+
+# --- the notebooks ------------------------------------------------------------------------------
+
+
+def execute(notebook, target, **parameters):
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    return papermill.execute_notebook(
+        str(source), str(target), parameters=parameters, progress_bar=False, kernel_name="python3"
+    )
+
+
+def printed(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_recover_photo_runs(tiny_checkpoint, tmp_path):
+    Image.fromarray(draw_frames(1)[0].image).save(tmp_path / "mine.png")
+    done = execute(
+        "recover_photo", tmp_path / "done.ipynb", photo=str(tmp_path / "mine.png"),
+        box=[50, 20, 120, 90], side="left", checkpoint=str(tiny_checkpoint),
+        out=str(tmp_path / "out"),
+    )  # fmt: skip
+    assert f"a left hand, by {tiny_checkpoint}" in printed(done)
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_explore_mesh_runs(tmp_path):
+    done = execute("explore_mesh", tmp_path / "done.ipynb", hand="open", run="never-trained-s0")
+    assert "no run 'never-trained-s0' was evaluated yet" in printed(done)
+    assert "hand = load_hand" in printed(done)

@@ -1,0 +1,210 @@
+"""Every figure from saved results alone: its four files, its numbers, and its words."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from saved_results import SETS, make_results, small_settings
+from tiny import TinyHand
+
+from hamr_lib import evaluate, figures, metrics
+from hamr_lib.errors import HamrError
+from hamr_lib.model import HAMR, describe
+
+SETTINGS = small_settings()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    make_results(folder, SETTINGS)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+DRAWN = {
+    "fig4_meshes": lambda r: figures.fig4(r, 4),
+    "fig5_masks": lambda r: figures.fig5(r, 4),
+    "fig6_pck_3d": lambda r: figures.fig6(r, SETTINGS),
+    "fig7_pck_2d": lambda r: figures.fig7(r, SETTINGS),
+    "fig8_ablations": lambda r: figures.fig8(r, SETTINGS),
+    "fig9_dexter": lambda r: figures.fig9(r, 4),
+    "fig10_segments": lambda r: figures.fig10(r, 4),
+}
+
+
+@pytest.mark.parametrize("name", list(DRAWN))
+def test_every_figure_leaves_four_files_and_names_its_stand_ins(results, name):
+    fig = DRAWN[name](results)
+    folder = results / "figures"
+    assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
+    assert image.std() > 10  # not a blank page
+    data = pd.read_csv(folder / f"{name}.csv")
+    assert data.dataset.map(evaluate.is_stand_in).all()
+    caption = (folder / f"{name}.md").read_text()
+    assert "rendered stand-ins" in caption and caption.startswith("**Fig. ")
+    texts = [t for t in fig.findobj(matplotlib.text.Text) if t.get_text()]
+    assert min(t.get_fontsize() for t in texts) >= 7
+    assert not list(folder.glob(".*"))
+    for title in (ax.get_title() for ax in fig.axes):
+        assert not title.startswith("open-") or title.endswith("(rendered stand-in)")
+
+
+def test_plotted_numbers_are_those_of_the_lines(results):
+    fig = figures.fig6(results, SETTINGS)
+    data = pd.read_csv(results / "figures" / "fig6_pck_3d.csv")
+    for ax, dataset in zip(fig.axes, [name for name, _ in SETS], strict=True):
+        lines = ax.get_lines()
+        for line, method in zip(lines, ["main", "mean-pose", "untrained"], strict=True):
+            rows = data[(data.dataset == dataset) & (data.method == method)]
+            np.testing.assert_allclose(line.get_xdata(), rows.threshold, rtol=1e-5)
+            np.testing.assert_allclose(line.get_ydata(), rows.pck, rtol=1e-5)
+            assert f"{rows.value.iloc[0]:.3f}" in [t.get_text() for t in ax.texts]
+    scored = evaluate.read_rows(results / "metrics.csv").query("metric == 'auc'")
+    scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
+    found = data.drop_duplicates(["dataset", "method"]).set_index(["dataset", "method"]).value
+    for key, value in found.items():
+        assert value == pytest.approx(scored[key], abs=1e-5)
+
+
+def test_published_numbers_stand_under_real_sets_only(results, tmp_path, monkeypatch):
+    assert "published" not in set(pd.read_csv(results / "figures" / "fig6_pck_3d.csv").kind)
+    names = {"open-stb": "STB", "open-rhd": "RHD", "open-dexter": "Dexter+Object"}
+    run = tmp_path / "runs" / "main"
+    for stand_in, real in names.items():
+        path = evaluate.predictions_path(results / "runs" / "main", stand_in)
+        found = evaluate.load_predictions(path) | {"dataset": np.array(real)}
+        evaluate.save_predictions(evaluate.predictions_path(run, real), found)
+    fig = figures.fig6(tmp_path, SETTINGS)
+    data = pd.read_csv(tmp_path / "figures" / "fig6_pck_3d.csv")
+    listed = data[data.kind == "published"]
+    table = evaluate.published().query("metric == 'auc'")
+    assert len(listed) == len(table) and listed.pck.isna().all()
+    assert sum(len(ax.get_lines()) for ax in fig.axes) == 3  # published numbers are no curves
+    assert any("Zimmermann & Brox 0.948" in t.get_text() for t in fig.axes[0].texts)
+    assert "stand-in" not in (tmp_path / "figures" / "fig6_pck_3d.md").read_text()
+
+
+def test_the_ablations_are_means_over_seeds(results):
+    figures.fig8(results, SETTINGS)
+    data = pd.read_csv(results / "figures" / "fig8_ablations.csv")
+    assert set(data.method) == {"full", "no-mesh", "no-camera"}
+    grid = metrics.THRESHOLDS[metrics.PAPER.thresholds]
+    curves = []
+    for seed in (0, 1):
+        path = evaluate.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
+        errors = evaluate.errors_3d(evaluate.load_predictions(path), metrics.PAPER)
+        curves.append([np.mean(errors <= t) for t in grid])
+    rows = data[(data.dataset == "open-rhd") & (data.method == "no-mesh")]
+    np.testing.assert_allclose(rows.pck, np.mean(curves, axis=0), atol=1e-5)
+    assert "from 2 seeds" in (results / "figures" / "fig8_ablations.md").read_text()
+
+
+def test_a_figure_is_the_same_every_time(results):
+    figures.fig7(results, SETTINGS)
+    first = {p: p.read_bytes() for p in (results / "figures").glob("fig7*")}
+    figures.fig7(results, SETTINGS)
+    assert len(first) == 4 and all(p.read_bytes() == content for p, content in first.items())
+
+
+def test_a_left_hand_is_shown_as_a_left_hand(results):
+    """The crop was mirrored for the network; the picture of it must not be."""
+    path = evaluate.predictions_path(results / "runs" / "main", "open-dexter")
+    found = evaluate.load_predictions(path)
+    assert found["mirrored"].all()
+    for what in ("image", "overlay", "left", "mesh"):
+        shown = figures._tile(found, 0, what)
+        straight = figures._tile(found | {"mirrored": ~found["mirrored"]}, 0, what)
+        np.testing.assert_array_equal(shown, straight[:, ::-1])
+
+
+def test_an_overlay_lies_where_the_camera_says(results):
+    """Blue where the mesh projects to, and the photo where it does not."""
+    path = evaluate.predictions_path(results / "runs" / "main", "open-rhd")
+    found = evaluate.load_predictions(path)
+    overlay, image = (figures._tile(found, 0, what) for what in ("overlay", "image"))
+    changed = np.abs(overlay - image).max(-1) > 0.1
+    flat = 9.0 * found["example_vertices"][0][:, :2] + [0, 0.7]
+    pixels = ((flat + 1) * figures.TILE - 1) / 2
+    inside = (pixels > 2).all(1) & (pixels < figures.TILE - 3).all(1)
+    low, high = pixels[inside].min(0), pixels[inside].max(0)
+    rows, columns = np.nonzero(changed)
+    assert abs(columns.min() - low[0]) < 3 and abs(columns.max() - high[0]) < 3
+    assert rows.min() >= low[1] - 3 and rows.max() <= high[1] + 3
+
+
+def test_labels_never_overlap():
+    fig, ax = plt.subplots()
+    ends = [(y, str(y), "k") for y in (0.99, 0.985, 0.98, 0.2, 0.19, 1.0, 0.0)]
+    figures._label_ends(ax, ends)
+    places = sorted(t.xyann[1] for t in ax.texts)
+    assert np.diff(places).min() > 0.0849 and places[0] >= 0 and places[-1] <= 1 + 1e-9
+    order = [float(t.get_text()) for t in sorted(ax.texts, key=lambda t: t.xyann[1])]
+    assert order == sorted(order)
+
+
+def test_the_network_is_drawn_from_its_modules(tmp_path):
+    network = HAMR(SETTINGS.model, TinyHand())
+    fig = figures.fig2(network, tmp_path)
+    data = pd.read_csv(tmp_path / "fig2_network.csv")
+    rows = describe(network)
+    assert list(data.block) == [name for name, _, _ in rows]
+    total = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert data.parameters.sum() == total
+    drawn = {t.get_text() for ax in fig.axes for t in ax.texts}
+    assert {name for name, _, _ in rows} <= drawn
+    figures.fig3(network, tmp_path)
+    assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
+
+
+def test_training_curves(tmp_path):
+    log = tmp_path / "log.csv"
+    with pytest.raises(HamrError, match="log.csv is missing"):
+        figures.training_curves(log)
+    steps = np.arange(1, 6)
+    table = pd.DataFrame({"step": steps, "learning_rate": 0.1, "train_total": 5.0 / steps,
+                          "val_total": 6.0 / steps, "val_joints_3d_mm": 40.0 / steps})  # fmt: skip
+    table.to_csv(log, index=False)
+    fig = figures.training_curves(log)
+    np.testing.assert_allclose(fig.axes[1].get_lines()[0].get_ydata(), 40 / steps)
+    assert {"training.pdf", "training.png", "training.csv", "training.md"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_missing_results_are_named(results, tmp_path):
+    with pytest.raises(HamrError, match="runs/main holds no predictions"):
+        figures.fig6(tmp_path, SETTINGS)
+    with pytest.raises(HamrError, match="no-geometric-s0 holds no predictions"):
+        figures.fig8(results, small_settings(ablations=["no-geometric"]))
+    path = evaluate.predictions_path(results / "runs" / "main", "open-rhd")
+    only = tmp_path / "runs" / "main"
+    evaluate.save_predictions(
+        evaluate.predictions_path(only, "open-rhd"), evaluate.load_predictions(path)
+    )
+    with pytest.raises(HamrError, match="no predictions for 'dexter', only for open-rhd"):
+        figures.fig9(tmp_path)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_no_picture_of_a_mesh_without_a_mesh(results, tmp_path):
+    for name, _ in SETS:
+        found = evaluate.load_predictions(
+            evaluate.predictions_path(results / "runs" / "no-mesh-s0", name)
+        )
+        evaluate.save_predictions(
+            evaluate.predictions_path(tmp_path / "runs" / "main", name), found
+        )
+    with pytest.raises(HamrError, match="no mesh for open-stb"):
+        figures.fig4(tmp_path)

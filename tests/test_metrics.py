@@ -1,0 +1,271 @@
+"""The measures, against theory, other implementations, and curves that were published."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from hamr_lib import metrics
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import MIDDLE_MCP, TIPS, WRIST
+
+GRID = metrics.THRESHOLDS["20-50 mm in 20"]
+
+
+def hands(count=6, seed=0):
+    """Random joints (metres) and full validity."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 0.05, (count, 21, 3)), np.ones((count, 21), bool)
+
+
+@pytest.mark.parametrize("name", list(metrics.THRESHOLDS))
+@pytest.mark.parametrize("error", [0.0, 19.0, 26.3, 33.0, 49.0, 51.0])
+def test_auc_of_a_constant_error(name, error):
+    """One error e: the curve steps from 0 to 1 at e, so the area is the range above e."""
+    grid = metrics.THRESHOLDS[name]
+    curve = metrics.pck_curve(np.full((4, 21), error), grid)
+    area = np.clip((grid[-1] - error) / (grid[-1] - grid[0]), 0, 1)
+    half_step = (grid[1] - grid[0]) / 2 / (grid[-1] - grid[0])
+    assert metrics.auc(curve, grid) == pytest.approx(area, abs=half_step + 1e-12)
+
+
+@pytest.mark.parametrize("name", list(metrics.THRESHOLDS))
+def test_auc_of_uniform_errors(name):
+    """Errors uniform on [0, 100]: PCK(t) = t / 100, so the area is the mean threshold."""
+    grid = metrics.THRESHOLDS[name]
+    errors = np.linspace(0, 100, 21 * 5000).reshape(-1, 21)
+    expected = (grid[0] + grid[-1]) / 200
+    curve = metrics.pck_curve(errors, grid)
+    assert metrics.auc(curve, grid) == pytest.approx(expected, abs=1e-3)
+
+
+# Curves as their authors published them: thresholds, PCK, and the AUC printed beside them.
+TENTHS = np.linspace(20, 50, 7)
+CUT = np.linspace(0, 50, 20)[8:]
+PUBLISHED = {
+    # Zhang et al. 2016, as kept in lmb-freiburg/hand3d, utils/general.py.
+    "PSO": (TENTHS, [0.32237, 0.53947, 0.67434, 0.75658, 0.80921, 0.86513, 0.89474], 0.709),
+    "ICPPSO": (TENTHS, [0.51974, 0.64474, 0.71711, 0.77303, 0.80921, 0.84868, 0.86842], 0.748),
+    "CHPR": (TENTHS, [0.56579, 0.71711, 0.82237, 0.88158, 0.91447, 0.9375, 0.96053], 0.839),
+    # Zimmermann & Brox 2017 and Spurr et al. 2018 on STB, in the thresholds of hand3d.
+    "Zimmermann": (
+        CUT,
+        [0.86989, 0.89687, 0.91685, 0.93214, 0.94351, 0.95275]
+        + [0.9599, 0.96605, 0.9716, 0.97655, 0.98017, 0.98328],
+        0.948,
+    ),
+    "Spurr": (
+        CUT,
+        [0.94829, 0.96147, 0.97045, 0.97712, 0.98189, 0.9857]
+        + [0.9886, 0.99088, 0.99263, 0.99423, 0.99537, 0.9963],
+        0.983,
+    ),
+    # Iqbal et al. 2018, on STB and (0 to 100 mm) on Dexter+Object.
+    "Iqbal": (
+        np.linspace(20, 50, 10),
+        [0.9625, 0.9818, 0.9908, 0.9949, 0.9969, 0.9982, 0.9988, 0.9993, 0.9996, 0.9998],
+        0.994,
+    ),
+    "Iqbal on Dexter+Object": (
+        np.linspace(0, 100, 20),
+        [0, 0.0619, 0.1872, 0.3071, 0.4142, 0.5102, 0.6024, 0.6843, 0.7634, 0.8268]
+        + [0.8784, 0.9179, 0.9466, 0.9652, 0.9775, 0.9845, 0.9881, 0.9925, 0.9950, 0.9964],
+        0.711,
+    ),
+}
+
+
+@pytest.mark.parametrize("method", list(PUBLISHED))
+def test_auc_of_published_curves(method):
+    thresholds, curve, printed = PUBLISHED[method]
+    # Half a unit in the last printed place, and a little for curves that were printed rounded.
+    assert metrics.auc(np.array(curve), thresholds) == pytest.approx(printed, abs=7e-4)
+
+
+def test_against_the_loop_of_hand3d():
+    """The numbers of `EvalUtil.get_measures`: per joint, over visible joints, then over joints."""
+    predicted, valid = hands(40, 1)
+    rng = np.random.default_rng(2)
+    true = predicted + rng.normal(0, 0.02, predicted.shape)
+    valid = rng.random(valid.shape) < 0.7
+    valid[:, WRIST] = True
+    errors = metrics.joint_errors_3d(predicted, true, valid)
+    grid = metrics.THRESHOLDS["0-50 mm in 20"]
+
+    a, b = predicted - predicted[:, :1], true - true[:, :1]
+    areas, means, medians = [], [], []
+    for joint in range(21):
+        distance = [
+            1000 * np.sqrt(((a[i, joint] - b[i, joint]) ** 2).sum())
+            for i in range(40)
+            if valid[i, joint]
+        ]
+        shares = [np.mean(np.array(distance) <= t) for t in grid]
+        areas.append(np.trapezoid(shares, grid) / 50)
+        means.append(np.mean(distance))
+        medians.append(np.median(distance))
+    curve = metrics.pck_curve(errors, grid)
+    assert metrics.auc(curve, grid) == pytest.approx(np.mean(areas), abs=1e-6)
+    assert metrics.joint_mean(errors) == pytest.approx(np.mean(means))
+    assert metrics.joint_median(errors) == pytest.approx(np.mean(medians))
+
+
+@pytest.mark.parametrize("root", metrics.ROOTS)
+def test_a_shift_costs_nothing_and_the_aligned_point_fits(root):
+    true, valid = hands()
+    protocol = metrics.Protocol(root=root)
+    assert metrics.joint_errors_3d(true + [0.3, -1, 2], true, valid, protocol).max() < 1e-9
+    predicted = hands(seed=3)[0]
+    errors = metrics.joint_errors_3d(predicted, true, valid, protocol)
+    if root in metrics.ROOT_JOINTS:
+        joint = metrics.ROOT_JOINTS[root]
+        assert errors[:, joint].max() < 1e-9
+        unscored = metrics.joint_errors_3d(
+            predicted, true, valid, metrics.Protocol(root=root, root_counts=False)
+        )
+        assert np.isnan(unscored[:, joint]).all() and np.isfinite(unscored).sum() == 6 * 20
+    if root == "palm":
+        # Midway between two joints: their errors are the same vector, turned around.
+        np.testing.assert_allclose(errors[:, WRIST], errors[:, MIDDLE_MCP])
+    if root == "centroid":
+        a, b = (p - p.mean(1, keepdims=True) for p in (predicted, true))
+        np.testing.assert_allclose(errors, 1000 * np.linalg.norm(a - b, axis=-1))
+
+
+def test_one_bone_scaling_undoes_a_scale():
+    true, valid = hands()
+    scaled = metrics.Protocol(scale="bone")
+    assert metrics.joint_errors_3d(1.7 * true, true, valid, scaled).max() < 1e-9
+    assert metrics.joint_errors_3d(1.7 * true, true, valid).max() > 1
+
+
+def test_procrustes_undoes_a_similarity_but_not_a_mirror():
+    true, valid = hands()
+    valid[:, 15:] = False
+    turn = Rotation.random(6, random_state=1).as_matrix()
+    predicted = 0.4 * true @ turn + [1, 2, 3]
+    protocol = metrics.Protocol(root="centroid", scale="procrustes")
+    assert np.nanmax(metrics.joint_errors_3d(predicted, true, valid, protocol)) < 1e-9
+    assert np.nanmin(metrics.joint_errors_3d(true * [1, 1, -1], true, valid, protocol)) > 0.1
+
+
+def test_procrustes_is_the_least_squares_optimum():
+    """SciPy's rotation fit, with the scale that is best for it, must agree."""
+    true, valid = hands(1)
+    predicted = true + hands(1, seed=5)[0] * 0.3
+    found = metrics.procrustes(predicted, true, valid)[0]
+    p, t = (x[0] - x[0].mean(0) for x in (predicted, true))
+    rotation, _ = Rotation.align_vectors(t, p)
+    turned = rotation.apply(p)
+    expected = turned * (turned * t).sum() / (turned**2).sum() + true[0].mean(0)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_unlabelled_joints_are_left_out():
+    true, valid = hands()
+    predicted = true + 0.01
+    valid[:] = False
+    valid[:, list(TIPS)] = True
+    true[~valid] = np.nan
+    assert np.isnan(metrics.joint_errors_3d(predicted, true, valid)).all()  # no wrist to align by
+    errors = metrics.joint_errors_3d(predicted, true, valid, metrics.TIPS)
+    assert np.isfinite(errors).sum() == 6 * 5 and np.nanmax(errors) < 1e-9
+    nothing = np.full((3, 21), np.nan)
+    assert np.isnan(metrics.joint_mean(nothing)) and np.isnan(metrics.joint_median(nothing))
+
+
+def test_2d_errors():
+    true = np.zeros((2, 21, 2))
+    predicted = np.tile([3.0, 4.0], (2, 21, 1))
+    valid = np.ones((2, 21), bool)
+    valid[1] = False
+    errors = metrics.joint_errors_2d(predicted, true, valid)
+    assert (errors[0] == 5).all() and np.isnan(errors[1]).all()
+
+
+def test_every_protocol_has_its_own_name_and_runs():
+    true, valid = hands()
+    protocols = metrics.protocol_matrix()
+    assert len({p.name for p in protocols}) == len(protocols) == 52
+    for protocol in protocols:
+        errors = metrics.joint_errors_3d(true + hands(seed=9)[0] / 9, true, valid, protocol)
+        assert 0 < metrics.auc(*curve_of(errors, protocol)) <= 1
+
+
+def curve_of(errors, protocol):
+    thresholds = metrics.THRESHOLDS[protocol.thresholds]
+    return metrics.pck_curve(errors, thresholds), thresholds
+
+
+def test_iou():
+    true = np.zeros((3, 8, 8), bool)
+    true[:2, :4, :4] = True
+    predicted = np.zeros_like(true)
+    predicted[:, 2:6, :4] = True
+    hand, background = metrics.iou(predicted, true)
+    # 16 and 16 pixels that share 8; outside them 40 pixels agree out of 56 that either calls so.
+    np.testing.assert_allclose(hand, [1 / 3, 1 / 3, np.nan])
+    np.testing.assert_allclose(background, [40 / 56, 40 / 56, np.nan])
+
+
+def test_bootstrap_interval_of_a_mean():
+    """95 % of a mean of n normal values is +-1.96 sigma / sqrt(n)."""
+    values = np.random.default_rng(0).normal(10, 2, (400, 1))
+    low, high = metrics.interval(metrics.bootstrap([values], metrics.draw(400, 4000)))
+    spread = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - spread, abs=0.03)
+    assert high == pytest.approx(values.mean() + spread, abs=0.03)
+    again = metrics.interval(metrics.bootstrap([values], metrics.draw(400, 4000)))
+    np.testing.assert_array_equal(again, [low, high])
+
+
+def test_bootstrap_is_what_resampling_by_hand_gives():
+    errors = np.random.default_rng(1).gamma(3, 8, (30, 21))
+    errors[np.random.default_rng(2).random(errors.shape) < 0.3] = np.nan
+    draws = metrics.draw(30, 20, seed=4)
+    means = metrics.bootstrap([errors], draws)
+    medians = metrics.bootstrap_median(errors, draws)
+    for counts, mean, median in zip(draws, means, medians, strict=True):
+        resample = np.repeat(errors, counts.astype(int), axis=0)
+        assert mean == pytest.approx(metrics.joint_mean(resample), rel=1e-4)
+        assert median == pytest.approx(metrics.joint_median(resample))
+
+
+def test_bootstrap_over_runs_holds_the_spread_between_them():
+    flat = [np.full((50, 1), value) for value in (1.0, 2.0, 3.0)]
+    low, high = metrics.interval(metrics.bootstrap(flat, metrics.draw(50, 2000)))
+    assert low == pytest.approx(1 + 1 / 3, abs=0.34) and high == pytest.approx(3 - 1 / 3, abs=0.34)
+    assert high > low + 1
+
+
+def test_paired_test_finds_a_small_steady_gain_only():
+    rng = np.random.default_rng(0)
+    base = rng.gamma(4, 8, (300, 21))
+    better = base - rng.uniform(0, 2, base.shape)
+    found = metrics.paired_test(better, base, GRID)
+    assert found["p_value"] < 1e-6 and 0 < found["ci_low"] < found["difference"] < found["ci_high"]
+    expected = metrics.auc(metrics.pck_curve(better, GRID), GRID)
+    expected -= metrics.auc(metrics.pck_curve(base, GRID), GRID)
+    assert found["difference"] == pytest.approx(expected, abs=1e-6) and found["n"] == 300
+    noise = metrics.paired_test(rng.gamma(4, 8, base.shape), base, GRID)
+    assert noise["p_value"] > 0.01 and noise["ci_low"] < 0 < noise["ci_high"]
+    assert metrics.paired_test(base, base, GRID)["p_value"] == 1
+
+
+def test_bad_input_is_told():
+    true, valid = hands()
+    with pytest.raises(HamrError, match=r"expected \(N, 21, 3\)"):
+        metrics.joint_errors_3d(true[:, :20], true, valid)
+    broken = true.copy()
+    broken[4, 7] = np.nan
+    with pytest.raises(HamrError, match="prediction for image 4"):
+        metrics.joint_errors_3d(broken, true, valid)
+    with pytest.raises(HamrError, match="image 4 has a label"):
+        metrics.joint_errors_3d(true, broken, valid)
+    with pytest.raises(HamrError, match="expected a root"):
+        metrics.joint_errors_3d(true, true, valid, metrics.Protocol(root="elbow"))
+    with pytest.raises(HamrError, match="only where the root is a joint"):
+        metrics.joint_errors_3d(true, true, valid, metrics.Protocol(root="palm", root_counts=False))
+    with pytest.raises(HamrError, match="same joints"):
+        metrics.paired_test(np.zeros((3, 21)), np.zeros((4, 21)), GRID)
+    with pytest.raises(HamrError, match="two bool arrays"):
+        metrics.iou(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), bool))

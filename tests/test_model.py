@@ -1,0 +1,279 @@
+import pytest
+import roma
+import torch
+from tiny import TinyHand
+from torch.utils.flop_counter import FlopCounterMode
+
+from hamr_lib.camera import project_weak
+from hamr_lib.errors import HamrError
+from hamr_lib.model import HAMR, describe, heatmap_peaks, rotation_from_6d
+from hamr_lib.settings import Model
+
+
+class Hand(TinyHand):
+    """The tiny hand, its wrist away from the origin as MANO's is."""
+
+    def forward(self, betas, global_orient, hand_pose):
+        mesh = super().forward(betas, global_orient, hand_pose)
+        return mesh._replace(vertices=mesh.vertices + 0.1, joints=mesh.joints + 0.1)
+
+
+SMALL = dict(image_size=64, channels=8, convs=1, maps=24, depth=2, hidden=16)
+
+
+def small(pose_components=6, **changes):
+    torch.manual_seed(0)
+    return HAMR(Model(**{**SMALL, **changes}), Hand(pose_components))
+
+
+def images(batch=2, size=64):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def test_paper_size_has_the_stated_layers_parameters_and_operations():
+    model = HAMR(Model(), Hand()).to("meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        joined, heatmaps = model.pose_module(torch.empty(1, 3, 256, 256, device="meta"))
+        raw = model.regression.encoder(joined).flatten(1)
+    assert [tuple(m.shape) for m in heatmaps] == [(1, 64, 64, 64)] * 2
+    assert len(model.regression.encoder) == 6
+    assert all(conv[0].stride == (2, 2) for conv in model.regression.encoder)
+    assert raw.shape == (1, 2048)
+    widths = [m.out_features for m in model.regression.layers if isinstance(m, torch.nn.Linear)]
+    assert widths == [2048, 2048, 3 + 3 + 6 + 10]
+    assert [m.p for m in model.regression.layers if isinstance(m, torch.nn.Dropout)] == [0.4, 0.4]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == pytest.approx(69.8e6, rel=0.03)
+    assert counter.get_total_flops() == pytest.approx(59e9, rel=0.05)
+    assert not any(isinstance(m, torch.nn.MaxPool2d) for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rotation": "6d", "stacks": 1, "iterations": 1},
+        {"image_size": 48, "maps": 21, "stacks": 3, "iterations": 2, "convs": 2},
+        {"pose_components": 45},
+        {"mesh": False},
+    ],
+)
+def test_shapes(changes):
+    settings = Model(**{**SMALL, **{k: v for k, v in changes.items() if k != "pose_components"}})
+    pose = changes.get("pose_components", 6)
+    output = small(**changes)(images(size=settings.image_size), all_iterations=True)
+    side = settings.image_size // 4
+    assert [tuple(m.shape) for m in output.heatmaps] == (
+        [(2, settings.maps, side, side)] * settings.stacks
+    )
+    assert len(output.estimates) == settings.iterations
+    for estimate in output.estimates:
+        assert estimate.camera.shape == (2, 3)
+        assert estimate.joints_3d.shape == (2, 21, 3)
+        assert estimate.joints_2d.shape == (2, 21, 2)
+        if settings.mesh:
+            assert estimate.rotation.shape == (2, 3, 3)
+            assert estimate.global_orient.shape == (2, 3)
+            assert estimate.hand_pose.shape == (2, pose)
+            assert estimate.betas.shape == (2, 10)
+            assert estimate.vertices.shape == (2, 84, 3)
+        else:
+            assert estimate.vertices is None and estimate.rotation is None
+
+
+def test_last_estimate_is_the_same_with_and_without_the_others():
+    model = small().eval()
+    alone, every = model(images()), model(images(), all_iterations=True)
+    assert len(alone.estimates) == 1 and len(every.estimates) == 3
+    torch.testing.assert_close(alone.estimates[0].vertices, every.estimates[-1].vertices)
+
+
+def test_each_iteration_adds_to_the_last_estimate():
+    model = small().eval()
+    last = model.regression.layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.arange(22) / 100)
+    raw = model.regression(model.pose_module(images())[0])
+    for k, estimate in enumerate(raw, start=1):
+        expected = model.regression.start + k * torch.arange(22) / 100
+        torch.testing.assert_close(estimate, expected.expand(2, -1))
+
+
+def test_iterations_see_the_estimate_they_add_to():
+    model = small().eval()
+    features = torch.zeros(1, SMALL["hidden"])
+    at_start, elsewhere = (
+        model.regression.layers(torch.cat([features, e[None]], dim=1))
+        for e in (model.regression.start, model.regression.start + 1)
+    )
+    assert not torch.allclose(at_start, elsewhere)
+
+
+@pytest.mark.parametrize("rotation", ["axis_angle", "6d"])
+def test_start_is_a_plausible_camera_and_the_hand_at_rest(rotation):
+    model = small(rotation=rotation)
+    estimate = model.decode(model.regression.start[None])
+    torch.testing.assert_close(estimate.camera, torch.tensor([[10.0, 0.0, 0.0]]))
+    torch.testing.assert_close(estimate.rotation, torch.eye(3)[None])
+    assert not estimate.hand_pose.any() and not estimate.betas.any()
+
+
+def test_without_a_mesh_the_start_is_the_same_hand():
+    with_mesh, without = small(), small(mesh=False)
+    torch.testing.assert_close(
+        without.decode(without.regression.start[None]).joints_3d,
+        with_mesh.decode(with_mesh.regression.start[None]).joints_3d,
+    )
+
+
+def test_decoding_follows_the_paper():
+    """Raw numbers -> Eq. 3 joints about the wrist, Eq. 4 projection, the stated rotation."""
+    model = small()
+    raw = torch.randn(5, 22, generator=torch.Generator().manual_seed(2))
+    estimate = model.decode(raw)
+    expected = torch.linalg.matrix_exp(  # the exponential map, from its definition
+        torch.stack([torch.linalg.cross(r.expand(3, 3), torch.eye(3)).T for r in raw[:, 3:6]])
+    )
+    torch.testing.assert_close(estimate.rotation, expected, atol=1e-5, rtol=0)
+    turned = roma.rotvec_to_rotmat(estimate.global_orient)
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(estimate.hand_pose, raw[:, 6:12])
+    torch.testing.assert_close(estimate.betas, raw[:, 12:])
+    mesh = model.hand(raw[:, 12:], estimate.rotation, raw[:, 6:12])
+    torch.testing.assert_close(estimate.joints_3d, mesh.joints - mesh.joints[:, :1])
+    torch.testing.assert_close(estimate.vertices, mesh.vertices - mesh.joints[:, :1])
+    torch.testing.assert_close(estimate.camera[:, 1:], raw[:, 1:3])
+    torch.testing.assert_close(
+        estimate.joints_2d, project_weak(estimate.joints_3d, estimate.camera)
+    )
+
+
+def test_scale_is_positive_and_grows_no_faster_than_its_raw_number():
+    raw = torch.zeros(5, 22)
+    raw[:, 0] = torch.tensor([-50.0, -2.0, 0.0, 2.0, 50.0])
+    scale = small().decode(raw).camera[:, 0]
+    assert (scale > 0).all() and (scale.diff() > 0).all()
+    assert scale[-1] == pytest.approx(10 * 50)
+
+
+def test_6d_rotation():
+    numbers = torch.randn(100, 6, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    R = rotation_from_6d(numbers)
+    eye = torch.eye(3, dtype=torch.double).expand(100, 3, 3)
+    torch.testing.assert_close(R @ R.transpose(1, 2), eye)
+    torch.testing.assert_close(torch.linalg.det(R), torch.ones(100, dtype=torch.double))
+    # The columns' lengths, and how much of the first is in the second, do not matter.
+    other = torch.cat([3 * numbers[:, :3], 0.5 * numbers[:, 3:] + 2 * numbers[:, :3]], dim=1)
+    torch.testing.assert_close(rotation_from_6d(other), R)
+    # A rotation's own first two columns give it back.
+    columns = R[:, :, :2].transpose(1, 2).flatten(1)
+    torch.testing.assert_close(rotation_from_6d(columns), R)
+    assert rotation_from_6d(torch.zeros(1, 6)).isfinite().all()
+
+
+def gaussians(centres, size, variance=2.5):
+    """(N, 2) pixels as x, y -> (N, size, size), from the definition, pixel by pixel."""
+    y, x = torch.meshgrid(*[torch.arange(size, dtype=torch.float64)] * 2, indexing="ij")
+    return torch.stack([
+        torch.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * variance)) for cx, cy in centres.tolist()
+    ])  # fmt: skip
+
+
+def test_peaks_of_gaussians_at_known_places():
+    size = 32
+    centres = 1 + 29 * torch.rand(21, 2, generator=torch.Generator().manual_seed(4))
+    expected = (centres + 0.5) / size * 2 - 1  # crop units, from their definition
+    maps = torch.zeros(1, 24, size, size)
+    maps[0, :21] = gaussians(centres, size)
+    pixel = 2 / size
+    assert (heatmap_peaks(maps)[0] - expected).abs().max() < 0.021 * pixel
+    # Logits of the same Gaussians, and any constant added to them.
+    assert (heatmap_peaks(maps.double().clamp_min(1e-300).log() + 7)[0] - expected).abs().max() < (
+        1e-3 * pixel
+    )
+
+
+def test_peaks_on_the_border_stay_in_the_crop():
+    size = 16
+    centres = torch.tensor([[0.0, 0.0], [15.0, 15.0], [-3.0, 7.0], [7.0, 20.0]]).repeat(6, 1)[:21]
+    found = heatmap_peaks(gaussians(centres, size)[None])[0]
+    first, last = -1 + 1 / size, 1 - 1 / size
+    expected = [[first, first], [last, last], [first, -1 / size], [-1 / size, last]]
+    torch.testing.assert_close(found[:4], torch.tensor(expected), atol=1e-6, rtol=0)
+    flat = heatmap_peaks(torch.zeros(1, 21, size, size))
+    assert flat.isfinite().all() and (flat.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("rotation", ["axis_angle", "6d"])
+@pytest.mark.parametrize("mesh", [True, False])
+def test_every_trained_parameter_gets_a_finite_gradient_under_bfloat16(rotation, mesh):
+    model = small(rotation=rotation, mesh=mesh).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images(4).contiguous(memory_format=torch.channels_last))
+    estimate = output.estimates[-1]
+    assert output.heatmaps[-1].dtype == torch.bfloat16
+    assert {t.dtype for t in estimate if t is not None} == {torch.float32}
+    loss = estimate.joints_3d.square().sum() + estimate.joints_2d.square().sum()
+    (loss + sum(m[:, :21].float().square().sum() for m in output.heatmaps)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_bfloat16_agrees_with_float32():
+    model = small().eval()
+    with torch.no_grad():
+        model.regression.layers[-1].weight.mul_(200)  # as far from the start as after training
+    exact = model(images()).estimates[-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(images()).estimates[-1]
+    start = model.decode(model.regression.start.expand(2, -1))
+    assert (exact.joints_3d - start.joints_3d).abs().max() > 0.02  # metres
+    assert (exact.joints_3d - rounded.joints_3d).abs().max() < 1e-3
+
+
+def test_the_hand_is_not_trained():
+    hand = Hand()
+    hand.stray = torch.nn.Parameter(torch.ones(3))
+    assert not any(p is hand.stray for p in HAMR(Model(**SMALL), hand).parameters()
+                   if p.requires_grad)  # fmt: skip
+
+
+def test_describe_tells_the_real_modules():
+    model = small().train()
+    rows = describe(model)
+    assert model.training
+    names = [name for name, *_ in rows]
+    assert len(set(names)) == len(names)
+    shapes = {name: shape for name, shape, _ in rows}
+    assert shapes["hourglasses.1"] == (8, 16, 16)
+    assert shapes["maps.1"] == (24, 16, 16)
+    assert shapes["encoder.3"] == (16, 1, 1)
+    assert shapes["layers"] == (22,)
+    assert names.index("hourglasses.0") < names.index("maps.0") < names.index("hourglasses.1")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(count for *_, count in rows) == trained
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"image_size": 100}, "image_size=100"),
+        ({"channels": 6}, "channels=6"),
+        ({"maps": 20}, "maps=20"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"stacks": 0}, "stacks=0"),
+        ({"depth": 0}, "depth=0"),
+        ({"convs": 0}, "convs=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"rotation": "euler"}, "rotation='euler'"),
+    ],
+)
+def test_impossible_settings_are_named(changes, message):
+    with pytest.raises(HamrError, match=message):
+        small(**changes)
+
+
+def test_an_image_of_the_wrong_size_is_named():
+    with pytest.raises(HamrError, match="32, 32.*64, 64"):
+        small()(images(size=32))

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+
+from hamr_lib import open_hand as module
+from hamr_lib import poses
+from hamr_lib.errors import HamrError
+from hamr_lib.hand import Hand
+
+
+def millimetres(a, b):
+    return 1000 * np.linalg.norm(a - b, axis=-1)
+
+
+def test_has_manos_format(open_hand_data):
+    shapes = {key: value.shape for key, value in open_hand_data.items()}
+    assert shapes == {
+        "v_template": (1609, 3), "shapedirs": (1609, 3, 10), "posedirs": (1609, 3, 135),
+        "J_regressor": (16, 1609), "kintree_table": (2, 16), "weights": (1609, 16),
+        "f": (3196, 3), "hands_mean": (45,), "hands_components": (45, 45),
+        "hands_coeffs": (4000, 45), "tips": (5,), "shape_variance": (10,),
+    }
+    # MANO's own tree: fingers of three joints, each chain hanging on the wrist.
+    assert open_hand_data["kintree_table"][0].tolist() == [
+        4294967295, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]
+
+
+def test_weights_share_each_vertex_out(open_hand_data):
+    weights = open_hand_data["weights"]
+    assert weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    assert (weights.max(0) > 0.75).all()  # every bone has flesh of its own
+
+
+def test_faces_look_outside_and_leave_only_the_wrist_open(open_hand_data):
+    faces = open_hand_data["f"].astype(int)
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    # Consistently turned: no directed edge twice. The edges without a partner ring the wrist.
+    directed = {tuple(edge) for edge in edges}
+    assert len(directed) == len(edges)
+    border = [a for a, b in directed if (b, a) not in directed]
+    assert 0 < len(border) < 40
+    assert np.abs(open_hand_data["v_template"][border, 1]).max() < 0.01
+    a, b, c = (open_hand_data["v_template"][faces[:, k]] for k in range(3))
+    volume = (a * np.cross(b, c)).sum() / 6
+    assert 2e-4 < volume < 5e-4  # cubic metres: a third of a litre
+
+
+def test_tips_end_the_fingers(open_hand_data):
+    tips = open_hand_data["v_template"][open_hand_data["tips"]]
+    index, middle, ring, little = tips[1:]
+    highest = open_hand_data["v_template"][:, 1].max()
+    assert middle[1] == pytest.approx(highest, abs=1e-3)
+    assert index[2] > middle[2] > ring[2] > little[2]  # from the thumb's side
+    assert tips[0, 2] == pytest.approx(open_hand_data["v_template"][:, 2].max(), abs=0.005)
+    assert tips[:, 0].max() < 0  # the fingers rest a little bent towards the palm, at -x
+
+
+def test_pose_components(open_hand_data):
+    components, coeffs = open_hand_data["hands_components"], open_hand_data["hands_coeffs"]
+    np.testing.assert_allclose(components @ components.T, np.eye(45), atol=1e-9)
+    np.testing.assert_allclose(coeffs.mean(0), 0, atol=1e-9)
+    spread = coeffs.std(0)
+    assert (np.diff(spread) <= 1e-9).all()
+    covariance = coeffs.T @ coeffs / len(coeffs)
+    np.testing.assert_allclose(covariance, np.diag(spread**2), atol=1e-9)
+    # 22 angles, rotations of which are nearly linear: far fewer components than 45 matter.
+    share = np.cumsum(spread**2) / (spread**2).sum()
+    assert share[5] > 0.8 and share[21] > 0.99
+    # They are what the sampler's own poses are made of.
+    sampled = poses.sample_poses(np.random.default_rng(99), 500)
+    vectors = poses.angles_to_axis_angle(sampled).reshape(500, 45) - open_hand_data["hands_mean"]
+    np.testing.assert_allclose((vectors @ components.T).std(0)[:6], spread[:6], rtol=0.15)
+
+
+def test_shapes_of_people_it_has_not_seen(open_hand_data, anny_hand):
+    vertices, joints = module.people(anny_hand, 600, seed=99)
+    basis = open_hand_data["shapedirs"].reshape(-1, 10)
+    offset = (vertices - open_hand_data["v_template"]).reshape(600, -1)
+    betas = np.linalg.lstsq(basis, offset.T)[0]
+    rebuilt = open_hand_data["v_template"] + (basis @ betas).T.reshape(600, -1, 3)
+    assert millimetres(rebuilt, vertices).mean() < 0.1
+    assert open_hand_data["shape_variance"].sum() > 0.999
+    np.testing.assert_allclose(betas.std(1), 1, atol=0.25)  # unit variance
+    # Positive first betas are larger hands.
+    size = np.linalg.norm(vertices[:, open_hand_data["tips"][2]] - joints[:, 0], axis=1)
+    assert np.corrcoef(size, betas[0])[0, 1] > 0.95
+    assert 0.16 < np.median(size) < 0.21
+
+
+def test_regressor_finds_joints_at_rest_and_posed(open_hand_data, anny_hand):
+    regressor = open_hand_data["J_regressor"]
+    np.testing.assert_allclose(regressor.sum(1), 1, atol=1e-9)
+    assert regressor[1:].min() >= 0
+    assert (regressor != 0).sum(1).max() <= 250
+    for posed, mean, worst in ((False, 0.4, 5), (True, 0.8, 7)):
+        vertices, joints = module.people(anny_hand, 150, seed=77, posed=posed)
+        error = millimetres(regressor @ vertices, joints)
+        assert error.mean() < mean and error.max() < worst
+
+
+def test_poses_as_anny_does(open_hand_data, anny_hand):
+    """Anny posed by bones, and the open hand posed by axis-angle, are the same mesh."""
+    angles = np.stack([*list(poses.GESTURES.values())[:8],
+                       *poses.sample_poses(np.random.default_rng(5), 8)])
+    phenotype = {label: torch.full((16,), 0.5) for label in anny_hand.phenotype_labels}
+    bones = {k: torch.as_tensor(v) for k, v in poses.anny_pose(angles, "right").items()}
+    with torch.no_grad():
+        wanted = anny_hand(pose_parameters=bones, phenotype_kwargs=phenotype)["vertices"].numpy()
+        rest = anny_hand(phenotype_kwargs=phenotype)["vertices"][0].numpy()
+        # This one person's hand as the template, so that only the posing is compared.
+        data = open_hand_data | {"v_template": rest}
+        hand = Hand(data, "open", "right", 45, "kinematic", data["tips"])
+        pose = torch.tensor(poses.angles_to_axis_angle(angles).reshape(16, 45) - data["hands_mean"])
+        none = torch.zeros(16, 10, dtype=torch.float64)
+        got = hand(none, none[:, :3], pose).vertices.numpy()
+    assert millimetres(got, wanted).mean() < 0.3
+    assert millimetres(got, wanted).max() < 1
+
+
+def test_poses_the_hands_of_bodies(anny_hand):
+    """The same angles on a whole body: its right hand is the hand model's, its left the mirror."""
+    import anny
+
+    body = anny.Anny(skinning_method="lbs")
+    angles = poses.GESTURES["thumb and index"][None]
+    phenotype = {label: torch.tensor([0.5]) for label in body.phenotype_labels}
+    bones = {k: torch.as_tensor(v) for side in ("right", "left")
+             for k, v in poses.anny_pose(angles, side).items()}
+    with torch.no_grad():
+        whole = body(pose_parameters=bones, phenotype_kwargs=phenotype)
+        alone = anny_hand(pose_parameters={k: v for k, v in bones.items() if k.endswith("R")},
+                          phenotype_kwargs=phenotype)
+
+    def fingers(output, model, side):
+        names = [f"finger{f}-{k}.{side}" for f in range(1, 6) for k in (1, 2, 3)]
+        return output["bone_poses"][0, [model.bone_labels.index(n) for n in names], :3, 3].numpy()
+
+    right, left = fingers(whole, body, "R"), fingers(whole, body, "L")
+    np.testing.assert_allclose(left, right * [-1, 1, 1], atol=1e-6)
+    lengths = [np.linalg.norm(p[:, None] - p[None], axis=-1)
+               for p in (right, fingers(alone, anny_hand, "R"))]
+    np.testing.assert_allclose(*lengths, atol=1e-6)
+
+
+class TestCache:
+    @pytest.fixture
+    def built(self, open_hand_data, monkeypatch):
+        calls = []
+        monkeypatch.setattr(module, "build", lambda: calls.append(1) or open_hand_data)
+        return calls
+
+    def test_builds_once(self, built, tmp_path, capsys):
+        first = module.open_hand(tmp_path)
+        assert capsys.readouterr().out.count("building the open hand") == 1
+        second = module.open_hand(tmp_path)
+        assert len(built) == 1 and capsys.readouterr().out == ""
+        assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key])
+
+    def test_damaged_file_is_named(self, built, tmp_path):
+        module.open_hand(tmp_path)
+        (path,) = tmp_path.iterdir()
+        path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(HamrError, match=f"{path.name} is damaged"):
+            module.open_hand(tmp_path)

@@ -1,0 +1,221 @@
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from hamr_lib import poses
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import FINGERS, MANO_NAMES
+
+
+def angles(**degrees):
+    """All zero but for the named ones, e.g. index_PIP_flexion=90."""
+    pose = np.zeros(len(poses.ANGLES))
+    for name, value in degrees.items():
+        pose[poses.ANGLES.index(name.replace("_", " "))] = np.radians(value)
+    return pose
+
+
+def joints(pose):
+    """(5, 4, 3) joints and tips in the palm's axes (thumb side, along, palmar).
+
+    An independent way: axis-angle numbers chained as MANO chains them, bone by bone.
+    """
+    hand = poses.skeleton()
+    vectors = dict(zip(MANO_NAMES[1:], poses.angles_to_axis_angle(pose), strict=True))
+    out = np.empty((5, 4, 3))
+    for f, finger in enumerate(FINGERS):
+        names = [name for name in MANO_NAMES if name.startswith(finger)]
+        turn, out[f, 0] = np.eye(3), hand.heads[f, 0]
+        for k, name in enumerate(names):
+            turn = turn @ Rotation.from_rotvec(vectors[name]).as_matrix()
+            out[f, k + 1] = out[f, k] + turn @ (hand.heads[f, k + 1] - hand.heads[f, k])
+    return out @ hand.palm
+
+
+def between(a, b):
+    """Degrees between vectors."""
+    cos = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(np.clip(cos, -1, 1)))
+
+
+class TestAngles:
+    def test_zero_is_a_flat_hand(self):
+        bones = np.diff(joints(angles()), axis=1)
+        assert between(bones[:, 0], bones[:, 1]).max() < 1.5
+        assert between(bones[:, 1], bones[:, 2]).max() < 1.5
+        assert between(bones.reshape(-1, 3), np.array([0, 1, 0])).max() < 1.5
+
+    @pytest.mark.parametrize("finger", FINGERS[1:])
+    @pytest.mark.parametrize("joint", [0, 1, 2])
+    def test_flexion_bends_by_its_angle_towards_the_palm(self, finger, joint):
+        name = ("MCP", "PIP", "DIP")[joint]
+        f = FINGERS.index(finger)
+        bent = joints(angles(**{f"{finger}_{name}_flexion": 50}))[f]
+        flat = joints(angles())[f]
+        bones = np.diff(bent, axis=0)
+        assert between(bones[joint], np.diff(flat, axis=0)[joint]) == pytest.approx(50, abs=1)
+        assert bent[3, 2] > flat[3, 2] + 0.01  # the tip comes out on the palm's side
+        np.testing.assert_allclose(bent[: joint + 1], flat[: joint + 1], atol=1e-12)
+
+    def test_spread_parts_the_fingers(self):
+        flat = joints(angles())
+        side = {f: joints(angles(**{f"{f}_MCP_spread": 10}))[FINGERS.index(f), 3]
+                - flat[FINGERS.index(f), 3] for f in FINGERS[1:]}
+        assert side["index"][0] > 0.01 and side["middle"][0] > 0.01  # the thumb's side is positive
+        assert side["ring"][0] < -0.01 and side["little"][0] < -0.005
+
+    def test_thumb_is_placed_like_a_direction_on_a_globe(self):
+        bone = np.diff(joints(angles(thumb_CMC_radial=40, thumb_CMC_palmar=30,
+                                     thumb_CMC_twist=25))[0], axis=0)[0]
+        azimuth = np.degrees(np.arctan2(bone[0], bone[1]))
+        elevation = np.degrees(np.arcsin(bone[2] / np.linalg.norm(bone)))
+        assert azimuth == pytest.approx(40, abs=0.6)
+        assert elevation == pytest.approx(30, abs=0.6)
+
+    def test_twist_turns_the_pad_to_the_fingers(self):
+        """Flexing the last joint moves the tip the way the pad faces: more palmar when twisted."""
+        def way(twist):
+            pose = dict(thumb_CMC_radial=45, thumb_CMC_twist=twist)
+            straight = joints(angles(**pose))[0, 3]
+            return joints(angles(**pose, thumb_IP_flexion=60))[0, 3] - straight
+        assert way(0)[2] == pytest.approx(0, abs=0.003)
+        assert way(45)[2] > 0.01
+
+    def test_one_pose_or_many(self):
+        many = np.stack([poses.GESTURES["fist"], poses.GESTURES["open"]])
+        batch = poses.angles_to_axis_angle(many)
+        assert batch.shape == (2, 15, 3)
+        np.testing.assert_allclose(poses.angles_to_axis_angle(many[1]), batch[1], atol=1e-12)
+        np.testing.assert_allclose(poses.overlap(many)[0], poses.overlap(many[0]))
+
+    @pytest.mark.parametrize("call", [poses.angles_to_axis_angle, poses.overlap, poses.limit])
+    def test_wrong_shape(self, call):
+        with pytest.raises(HamrError, match=r"angles: expected \(22,\) or \(n, 22\)"):
+            call(np.zeros((3, 21)))
+
+    def test_wrong_side(self):
+        with pytest.raises(HamrError, match="side: expected 'left' or 'right', got 'both'"):
+            poses.anny_pose(angles(), "both")
+
+
+class TestGestures:
+    @pytest.mark.parametrize("name", poses.GESTURES)
+    def test_possible(self, name):
+        pose = poses.GESTURES[name]
+        np.testing.assert_allclose(poses.limit(pose), pose, atol=1e-12)
+        assert poses.overlap(pose) <= 0
+
+    def test_fist_closes_and_open_opens(self):
+        palm = poses.skeleton().heads[1:, 0].mean(0) @ poses.skeleton().palm / 2
+        far = np.linalg.norm(joints(poses.GESTURES["open"])[1:, 3] - palm, axis=1)
+        near = np.linalg.norm(joints(poses.GESTURES["fist"])[1:, 3] - palm, axis=1)
+        assert (near < 0.5 * far).all()
+
+    @pytest.mark.parametrize("name,extended", [
+        ("point", {"index"}), ("two", {"index", "middle"}), ("three", {"index", "middle", "ring"}),
+        ("four", set(FINGERS[1:])), ("open", set(FINGERS)), ("thumbs up", {"thumb"}),
+        ("thumb and index", {"thumb", "index"}), ("letter Y", {"thumb", "little"}),
+        ("letter I", {"little"}), ("fist", set()),
+    ])
+    def test_which_fingers_are_extended(self, name, extended):
+        posed, flat = joints(poses.GESTURES[name]), joints(angles())
+        span = np.linalg.norm(posed[:, 3] - posed[:, 0], axis=1)
+        straight = span / np.linalg.norm(flat[:, 3] - flat[:, 0], axis=1) > 0.9
+        # A thumb counts as extended when it also stands off the fingers.
+        straight[0] &= np.linalg.norm(posed[0, 3] - posed[1, 0]) > 0.06
+        assert {f for f, out in zip(FINGERS, straight, strict=True) if out} == extended
+
+    @pytest.mark.parametrize("name,finger", [
+        ("pinch", 1), ("OK", 1), ("middle pinch", 2), ("ring pinch", 3), ("little pinch", 4),
+    ])
+    def test_pinches_bring_the_pads_together(self, name, finger):
+        starts, ends = (points[0, :, 2] for points in poses._phalanges(poses.GESTURES[name][None]))
+        radii = poses.skeleton().radii[:, 2]
+        gap = poses._between_segments(starts[:1], ends[:1], starts[1:], ends[1:]) - (
+            radii[0] + radii[1:])
+        assert gap.argmin() == finger - 1 and gap.min() < 0.001
+
+    def test_grasps_come_in_sizes(self):
+        gaps = []
+        for name in ("grasp medium", "grasp large", "grasp ball"):
+            tips = joints(poses.GESTURES[name])[:, 3]
+            gaps.append(np.linalg.norm(tips[0] - tips[1:4].mean(0)))
+        assert gaps == sorted(gaps) and gaps[-1] > gaps[0] + 0.02
+
+
+class TestOverlap:
+    def test_distance_of_segments_against_a_search(self):
+        rng = np.random.default_rng(0)
+        p, q, r, s = rng.normal(size=(4, 50, 3))
+        steps = np.linspace(0, 1, 201)[:, None, None]
+        first, second = p + steps * (q - p), r + steps * (s - r)
+        brute = np.linalg.norm(first[:, None] - second[None], axis=-1).min((0, 1))
+        np.testing.assert_allclose(poses._between_segments(p, q, r, s), brute, atol=2e-3)
+        assert (poses._between_segments(p, q, r, s) <= brute + 1e-12).all()
+
+    def test_impossible_poses_are_noticed(self):
+        through_palm = angles(**{f"{f}_{j}_flexion": v for f in FINGERS[1:]
+                                 for j, v in (("MCP", 92), ("PIP", 110), ("DIP", 80))})
+        crossed = angles(index_MCP_spread=-25, middle_MCP_spread=25)
+        assert poses.overlap(through_palm) > 0.005
+        assert poses.overlap(crossed) > 0.002
+        assert poses.overlap(poses.GESTURES["open"]) < -0.005
+
+
+class TestSampler:
+    @pytest.fixture(scope="class")
+    def sampled(self):
+        return poses.sample_poses(np.random.default_rng(0), 3000)
+
+    def test_same_seed_same_poses(self, sampled):
+        again = poses.sample_poses(np.random.default_rng(0), 3000)
+        np.testing.assert_array_equal(sampled, again)
+        other = poses.sample_poses(np.random.default_rng(1), 3000)
+        assert np.abs(sampled - other).max() > 0.1
+
+    def test_within_limits_and_possible(self, sampled):
+        assert sampled.shape == (3000, len(poses.ANGLES)) and np.isfinite(sampled).all()
+        assert (sampled >= poses.LOWER).all() and (sampled <= poses.UPPER).all()
+        np.testing.assert_allclose(poses.limit(sampled), sampled, atol=1e-12)
+        assert poses.overlap(sampled).max() <= 0
+
+    def test_bent_knuckles_hardly_spread(self, sampled):
+        mcp = sampled[:, [i for i, n in enumerate(poses.ANGLES) if n.endswith("MCP flexion")][1:]]
+        spread = sampled[:, [i for i, n in enumerate(poses.ANGLES) if n.endswith("spread")]]
+        bent = mcp > np.radians(75)
+        assert bent.sum() > 100
+        assert np.degrees(np.abs(spread[bent])).max() < 8  # of up to 28 when straight
+
+    def test_covers_the_range(self, sampled):
+        low, high = np.percentile(sampled, [1, 99], axis=0)
+        assert ((high - low) / (poses.UPPER - poses.LOWER) > 0.55).all()
+
+    def test_fingers_and_joints_are_coupled(self, sampled):
+        column = {name: sampled[:, i] for i, name in enumerate(poses.ANGLES)}
+
+        def likeness(a, b):
+            return np.corrcoef(column[a], column[b])[0, 1]
+        assert likeness("ring PIP flexion", "ring DIP flexion") > 0.8
+        assert likeness("middle PIP flexion", "ring PIP flexion") > likeness(
+            "index PIP flexion", "little PIP flexion")
+        free = poses._draw_free(np.random.default_rng(0), 2000)
+        ratio = free[:, poses._DIP].mean(0) / free[:, poses._PIP].mean(0)
+        np.testing.assert_allclose(ratio, 2 / 3, atol=0.02)
+
+
+def test_blend():
+    a, b = poses.GESTURES["open"], poses.GESTURES["fist"]
+    np.testing.assert_allclose(poses.blend(a, b, 0), a)
+    np.testing.assert_allclose(poses.blend(a, b, 1), b)
+    path = poses.blend(a, b, np.linspace(0, 1, 5))
+    assert path.shape == (5, 22)
+    np.testing.assert_allclose(path[2], (a + b) / 2)
+
+
+def test_anny_poses_left_as_the_mirror_of_right():
+    fist = poses.GESTURES["fist"]
+    right, left = poses.anny_pose(fist, "right"), poses.anny_pose(fist, "left")
+    flip = np.diag([-1.0, 1, 1, 1])
+    assert len(right) == 15
+    for bone, transform in right.items():
+        np.testing.assert_allclose(left[bone[:-1] + "L"], flip @ transform @ flip, atol=1e-12)

@@ -1,0 +1,101 @@
+"""The runner of the notebooks, and the whole study under the `smoke` profile."""
+
+import json
+import os
+import subprocess
+
+import nbformat
+import pytest
+
+from hamr_lib import study
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT
+from hamr_lib.settings import load_settings
+
+
+def make(*arguments):
+    """Run make in the project as a reader would, and return what it printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def one_notebook(tmp_path, monkeypatch):
+    """A folder of notebooks with a single one in it, and results beside it."""
+    monkeypatch.setattr(study, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+
+    def write(code):
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell('profile = ""', metadata={"tags": ["parameters"]}),
+                nbformat.v4.new_code_cell(code),
+            ],
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3"},
+                "language_info": {"name": "python"},
+            },
+        )
+        nbformat.write(notebook, tmp_path / "99_probe.ipynb")
+        return tmp_path / "results" / "smoke" / "99_probe.ipynb"
+
+    return write
+
+
+def test_a_notebook_runs_with_its_parameters_and_is_timed(one_notebook):
+    out = one_notebook("print('profile is', profile)")
+    study.execute("smoke", "99_probe", out, {})
+    cells = nbformat.read(out, as_version=4).cells
+    assert cells[-1].outputs[0].text == "profile is smoke\n"
+    run = json.loads((out.parent / "run.json").read_text())
+    assert [step["step"] for step in run["steps"]] == ["99_probe"]
+    assert run["settings"] == load_settings("smoke").to_dict()
+
+
+def test_a_failing_notebook_leaves_no_result(one_notebook):
+    out = one_notebook("raise ValueError('the reason')")
+    with pytest.raises(HamrError, match="99_probe.ipynb failed in cell .*the reason"):
+        study.execute("smoke", "99_probe", out, {})
+    assert [path.name for path in out.parent.iterdir()] == ["99_probe.failed.ipynb"]
+
+
+@pytest.mark.parametrize(
+    "profile, notebook, parameters, complaint",
+    [
+        ("smok", "99_probe", {}, "unknown profile 'smok'"),
+        ("smoke", "98_none", {}, "98_none.ipynb does not exist"),
+        ("smoke", "99_probe", {"pofile": "x"}, "unknown parameter 'pofile'"),
+        ("smoke", "99_probe", {"run": "no-mush-s0"}, "unknown variant 'no-mush'"),
+    ],
+)
+def test_nothing_starts_on_a_misspelt_name(one_notebook, profile, notebook, parameters, complaint):
+    out = one_notebook("print()")
+    with pytest.raises(HamrError, match=complaint):
+        study.execute(profile, notebook, out, parameters)
+    assert not out.exists()
+
+
+def test_ablation_runs_are_the_full_model_and_each_variant_over_the_seeds():
+    settings = load_settings("paper")
+    runs = study.ablation_runs(settings)
+    assert len(runs) == 5 * len(settings.study.ablation_seeds)
+    assert runs[0] == "full-s0" and "no-silhouette-s2" in runs
+
+
+def test_the_whole_study_and_that_a_second_call_runs_nothing():
+    make("reproduce", "PROFILE=smoke")
+    results = ROOT / "results" / "smoke"
+    expected = [f"{name}.ipynb" for name in (
+        "01_data", "02_train", "03_evaluate", "04_ablations", "05_comparisons", "06_figures"
+    )]  # fmt: skip
+    expected += ["metrics.csv", "run.json", "tables/table1.csv"]
+    expected += [f"figures/fig{n}.{kind}" for n in (4, 6, 8) for kind in ("pdf", "png", "csv")]
+    missing = [name for name in expected if not (results / name).is_file()]
+    assert not missing
+    times = {path: path.stat().st_mtime_ns for path in results.rglob("*.ipynb")}
+    assert "[smoke]" not in make("reproduce", "PROFILE=smoke")
+    assert times == {path: path.stat().st_mtime_ns for path in results.rglob("*.ipynb")}

@@ -1,0 +1,104 @@
+"""Tables from saved results: their numbers, their three formats, and their words."""
+
+import pandas as pd
+import pytest
+from saved_results import make_results, small_settings
+
+from hamr_lib import evaluate, metrics, tables
+from hamr_lib.errors import HamrError
+
+SETTINGS = small_settings()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    make_results(folder, SETTINGS)
+    return folder
+
+
+def test_a_table_is_written_three_times(tmp_path):
+    table = pd.DataFrame({"data set": ["RHD", "STB"], "a|b_c": ["1 & 2 %", None]})
+    tables.write_table(table, "What it is.", tmp_path, "small")
+    read = pd.read_csv(tmp_path / "small.csv")
+    assert list(read["a|b_c"]) == ["1 & 2 %", "-"]
+    lines = (tmp_path / "small.md").read_text().splitlines()
+    assert lines[0] == "| data set | a\\|b_c |" and lines[1] == "| --- | --- |"
+    assert lines[2] == "| RHD | 1 & 2 % |" and lines[-1] == "What it is."
+    latex = (tmp_path / "small.tex").read_text()
+    assert r"1 \& 2 \%" in latex and r"a|b\_c" in latex and r"\caption{What it is.}" in latex
+
+
+def test_a_stand_in_is_said_to_be_one(results):
+    for draw in (tables.results, tables.table1, tables.protocols):
+        draw(results)
+    for name in ("results", "table1", "protocols"):
+        for suffix in ("md", "tex"):
+            text = (results / "tables" / f"{name}.{suffix}").read_text()
+            assert "rendered stand-ins" in text
+    tables.literature(results)
+    assert "stand-in" not in (results / "tables" / "published.md").read_text()
+
+
+def test_results_are_the_measured_rows_of_the_study(results):
+    table = tables.results(results)
+    assert set(table.method) == {"HAMR (this study)", "mean pose", "untrained network"}
+    rows = evaluate.read_rows(results / "metrics.csv")
+    row = rows.query("method == 'main' and dataset == 'open-rhd' and metric == 'auc'").iloc[0]
+    cell = table[(table.method == "HAMR (this study)") & (table["data set"] == "open-rhd")]
+    expected = f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+    assert cell["3-D PCK AUC"].item() == expected
+
+
+def test_table_1_keeps_measured_and_published_apart(results):
+    table = tables.table1(results)
+    measured, literature = table[table.source == "measured"], table[table.source == "published"]
+    assert set(measured["data set"]) == {"open-rhd"} and set(literature["data set"]) == {"RHD"}
+    assert literature.set_index("method")["mIoU"]["HAMR"] == "0.931"
+    assert "[" in measured["mIoU"].iloc[0] and "[" not in literature["mIoU"].iloc[0]
+    assert list(table.source) == sorted(table.source)  # two blocks, not mixed
+
+
+def test_the_protocol_matrix(results):
+    table = tables.protocols(results)
+    assert list(table.protocol) == [p.name for p in metrics.protocol_matrix()]
+    by_name = table.set_index("protocol")
+    assert by_name["open-dexter"][metrics.PAPER.name] == "-"  # it labels no wrist
+    assert by_name["open-dexter"][metrics.TIPS.name] != "-"
+
+
+def test_ablations_with_their_paired_differences(results):
+    table = tables.ablations(results, SETTINGS)
+    assert list(table.columns[-2:]) == ["3-D AUC minus the full model's", "p"]
+    one = table[table["data set"] == "open-rhd"].set_index("method")
+    assert list(one.index) == ["full model", "without mesh", "without camera loss"]
+    assert one["p"]["full model"] == "-"
+    gap = [float(one["3-D PCK AUC"][m].split()[0]) for m in ("without mesh", "full model")]
+    shown = float(one["3-D AUC minus the full model's"]["without mesh"].split()[0])
+    assert shown == pytest.approx(gap[0] - gap[1], abs=1.1e-3) and shown < 0
+    assert one["mIoU"]["without mesh"] == "-"
+    assert "2 seed(s)" in (results / "tables" / "ablations.md").read_text()
+
+
+def test_comparisons_with_their_paired_differences(results):
+    table = tables.comparisons(results, SETTINGS)
+    one = table[table["data set"] == "open-stb"].set_index("method")
+    assert list(one.index) == ["HAMR (this study)", "mean pose", "untrained network"]
+    shown = one["3-D AUC of ours minus it"]
+    assert float(shown["mean pose"].split()[0]) > 0.1 and float(one["p"]["mean pose"]) < 0.05
+
+
+def test_sets_stand_in_the_papers_order(results):
+    found = tables.run_predictions(results / "runs" / "main")
+    assert list(found) == ["open-stb", "open-rhd", "open-dexter"]
+
+
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(HamrError, match="metrics.csv is missing"):
+        tables.results(tmp_path)
+    with pytest.raises(HamrError, match="protocols.csv is missing"):
+        tables.protocols(tmp_path)
+    with pytest.raises(HamrError, match="full-s0 holds no predictions"):
+        tables.ablations(tmp_path, SETTINGS)
+    with pytest.raises(HamrError, match="runs/main holds no predictions"):
+        tables.comparisons(tmp_path, SETTINGS)

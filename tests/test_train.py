@@ -1,0 +1,368 @@
+import csv
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import TinyHand, draw_frames, tiny_settings
+
+from hamr_lib import checkpoint, train
+from hamr_lib.augment import centre_crop
+from hamr_lib.data.crops import load_crops
+from hamr_lib.errors import HamrError
+from hamr_lib.model import HAMR
+from hamr_lib.settings import Augment
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The order of sums depends on the number of threads, and small sums are faster on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    return crops_of(tmp_path_factory.mktemp("crops"))
+
+
+def fit(run_dir, crops, settings=None):
+    return train.fit(settings or tiny_settings(), run_dir, *crops, TinyHand())
+
+
+def timeless(history):
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
+
+
+def weights(run_dir, name="last"):
+    return checkpoint.read(run_dir / "checkpoints" / f"{name}.ckpt")
+
+
+@pytest.fixture(scope="module")
+def unbroken(crops, tmp_path_factory):
+    """A finished run of 12 steps, validated every 4, with dropout and augmentation."""
+    run_dir = tmp_path_factory.mktemp("unbroken")
+    return run_dir, fit(run_dir, crops)
+
+
+def same(a, b):
+    """Equal to the last bit, through nested containers."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(run_dir, history, unbroken):
+    whole_dir, whole = unbroken
+    assert timeless(history) == timeless(whole)
+    for name in ("last", "best"):
+        ours, theirs = weights(run_dir, name), weights(whole_dir, name)
+        assert same(ours["state_dict"], theirs["state_dict"])
+        assert ours["hamr"]["step"] == theirs["hamr"]["step"]
+    assert same(weights(run_dir)["optimizer_states"], weights(whole_dir)["optimizer_states"])
+    assert same(weights(run_dir)["hamr"]["plateau"], weights(whole_dir)["hamr"]["plateau"])
+
+
+def test_what_a_run_leaves(unbroken, crops):
+    run_dir, history = unbroken
+    assert [row["step"] for row in history] == [4, 8, 12]
+    with open(run_dir / "log.csv") as file:
+        logged = list(csv.DictReader(file))
+    parts = {"joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette", "total"}
+    assert parts <= {k.removeprefix("train_") for k in logged[0]}
+    assert parts | {"joints_3d_mm"} <= {k.removeprefix("val_") for k in logged[0]}
+    for row, expected in zip(logged, history, strict=True):
+        assert {k: float(v) for k, v in row.items()} == expected
+        weighted = tiny_settings().losses
+        total = sum(getattr(weighted, k) * expected[f"val_{k}"] for k in parts - {"total"})
+        assert expected["val_total"] == pytest.approx(total, rel=1e-5)
+    last, best = weights(run_dir)["hamr"], weights(run_dir, "best")["hamr"]
+    assert last["step"] == 12 and last["seed"] == 0 and last["hand"] == "tiny"
+    lowest = min(history, key=lambda row: row["val_joints_3d_mm"])
+    assert best["step"] == lowest["step"] and best["metrics"] == lowest
+    assert not list(run_dir.rglob(".*part*"))
+
+
+def test_validation_figures_are_those_of_the_saved_network(unbroken, crops):
+    """The error in the log, computed anew and one sample at a time from the checkpoint."""
+    run_dir, history = unbroken
+    network = HAMR(tiny_settings().model, TinyHand())
+    network.load_state_dict(checkpoint.model_state(weights(run_dir)))
+    network.eval()
+    errors = []
+    for i in range(len(crops[1])):
+        batch = centre_crop(crops[1].batch([i]), 32)
+        with torch.no_grad():
+            found = network(batch["image"]).estimates[-1].joints_3d
+        errors.append((found - batch["joints_3d"]).norm(dim=-1).mean().item() * 1000)
+    assert history[-1]["val_joints_3d_mm"] == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+
+
+def test_the_same_settings_give_the_same_run(unbroken, crops, tmp_path):
+    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
+    other = fit(tmp_path / "other", crops, tiny_settings(seed=1))
+    assert timeless(other) != timeless(unbroken[1])
+
+
+@pytest.mark.parametrize("kill_at", [3, 5, 8, 10])
+def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeypatch, kill_at):
+    class Killed(Exception):
+        pass
+
+    step = train.Training.training_step
+
+    def dying_step(self, batch, batch_idx):
+        if batch["step"] == kill_at:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Training, "training_step", dying_step)
+        with pytest.raises(Killed):
+            fit(tmp_path, crops)
+    saved = tmp_path / "checkpoints" / "last.ckpt"
+    assert saved.is_file() == (kill_at >= 4)
+    if saved.is_file():
+        assert checkpoint.read(saved)["hamr"]["step"] == kill_at // 4 * 4
+    # What a killed process may also leave: dice thrown elsewhere, and a half-written file.
+    torch.rand(7)
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    (tmp_path / "checkpoints" / ".last.1.part.ckpt").write_bytes(b"half")
+    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
+
+
+@pytest.mark.parametrize("lost", ["last.ckpt", "log.csv"])
+def test_a_kill_while_saving(unbroken, crops, tmp_path, monkeypatch, lost):
+    """The process dies just before a file of the second validation is renamed into place."""
+    replace = os.replace
+    seen = []
+
+    def dying_replace(source, target):
+        seen.append(os.path.basename(target))
+        if seen.count(lost) == 2:
+            raise KeyError("killed")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", dying_replace)
+        with pytest.raises(KeyError):
+            fit(tmp_path, crops)
+    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
+
+
+def crops_of(folder):
+    frames = draw_frames(20)
+    return load_crops(frames, "drawn", 32, Augment(), cache=folder / "cache").split(0.25, seed=0)
+
+
+SCRIPT = """
+import json, os, signal, sys, warnings
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+warnings.simplefilter("ignore")
+import torch
+torch.set_num_threads(1)
+import test_train
+from hamr_lib import train
+
+folder, options, kill_at, frozen = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+step = train.Training.training_step
+def stepping(self, batch, batch_idx):
+    if batch["step"] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+train.Training.training_step = stepping
+if frozen:
+    train.HAMR = test_train.frozen
+settings = test_train.tiny_settings(**options)
+history = train.fit(settings, folder / "run", *test_train.crops_of(folder), test_train.TinyHand())
+if os.environ.get("RANK") == "0":
+    (folder / "history.json").write_text(json.dumps(history))
+"""
+
+
+def run_script(folder, options, kill_at=-1, processes=1, frozen=False):
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__)))
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    arguments = [str(folder), json.dumps(options), json.dumps(kill_at), json.dumps(frozen)]
+    return subprocess.run(
+        [*start, str(script), *arguments], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=os.path.dirname(os.path.dirname(__file__)),
+    )  # fmt: skip
+
+
+def frozen(*arguments):
+    """A network whose normalisations and dropout do nothing; Lightning keeps each part's mode."""
+    network = HAMR(*arguments)
+    for module in network.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.Dropout)):
+            module.eval()
+    return network
+
+
+def test_a_killed_process_goes_on(tmp_path):
+    """A real SIGKILL in the middle of training; AdamW, clipping and the cosine schedule."""
+    options = {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.01, "clip": 1.0}
+    killed = run_script(tmp_path, options, kill_at=6)
+    assert killed.returncode == -9, killed.stderr
+    assert weights(tmp_path / "run")["hamr"]["step"] == 4
+    settings, crops = tiny_settings(**options), crops_of(tmp_path)
+    whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
+    assert_same_run(tmp_path / "run", fit(tmp_path / "run", crops, settings), whole)
+    rates = [row["learning_rate"] for row in whole[1]]  # of the last step before each row
+    expected = [2e-4 * (1 + math.cos(math.pi * (step - 1) / 11)) / 2 for step in (3, 7, 11)]
+    assert rates == pytest.approx(expected)
+
+
+def test_two_processes_train_like_one(tmp_path, monkeypatch):
+    """Two processes over gloo, half the batch each, against one with the whole batch.
+
+    Each process normalises by its own half batch and drops its own units, so both are switched
+    off here; what is left (data, augmentation, losses, gradients, steps) has to agree.
+    """
+    options = {"schedule": "cosine"}
+    ran = run_script(tmp_path, options, processes=2, frozen=True)
+    assert ran.returncode == 0, ran.stderr
+    pair = json.loads((tmp_path / "history.json").read_text())
+    monkeypatch.setattr(train, "HAMR", frozen)
+    single = fit(tmp_path / "single", crops_of(tmp_path), tiny_settings(**options))
+    for one, two in zip(timeless(single), timeless(pair), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_a_finished_run_returns_at_once(unbroken, crops, monkeypatch):
+    run_dir, history = unbroken
+    monkeypatch.setattr(train, "_trainer", None)  # nothing may be trained
+    assert fit(run_dir, crops) == history
+
+
+def test_another_configuration_is_refused(unbroken, crops):
+    run_dir, _ = unbroken
+    with pytest.raises(HamrError, match="train.learning_rate=0.0002, but this run asks for"):
+        fit(run_dir, crops, tiny_settings(learning_rate=1e-3))
+    with pytest.raises(HamrError, match="was trained on data"):
+        fit(run_dir, (crops[1], crops[0]))
+    with pytest.raises(HamrError, match="steps=10 is not a positive multiple of .*every=4"):
+        fit(run_dir, crops, tiny_settings(steps=10))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monkeypatch):
+    losses = train.hamr_losses
+    calls = []
+
+    def poisoned(output, batch, *rest):
+        parts = losses(output, batch, *rest)
+        calls.append(batch)
+        if batch.get("step") == 6:
+            parts["total"] = parts["total"] * float("nan")
+        return parts
+
+    monkeypatch.setattr(train, "hamr_losses", poisoned)
+    with pytest.raises(HamrError) as error:
+        fit(tmp_path, crops)
+    message = str(error.value)
+    assert "training stopped at step 6: the loss is nan" in message and "last.ckpt" in message
+    steps = {b["step"]: b["index"].tolist() for b in calls if "step" in b}
+    named = ", ".join(f"{i} ({crops[0].keys[i]})" for i in steps[6])
+    before = ", ".join(f"{i} ({crops[0].keys[i]})" for i in steps[5])
+    assert f"Samples of this batch: {named}; of the batch before: {before}." in message
+    kept = weights(tmp_path)
+    assert kept["hamr"]["step"] == 4
+    assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
+    # With the cause gone, the run ends where it would have ended.
+    monkeypatch.setattr(train, "hamr_losses", losses)
+    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
+
+
+def test_an_exploding_loss_is_told_from_a_bad_batch():
+    watch = train.Watch()
+    for step in range(200):
+        watch.put(step, torch.tensor([step]), torch.tensor(1.0 + step % 2))
+        assert watch.check() is None
+    assert watch.mean == pytest.approx(1.5, abs=0.02)
+    watch.put(200, torch.tensor([200]), torch.tensor(900.0))
+    assert watch.check() is None
+    watch.put(201, torch.tensor([201]), torch.tensor(20000.0))
+    assert watch.check() == (201, 20000.0, torch.tensor([201]), torch.tensor([200]))
+    early = train.Watch()
+    for step, loss in enumerate((1.0, 20000.0)):  # the first steps may do as they like
+        early.put(step, torch.tensor([0]), torch.tensor(loss))
+        assert early.check() is None
+
+
+def test_cosine_schedule():
+    rates = [train.cosine(step, 100) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5] == 1 and rates[52] == pytest.approx(0.5, abs=0.02)
+    assert 0 < rates[-1] < 1e-3 and rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):
+    """With a loss that never improves, patience 0 multiplies the rate by 0.7 a validation."""
+    monkeypatch.setattr(train.Training, "_means", flat(train.Training._means))
+    history = fit(tmp_path, crops, tiny_settings(plateau_patience=0))
+    rates = [row["learning_rate"] for row in history]  # the first validation sets the mark
+    assert rates == pytest.approx([2e-4, 2e-4, 0.7 * 2e-4])
+
+
+def flat(means):
+    return lambda self, prefix: {k: 1.0 for k in means(self, prefix)}
+
+
+def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):
+    clock = iter(range(0, 10**9))
+    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))  # a second a step
+    progress = train.Progress(tiny_settings(steps=20000).train)
+    progress.start(0)
+    for step in range(1, 20001):
+        progress.show(step)
+    lines = capsys.readouterr().err.splitlines()
+    assert 40 <= len(lines) <= 55
+    assert lines[24].startswith("step 10") and "left" in lines[24]
+    half = next(line for line in lines if int(line.split()[1]) >= 10000)
+    hours, minutes, _ = half.split(" passed, ")[1].split(" left")[0].split(":")
+    assert 60 * int(hours) + int(minutes) == pytest.approx(10000 / 60, abs=8)
+
+
+def test_bfloat16_trains_too(crops, tmp_path):
+    if not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this processor has no bfloat16")
+    settings = tiny_settings(precision="bf16", steps=4)
+    history = fit(tmp_path, crops, settings)
+    assert math.isfinite(history[-1]["val_total"])
+    assert {v.dtype for v in weights(tmp_path)["state_dict"].values()} <= {
+        torch.float32, torch.int64
+    }  # fmt: skip
+
+
+def test_a_few_samples_are_learnt_by_heart(tmp_path):
+    """Eight samples, no augmentation: joints to 4 mm, where the mean hand is 60 mm off."""
+    plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
+                    saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
+    settings = tiny_settings(steps=400, validate_every=200, batch_size=8, learning_rate=3e-3,
+                             optimizer="adamw", schedule="cosine")  # fmt: skip
+    settings = dataclasses.replace(
+        settings, augment=plain, model=dataclasses.replace(settings.model, dropout=0.0)
+    )
+    eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
+    history = train.fit(settings, tmp_path, eight, eight, TinyHand())
+    labels = eight.batch(range(8))["joints_3d"]
+    mean_pose = (labels - labels.mean(0)).norm(dim=-1).mean().item() * 1000
+    assert mean_pose > 20
+    assert history[-1]["val_joints_3d_mm"] < 4, history
