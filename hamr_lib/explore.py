@@ -245,6 +245,21 @@ class Explorer:
             self.message.value = f"<b>{error}</b>"
 
 
+def _row_means(errors):
+    """(N, J) with NaN -> (N,), NaN where a row has nothing else."""
+    known = np.isfinite(errors)
+    total = np.where(known, errors, 0).sum(1)
+    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
+
+
+# What samples can be ordered by: a predictions dict -> (N,).
+MEASURES = {
+    "3-D error (mm)": lambda found: _row_means(errors_3d(found, main_protocol(found))),
+    "2-D error (px)": lambda found: _row_means(errors_2d(found)),
+    "IoU": lambda found: found["iou"],
+}
+
+
 class Browser:
     """Goes through a run's predictions for its test sets, the worst or the best ones first.
 
@@ -267,7 +282,7 @@ class Browser:
         dropdown = widgets.Dropdown
         self.controls = {
             "set": dropdown(options=list(self.sets), description="set"),
-            "measure": dropdown(options=["3-D error", "2-D error", "IoU"], description="measure"),
+            "measure": dropdown(options=list(MEASURES), description="measure"),
             "order": dropdown(options=["worst first", "best first", "file order"],
                               description="order"),
             "place": widgets.IntSlider(0, min=0, max=0, description="sample",
@@ -290,15 +305,10 @@ class Browser:
     def _reorder(self, _=None):
         title = self.controls["set"].value
         self.predictions = load_predictions(predictions_path(self.folder, title))
-        protocol = main_protocol(self.predictions)
-        measures = {
-            "3-D error": lambda: _row_means(errors_3d(self.predictions, protocol)),
-            "2-D error": lambda: _row_means(errors_2d(self.predictions)),
-            "IoU": lambda: self.predictions["iou"],
-        }
-        self.values = measures[self.controls["measure"].value]()
+        measure = self.controls["measure"].value
+        self.values = MEASURES[measure](self.predictions)
         # Samples without that label come last.
-        worst_first = -self.values if self.controls["measure"].value != "IoU" else self.values
+        worst_first = self.values if measure == "IoU" else -self.values
         keys = {"worst first": worst_first, "best first": -worst_first}
         order = self.controls["order"].value
         self.order = np.argsort(keys.get(order, np.arange(len(self.values))), kind="stable")
@@ -345,9 +355,10 @@ class Browser:
             {"joints_3d": (recovery.joints_3d * flip)[None], **labels},
             main_protocol(self.predictions),
         )[0]
+        value = f"{self.values[index]:.3g}" if np.isfinite(self.values[index]) else "no label"
         self._text.value = (
-            f"<b>{frame.key}</b>, {frame.side} hand; {self.controls['measure'].value} "
-            f"{self.values[index]:.3g}. From left to right: the labels; the heat maps; the "
+            f"<b>{frame.key}</b>, {frame.side} hand; {self.controls['measure'].value}: {value}. "
+            f"From left to right: the labels; the heat maps; the "
             f"recovered joints and mesh after iteration {slider.value}."
         )
         self._image.value = encode(panels(frame, recovery))
@@ -462,13 +473,6 @@ class _Scene:
 def encode(image):
     """(H, W, 3) uint8 RGB as the bytes of a PNG."""
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-
-
-def _row_means(errors):
-    """(N, J) with NaN -> (N,), NaN where a row has nothing else."""
-    known = np.isfinite(errors)
-    total = np.where(known, errors, 0).sum(1)
-    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
 
 
 def _bars(errors):

@@ -33,6 +33,7 @@ LARGEST = 2**28
 OVERLAY = 1600  # pixels of an overlay's longer side at most
 # A square much larger than the network's image is first shrunk to this many times its size.
 FINEST = 8
+OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
 ENDINGS = ("_overlay.png", ".glb", ".obj", ".json")
 SKIN = (0.80, 0.62, 0.53)
@@ -372,15 +373,15 @@ def _other_side(hand_pose):
 
 def _cut(photo, center, side, size, mirror):
     """`data.crops.cut`, in little memory however large the photo."""
-    height, width = photo.shape[:2]
-    low = np.clip(np.floor(center - side / 2) - 1, 0, [width, height]).astype(int)
-    high = np.clip(np.ceil(center + side / 2) + 2, 0, [width, height]).astype(int)
-    part, center = photo[low[1] : high[1], low[0] : high[0]], center - low
-    factor = int(side / (FINEST * size))
-    if factor > 1:
-        part = np.asarray(Image.fromarray(part).reduce(factor))
-        center, side = (center + 0.5) / factor - 0.5, side / factor
-    return cut(part, center, side, size, mirror)
+    factor = max(1, int(side / (FINEST * size)))
+    if factor > 1 or max(photo.shape) > OPENCV_LARGEST:
+        limits = photo.shape[1::-1]
+        low = np.clip(np.floor(center - side / 2) - 1, 0, limits).astype(int)
+        high = np.clip(np.ceil(center + side / 2) + 2, 0, limits).astype(int)
+        photo = np.ascontiguousarray(photo[low[1] : high[1], low[0] : high[0]])
+        photo = np.asarray(Image.fromarray(photo).reduce(factor))
+        center, side = (center - low + 0.5) / factor - 0.5, side / factor
+    return cut(photo, center, side, size, mirror)
 
 
 def write_mesh(path, mesh):

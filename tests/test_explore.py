@@ -209,7 +209,7 @@ def test_what_is_shown_is_what_was_evaluated(browser, browsed):
 
 
 def test_worst_and_best_first(browser):
-    for measure, worse in (("3-D error", 1), ("2-D error", 1), ("IoU", -1)):
+    for measure, worse in (("3-D error (mm)", 1), ("2-D error (px)", 1), ("IoU", -1)):
         browser.controls["measure"].value = measure
         browser.controls["order"].value = "worst first"
         worst_first = browser.order.copy()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from hamr_lib import recovery
 from hamr_lib.errors import HamrError
+from hamr_lib.model import START_SCALE
 from hamr_lib.recovery import read_photo, recover
 
 
@@ -198,14 +199,14 @@ def test_shapes_and_root(right):
 
 
 def test_the_start_estimate_lies_in_the_middle_of_the_box(tiny_checkpoint, tmp_path):
-    """A network that regresses nothing says: scale 9 crop units a metre, wrist in the middle."""
+    """A network that regresses nothing says where it starts: the wrist in the middle."""
     content = torch.load(tiny_checkpoint, weights_only=True)
     content["state_dict"]["regression.layers.6.weight"].zero_()
     torch.save(content, tmp_path / "zero.pt")
     [found] = recover(photo(), BOX, "right", tmp_path / "zero.pt")
     np.testing.assert_allclose(found.joints_2d[0], [140, 120], atol=1e-3)
     # The crop's side is 1.4 times the box's longer one, 120 pixels; half of it is one crop unit.
-    np.testing.assert_allclose(found.camera, [9 * 1.4 * 60, 140, 120], atol=1e-3)
+    np.testing.assert_allclose(found.camera, [START_SCALE * 1.4 * 60, 140, 120], atol=1e-3)
 
 
 def test_a_mirrored_photo_of_the_other_hand_gives_the_mirrored_hand(tiny_checkpoint, right):

@@ -11,6 +11,7 @@ from hamr_lib.joints import BONES
 from hamr_lib.settings import from_dict
 
 K = np.array([[300, 0, 79.5], [0, 300, 59.5], [0, 0, 1]], np.float32)
+BLOB = 0.01  # metres, half the side of the square that stands for a joint
 
 
 def rest_joints():
@@ -41,7 +42,7 @@ class TinyHand(nn.Module):
         self.register_buffer("rest", torch.from_numpy(rest_joints()), persistent=False)
         self.register_buffer("shape", basis(10), persistent=False)
         self.register_buffer("pose", basis(pose_components), persistent=False)
-        corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.01
+        corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * BLOB
         self.register_buffer("corners", corners, persistent=False)
         faces = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
         faces = (faces + 4 * torch.arange(21)[:, None, None]).flatten(0, 1)
@@ -77,7 +78,10 @@ def draw_frames(count, seed=0, size=(120, 160), side="right"):
         for a, b in BONES:
             ends = [tuple(int(round(v)) for v in flat[j]) for j in (a, b)]
             cv2.line(image, *ends, (220, 160, 120), 5)
-            cv2.line(mask, *ends, 1, 5)
+        for (x, y), z in zip(flat, joints[:, 2], strict=True):  # as `TinyHand`'s mesh looks
+            half = BLOB * K[0, 0] / z
+            corners = [(int(round(x + s * half)), int(round(y + s * half))) for s in (-1, 1)]
+            cv2.rectangle(mask, *corners, 1, cv2.FILLED)
         frames.append(
             Frame(image, side, joints.astype(np.float32), flat.astype(np.float32), K,
                   mask.astype(bool), f"drawn/{i:05d}")

@@ -1,17 +1,4 @@
-"""Drawing meshes: the one renderer of the study.
-
-`silhouette` is the differentiable coverage of Section 3.1's silhouette loss; `render` draws colour,
-depth, normals and parts for figures, data and photos; `rasterize` is what `render` stands on, for
-callers that shade pixels themselves:
-
-    fragments = rasterize(vertices, faces, camera, size)       # which face each pixel sees
-    values = fragments.interpolate(attributes)                 # (V, C) -> (N, C) at those pixels
-    image = fragments.image(values, background=0)              # (N, C) -> (H, W, C)
-
-Cameras are weak perspective, (3,) = (s, tx, ty) in crop units, or a pinhole K (3, 3); frames and
-pixel centres are those of `camera`. In an image that is no square, crop units are those of the
-square as wide as the image around its middle. Faces turn counterclockwise seen from outside.
-"""
+"""Drawing with numpy and DEODR: ids and weights at every pixel, and shaded pictures of them."""
 
 from typing import NamedTuple
 
@@ -19,7 +6,9 @@ import cv2
 import numpy as np
 import scipy.sparse
 
-from .errors import HamrError
+from ..errors import HamrError
+from .backends import load_deodr
+from .checks import check_faces, check_size
 
 NEAR = 0.01  # metres; a pinhole camera sees nothing closer
 
@@ -222,7 +211,11 @@ def rasterize(vertices, faces, camera, size, cull=True):
     low = np.maximum(np.floor(points.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(points.max(0)).astype(int) + 1, shape[::-1])
     width, height = high - low
-    ids, depth = _draw_corners(points - low, depths, (height, width), camera.shape == (3, 3))
+    # DEODR sees only positive depths; a weak camera sees all.
+    perspective = camera.shape == (3, 3)
+    nearest = 0.0 if perspective else depths.min() - 1
+    ids, depth = _draw_corners(points - low, depths - nearest, (height, width), perspective)
+    depth += nearest
     box = np.flatnonzero(np.isfinite(depth))
     seen = ids.reshape(-1, 3).take(box, axis=0)
     face = kept[np.rint(seen[:, 0]).astype(np.int32)]
@@ -280,9 +273,7 @@ def _draw_corners(points, depths, shape, perspective):
     Returns:
         (H, W, 3) colours and (H, W) depth, infinite for nothing.
     """
-    from deodr.differentiable_renderer import Scene2DBase
-    from deodr.differentiable_renderer_cython import renderSceneCpp
-
+    scene_class, compiled = load_deodr()
     image, z_buffer = np.empty((*shape, 3)), np.empty(shape)
     count = len(points) // 3
     colours = np.zeros((count, 3, 3))
@@ -290,7 +281,7 @@ def _draw_corners(points, depths, shape, perspective):
     colours[:, 0, 1] = colours[:, 1, 2] = 1
     corners = np.arange(3 * count, dtype=np.uint32).reshape(count, 3)
     none = np.zeros(count, bool)
-    scene = Scene2DBase(
+    scene = scene_class(
         faces=corners,
         faces_uv=corners,
         ij=points,
@@ -309,14 +300,23 @@ def _draw_corners(points, depths, shape, perspective):
         backface_culling=False,
         perspective_correct=perspective,
     )
-    renderSceneCpp(scene, 0.0, image, z_buffer, False, None, None, False)
+    compiled.renderSceneCpp(scene, 0.0, image, z_buffer, False, None, None, False)
     return image, z_buffer
 
 
 def _checked(vertices, faces, camera, size):
-    return (
-        np.ascontiguousarray(vertices, np.float64),
-        np.asarray(faces),
-        np.asarray(camera, np.float64),
-        (size, size) if np.ndim(size) == 0 else tuple(size),
-    )
+    """The arguments of `rasterize` as arrays; a `HamrError` that names a bad one."""
+    vertices = np.ascontiguousarray(vertices, np.float64)
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or len(vertices) == 0:
+        raise HamrError(f"vertices has shape {vertices.shape}, expected (V, 3) with V at least 1")
+    camera = np.asarray(camera, np.float64)
+    if camera.shape not in ((3,), (3, 3)):
+        raise HamrError(f"camera has shape {camera.shape}, expected (3,) weak or (3, 3) pinhole")
+    for name, value in (("vertices", vertices), ("camera", camera)):
+        if not np.isfinite(value).all():
+            raise HamrError(f"{name} has NaN or infinite values, expected finite ones")
+    sides = (size, size) if np.ndim(size) == 0 else tuple(size)
+    if len(sides) != 2:
+        raise HamrError(f"size is {size!r}, expected pixels or (height, width)")
+    shape = tuple(check_size(side) for side in sides)
+    return vertices, check_faces(faces, len(vertices)), camera, shape

@@ -1,0 +1,518 @@
+"""One photograph that never was: a person, things, lights, a camera and what a lens does.
+
+The scene is rasterised once at twice the resolution and shaded pixel by pixel in linear light;
+then it is developed as a phone would: exposure, white balance, blur, noise, sharpening, JPEG.
+"""
+
+import functools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import trimesh
+from scipy.spatial.transform import Rotation
+
+from ..camera import project_pinhole
+from ..render import rasterize, vertex_normals
+from .backgrounds import draw_background, draw_swatch
+from .people import body
+from .skin import GAMMA, details
+
+OVERSAMPLE = 2
+SKIN, CLOTH, THING = range(3)
+
+
+class View(NamedTuple):
+    """Where the camera is: points of the world are `R (p - center)`."""
+
+    rotation: np.ndarray  # (3, 3)
+    center: np.ndarray  # (3,)
+
+    def __call__(self, points):
+        return (points - self.center) @ self.rotation.T
+
+
+class Thing(NamedTuple):
+    """An object, in the camera's frame."""
+
+    vertices: np.ndarray  # (V, 3)
+    faces: np.ndarray  # (F, 3)
+    local: np.ndarray  # (V, 3) in its own axes, where its pattern is fixed
+    pattern: np.ndarray  # (h, w, 3) linear RGB
+
+
+class Shot(NamedTuple):
+    """A rendered image and everything that labels it."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    parts: np.ndarray  # (H, W) uint8, RHD's ids
+    depth: np.ndarray  # (H, W) float32 metres; infinite where there is only background
+
+
+def unit(vector):
+    """Vectors (..., 3) of length one."""
+    return vector / np.sqrt(np.einsum("...k,...k->...", vector, vector))[..., None]
+
+
+def sample_view(rng, person, side, K, shape, length, centred=False):
+    """Look at a hand: from anywhere on the sphere, from before the person, or from their eyes.
+
+    Args:
+        person: `Person`; side: 0 left, 1 right, the hand that is looked at.
+        K: (3, 3) intrinsics; shape: (height, width) of the image.
+        length: pixels that 18 cm, a hand's length, should measure.
+        centred: near the picture's middle, and upright, as before a camera on a table.
+    """
+    joints = person.joints[side]
+    middle = joints.mean(0)
+    kind = "front" if centred else rng.choice(["sphere", "front", "eyes"], p=(0.45, 0.3, 0.25))
+    if kind == "sphere":
+        direction = unit(rng.normal(size=3))
+    elif kind == "front":
+        direction = unit(unit(rng.normal(size=3)) * 0.6 + (0, -1, 0))
+    else:
+        direction = unit(unit(person.eyes - middle) + 0.25 * rng.normal(size=3))
+    x = unit(np.cross(-direction, np.array([0, 0, 1.0]) + 0.05 * rng.normal(size=3)))
+    rotation = np.stack([x, np.cross(-direction, x), -direction])
+    # Phones are held upright, mostly.
+    upright = centred or rng.random() < 0.6
+    roll = rng.normal(0, np.radians(20)) if upright else rng.uniform(-np.pi, np.pi)
+    rotation = Rotation.from_rotvec([0, 0, roll]).as_matrix() @ rotation
+    # The hand lies anywhere in the picture, and now and then over its border.
+    spread = 0.62 if rng.random() < 0.15 else 0.4
+    room = np.maximum(np.array(shape[::-1]) / 2 - spread * length, 0.12 * length)
+    if spread > 0.5:
+        room = np.array(shape[::-1]) / 2
+    aim = rng.uniform(-1, 1, 2) * (0.2 * room if centred else room)
+    distance = K[0, 0] * 0.18 / length
+    offset = np.array([*(aim / K[[0, 1], [0, 1]]), 1.0]) * distance
+    return View(rotation, middle - rotation.T @ offset)
+
+
+def sample_things(rng, joints, held, split):
+    """A thing held in a hand, or one or two between a hand and the camera.
+
+    Args:
+        joints: (21, 3) metres of the hand, camera frame.
+        held: the first or the second.
+    """
+    if not held:
+        middle = joints[rng.integers(len(joints))]
+        return [
+            _thing(rng, middle * rng.uniform(0.6, 0.92) + rng.normal(0, 0.035, 3),
+                   rng.uniform(0.008, 0.03), rng.normal(size=3), split)
+            for _ in range(rng.integers(1, 3))
+        ]
+    palm, tips = joints[[0, 5, 9, 13, 17]].mean(0), joints[[4, 8, 12, 16, 20]].mean(0)
+    normal = unit(np.cross(joints[5] - joints[0], joints[17] - joints[0]))
+    normal = normal * np.sign(normal @ (tips - palm) or 1.0)
+    axis = unit(unit(joints[5] - joints[17]) + 0.25 * rng.normal(size=3))
+    # As thick as the grasp allows: from its middle to the nearest bone, less half a finger.
+    center = 0.5 * joints[[9, 10, 13, 14]].mean(0) + 0.5 * tips + 0.006 * normal
+    bones = np.concatenate([joints[1:] * s + joints[_PARENTS] * (1 - s) for s in (0.25, 0.6, 1.0)])
+    away = bones - center
+    away = np.linalg.norm(away - (away @ axis)[:, None] * axis, axis=1)
+    radius = np.clip(np.sort(away)[5] - 0.005, 0.005, 0.05)
+    return [_thing(rng, center + axis * rng.normal(0, 0.02), radius, axis, split)]
+
+
+_PARENTS = [0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19]
+
+
+def _thing(rng, center, radius, axis, split):
+    kind = rng.choice(["box", "cylinder", "capsule", "ball"], p=(0.35, 0.35, 0.15, 0.15))
+    long = max(radius, 0.012) * np.exp(rng.uniform(np.log(2.5), np.log(9)))
+    if kind == "box":
+        mesh = trimesh.creation.box([2 * radius, 2 * radius * rng.uniform(0.4, 1.5), long])
+    elif kind == "cylinder":
+        mesh = trimesh.creation.cylinder(radius, long, sections=24)
+    elif kind == "capsule":
+        mesh = trimesh.creation.capsule(long, radius, count=[16, 16])
+        mesh.vertices -= mesh.vertices.mean(0)
+    else:
+        mesh = trimesh.creation.icosphere(subdivisions=2, radius=1.2 * radius)
+    if kind in ("box", "cylinder"):
+        mesh.unmerge_vertices()  # so that edges stay sharp when shaded
+    turn, _ = Rotation.align_vectors(unit(axis), [0, 0, 1])
+    local = mesh.vertices @ Rotation.from_rotvec([0, 0, rng.uniform(0, 6)]).as_matrix().T
+    vertices = turn.apply(local) + center
+    return Thing(vertices, np.asarray(mesh.faces), local, draw_swatch(rng, split))
+
+
+class Person(NamedTuple):
+    """Somebody posed, in the body's axes."""
+
+    vertices: np.ndarray  # (V, 3)
+    joints: np.ndarray  # (2, 21, 3)
+    eyes: np.ndarray  # (3,)
+    look: object  # `skin.Look`
+
+
+def dressed(vertices, joints, look, factors):
+    """A `Person`: a body with its clothes on, where there are to be people."""
+    shared, clothed = body(), vertices
+    if factors.people:
+        clothed = vertices + look.inflation[:, None] * vertex_normals(vertices, shared.faces)
+    return Person(clothed, joints, vertices[shared.head].mean(0), look)
+
+
+def glimpse(person, view, K, shape, side, things=()):
+    """(21,) bool: which joints of a hand a picture would show; an eighth of the pixels decide."""
+    small = (shape[0] // 8, shape[1] // 8)
+    vertices, faces = _assembled(view(person.vertices), body().faces, things)
+    fragments = rasterize(vertices, faces, K / np.array([[8], [8], [1]]), small)
+    depth = fragments.image(fragments.depth, np.inf)
+    return seen_joints(view(person.joints[side]), K, shape, depth)
+
+
+def seen_joints(joints, K, shape, depth):
+    """(21,) bool: inside the image, with no more than 2.5 cm of flesh or things before the joint.
+
+    `depth` may be smaller than the image of that `shape` (height, width).
+    """
+    pixels = project_pinhole(joints, K)
+    inside = ((pixels >= 0) & (pixels <= np.array(shape[::-1]) - 1)).all(1) & (joints[:, 2] > 0)
+    u, v = (pixels[inside] * np.array(depth.shape[::-1]) / shape[::-1]).astype(int).T
+    inside[inside] = joints[inside, 2] < depth[v, u] + 0.025
+    return inside
+
+
+def _assembled(vertices, faces, things):
+    all_vertices, all_faces, count = [vertices], [faces], len(vertices)
+    for thing in things:
+        all_vertices.append(thing.vertices)
+        all_faces.append(thing.faces + count)
+        count += len(thing.vertices)
+    return np.concatenate(all_vertices), np.concatenate(all_faces)
+
+
+def photograph(rng, lens, person, side, view, K, shape, factors, split, things=()):
+    """Take the picture.
+
+    Args:
+        rng: numpy Generator of the light and the background: the same for all of a sequence.
+        lens: numpy Generator of what differs from shot to shot.
+        person: `Person`; side: 0 or 1, the hand that light and shadow are computed around.
+        view: `View`; K: (3, 3); shape: (height, width).
+        factors: `settings.data.open`; split: whose photographs may be seen.
+        things: list of `Thing`.
+
+    Returns:
+        `Shot`.
+    """
+    body_faces = _faces(factors.people, side)
+    vertices, faces = _assembled(view(person.vertices), body().faces[body_faces], things)
+    normals = vertex_normals(vertices, faces)
+    backdrop = draw_background(rng, shape, split, factors.photographs)
+    middle = view(person.joints[side]).mean(0)
+    ambient, lamps = _lights(rng, backdrop, factors)
+    sky, lit = _vertex_light(vertices, faces, normals, middle, ambient, lamps, factors)
+
+    large = (OVERSAMPLE * shape[0], OVERSAMPLE * shape[1])
+    large_K = K * np.array([[OVERSAMPLE], [OVERSAMPLE], [1]])
+    large_K[:2, 2] += (OVERSAMPLE - 1) / 2
+    fragments = rasterize(vertices, faces, large_K, large)
+    samples, of = _thinned(fragments)
+    values = samples.interpolate(np.concatenate([normals, sky, lit], axis=1))
+    normal, sky, lit = unit(values[:, :3] + np.float32(1e-9)), values[:, 3:6], values[:, 6:]
+    colour, bump, gloss, kind = _surface(rng, samples, person.look, body_faces, things, factors)
+    if factors.textures:
+        normal = _bumped(samples, normal, bump, K[0, 0])
+    light, shine = _shaded(samples, normal, sky, lit, lamps, kind, gloss, large_K)
+    # Exposed for the people, more or less.
+    level = light[kind != THING].mean() if (kind != THING).any() else 1.0
+    exposure = np.exp(rng.normal(0, 0.3)) * rng.uniform(0.75, 1.0) if factors.lens else 0.9
+    shown = (colour * light + shine) * np.float32(exposure / max(level, 1e-3))
+    square = shown * shown
+    shown /= np.sqrt(np.sqrt(1 + square * square))  # highlights saturate gently
+    shown = np.power(shown, np.float32(1 / GAMMA))[of]
+
+    image = _composed(lens, fragments, shown, backdrop, shape, factors)
+    ids = np.zeros(len(faces), np.uint8)
+    ids[: len(body_faces)] = body().parts[body_faces]
+    half = (slice(OVERSAMPLE // 2, None, OVERSAMPLE),) * 2
+    parts = fragments.image(ids[fragments.face], 0)[half]
+    depth = fragments.image(fragments.depth, np.float32(np.inf))[half]
+    return Shot(develop(rng, lens, image, factors), parts, depth)
+
+
+def _thinned(fragments, flat=0.004):
+    """The samples that are shaded: one in each pixel of the image where its four lie within `flat`
+    metres of depth, all four along outlines. And (N,) which of them serves each fragment."""
+    height, width = fragments.shape
+    depth = fragments.image(fragments.depth, np.float32(np.inf))
+    corners = [depth[i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    farthest, nearest = np.maximum.reduce(corners), np.minimum.reduce(corners)
+    even = (farthest < nearest + np.float32(flat)).ravel()
+    y, x = np.divmod(fragments.pixel, width)
+    block = (y >> 1) * (width >> 1) + (x >> 1)
+    even_here = even[block]
+    first = ((y | x) & 1) == 0
+    kept = first | ~even_here
+    rank = np.cumsum(kept) - 1
+    serves = np.zeros(len(even), int)
+    serves[block[first]] = rank[first]
+    samples = fragments._replace(
+        pixel=fragments.pixel[kept], face=fragments.face[kept], weights=fragments.weights[kept],
+        depth=fragments.depth[kept],
+    )  # fmt: skip
+    return samples, np.where(even_here, serves[block], rank)
+
+
+def _surface(rng, samples, look, body_faces, things, factors):
+    """What each sample is made of.
+
+    Returns:
+        colour (N, 3) reflectance, bump (N,) height in metres, gloss (N,), kind (N,): SKIN, CLOTH
+        or THING.
+    """
+    shared, extra = body(), sum(len(thing.vertices) for thing in things)
+    rest = np.concatenate([shared.rest, *(thing.local for thing in things)])
+    inside = look.inside if factors.people else np.full(len(shared.rest), -9.0)
+    values = samples.interpolate(np.column_stack([
+        rest, np.pad(look.colours, ((0, extra), (0, 0))), np.pad(inside, (0, extra))
+    ]))  # fmt: skip
+    place, colour, inside = values[:, :3], values[:, 3:6], values[:, 6]
+    of_thing = samples.face - len(body_faces)  # 0 and up: a thing's
+    kind = np.where(of_thing >= 0, THING, np.where(inside > 0, CLOTH, SKIN))
+    bump = np.zeros(len(kind), np.float32)
+    gloss = np.full(len(kind), np.float32(look.gloss))
+    skin, cloth = np.flatnonzero(kind == SKIN), np.flatnonzero(kind == CLOTH)
+    shift = rng.uniform(0, 1, 2)
+    if factors.textures and len(skin):
+        crease, nail = details()(_interpolated_uv(samples, skin, body_faces)).T
+        grain = _grain(place[skin], shift)
+        crease = look.creases * crease * (1 - nail)
+        tone = 1 + look.grain * grain - 0.35 * crease
+        tone *= (1 - 0.5 * np.exp(inside[skin] / 0.03)).clip(0.3, 1)  # the sleeve's shadow
+        nail = 0.7 * nail[:, None]
+        colour[skin] = (1 - nail) * colour[skin] * tone[:, None] + nail * look.nails
+        bump[skin] = 0.00012 * grain - 0.00035 * crease
+        gloss[skin] += 0.35 * nail[:, 0]
+    if len(cloth):
+        across = place[cloth] @ _CLOTH_AXES / np.float32(look.cloth_scale)
+        colour[cloth] = _repeat(look.cloth, across)
+        bump[cloth] = 0.0003 * _grain(place[cloth], (0.3, 0.7))
+        gloss[cloth] = 0
+    start = 0
+    for thing in things:
+        own = np.flatnonzero((of_thing >= start) & (of_thing < start + len(thing.faces)))
+        colour[own] = _repeat(thing.pattern, place[own] @ _CLOTH_AXES / np.float32(0.12))
+        gloss[own] = 0.15
+        start += len(thing.faces)
+    return colour, bump, gloss, kind
+
+
+_CLOTH_AXES = np.array([[0.8, 0.1], [0.6, 0.3], [0.0, 0.95]], np.float32)
+
+
+@functools.cache
+def _faces(people, side):
+    """Rows of the body's faces that are drawn: all, or those of one bare hand."""
+    shared = body()
+    if people:
+        return np.arange(len(shared.faces))
+    return np.flatnonzero((shared.hand[shared.faces] == side + 1).all(1))
+
+
+def _interpolated_uv(fragments, rows, body_faces):
+    shared = body()
+    corners = shared.uv[shared.faces_uv[body_faces[fragments.face[rows]]]].astype(np.float32)
+    return np.einsum("nk,nkc->nc", fragments.weights[rows], corners)
+
+
+def _repeat(pattern, at):
+    """Samples (N, C) of an image that repeats, at (N, 2) in its widths."""
+    size = np.array(pattern.shape[1::-1], np.float32)
+    x, y = ((at - np.floor(at)) * size).astype(np.int32).T
+    return pattern[y % pattern.shape[0], x % pattern.shape[1]]
+
+
+@functools.cache
+def _noise_tile(size=512):
+    """(size, size) noise that repeats, of unit variance: the finer, the fainter."""
+    rng = np.random.default_rng(7)
+    fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
+    fall = np.maximum(np.hypot(fy, fx), 0.01) ** -0.9
+    tile = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) * fall)
+    return ((tile - tile.mean()) / tile.std()).astype(np.float32)[..., None]
+
+
+def _grain(place, offset, across=0.2):
+    """(N,) noise fixed to the body: two of its planes' noise, `across` metres a repeat."""
+    turned = place @ _GRAIN_AXES / np.float32(across) + np.float32(offset[0])
+    first = _repeat(_noise_tile(), turned[:, :2])
+    return 0.7 * (first + _repeat(_noise_tile(), turned[:, 1:] + np.float32(offset[1])))[:, 0]
+
+
+_GRAIN_AXES = Rotation.from_euler("xyz", [0.5, 0.7, 0.3]).as_matrix().astype(np.float32)
+
+
+def _bumped(samples, normal, bump, focal):
+    """Normals turned by the slope of small heights (metres) across the image's pixels."""
+    height, width = samples.shape
+    y, x = np.divmod(samples.pixel, width)
+    at = (y >> 1) * (width >> 1) + (x >> 1)
+    pixels = np.zeros((height // 2, width // 2), np.float32)
+    pixels.ravel()[at] = bump / (samples.depth / np.float32(focal))
+    slopes = [cv2.Sobel(pixels, -1, dx, 1 - dx, scale=1 / 8).ravel()[at] for dx in (1, 0)]
+    normal = normal.copy()
+    normal[:, :2] -= np.stack(slopes, axis=1).clip(-0.5, 0.5)
+    return unit(normal)
+
+
+class Lamp(NamedTuple):
+    """A distant light."""
+
+    toward: np.ndarray  # (3,) where it is, camera frame
+    colour: np.ndarray  # (3,)
+
+
+def _lights(rng, backdrop, factors):
+    """Light from all around, as (directions (K, 3), colours (K, 3)), and up to three `Lamp`s.
+
+    Half of the ambient light has the colours of what is seen, so that the hand belongs there.
+    """
+    around = unit(_SPHERE @ Rotation.random(rng=rng).as_matrix().T)
+    if not factors.lights:
+        return (around, np.full((len(around), 3), 0.5)), [Lamp(unit(np.array([-0.3, -0.5, -0.8])),
+                                                               np.ones(3))]
+    small = cv2.resize(backdrop, (6, 6), interpolation=cv2.INTER_AREA) ** GAMMA
+    column, row = ((around[:, :2] + 1) * 2.99).astype(int).T
+    seen = small[row, column] / max(small.mean(), 0.02)
+    seen = 0.6 * seen.mean(1, keepdims=True) + 0.4 * seen  # much of it comes from elsewhere
+    tint = np.exp(rng.normal(0, 0.08, 3))
+    above = unit(rng.normal(size=3) * 0.4 + (0, -1, 0))
+    brightness = np.exp(rng.uniform(0, 1.2) * (around @ above))[:, None]
+    share = rng.uniform(0.1, 0.6)
+    ambient = (share * seen.clip(0, 3) + (1 - share) * tint) * brightness * rng.uniform(0.25, 1.0)
+    lamps = []
+    for number in range(rng.integers(1, 4)):
+        toward = unit(unit(rng.normal(size=3)) + (0, -0.5, -0.5))  # mostly above and before it
+        warmth = rng.normal(0, 0.16)
+        colour = np.exp(np.array([warmth, 0, -1.2 * warmth]) + rng.normal(0, 0.05, 3))
+        lamps.append(Lamp(toward, colour * rng.uniform(0.3, 1.8) * 0.55**number))
+    return (around, ambient), lamps
+
+
+_SPHERE = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / np.sqrt(3)
+
+
+def _vertex_light(vertices, faces, normals, middle, ambient, lamps, factors, reach=0.17):
+    """Light that falls on each vertex from around (V, 3), and how much of each lamp (V, L).
+
+    Both are shadowed by what lies within `reach` metres of the hand: a small depth map a direction.
+    """
+    near = np.flatnonzero((np.abs(vertices - middle) < reach).all(1))
+    row = np.full(len(vertices), -1)
+    row[near] = np.arange(len(near))
+    casters = row[faces]
+    casters = casters[(casters >= 0).all(1)]
+    points = (vertices[near] - middle) / (1.5 * reach)
+    sky = np.zeros((len(vertices), 3), np.float32)
+    lit = np.ones((len(vertices), len(lamps)), np.float32)
+    for toward, colour in zip(*ambient, strict=True):
+        light = np.maximum(normals @ toward + 0.25, 0)
+        if factors.lights:
+            light[near] *= _reached(points, casters, toward, 0.005 / (1.5 * reach), 128)
+        sky += light[:, None] * colour.astype(np.float32)
+    if factors.lights:
+        for number, lamp in enumerate(lamps[:2]):
+            lit[near, number] = _reached(
+                points, casters, lamp.toward, 0.005 / (1.5 * reach), 224, _TAPS
+            )
+    return sky / (0.35 * len(ambient[0])), lit
+
+
+_TAPS = ((0, 0), (2, 1), (-1, 2), (-2, -1), (1, -2))  # pixels, about a shadow's soft border
+
+
+def _reached(points, faces, toward, slack, size, taps=_TAPS[:1]):
+    """(N,) share of the light from a direction that reaches points (N, 3) about the origin.
+
+    A point is in the shadow from `slack` behind what the light first hits, wholly from 2.5 of it.
+    """
+    side = unit(np.cross(toward, (0.3, 0.9, 0.2)))
+    seen = points @ np.stack([side, np.cross(-toward, side), -toward]).T  # from the light
+    fragments = rasterize(seen, faces, np.array([1.0, 0, 0]), size)
+    depth = fragments.image(fragments.depth, np.float32(np.inf))
+    u, v = np.rint(((seen[:, :2] + 1) * size - 1) / 2).astype(int).T
+    total = np.zeros(len(points))
+    for du, dv in taps:
+        first = depth[(v + dv).clip(0, size - 1), (u + du).clip(0, size - 1)]
+        total += 1 - ((seen[:, 2] - first - slack) / (1.5 * slack)).clip(0, 1)
+    return total / len(taps)
+
+
+def _shaded(fragments, normal, sky, lit, lamps, kind, gloss, K):
+    """Light that each pixel scatters (N, 3), and what it mirrors (N, 3)."""
+    v, u = np.divmod(fragments.pixel, fragments.shape[1])
+    eye = np.full((len(u), 3), -1, np.float32)
+    eye[:, 0], eye[:, 1] = (K[0, 2] - u) / K[0, 0], (K[1, 2] - v) / K[1, 1]
+    eye = unit(eye)
+    light, shine = sky.copy(), np.zeros_like(sky)
+    # Skin lets light in and out again: red reaches furthest round an edge.
+    wrap = np.where((kind == SKIN)[:, None], np.float32([0.32, 0.16, 0.12]), np.float32(0.0))
+    for number, lamp in enumerate(lamps):
+        toward, colour = lamp.toward.astype(np.float32), lamp.colour.astype(np.float32)
+        facing = (normal @ toward)[:, None]
+        reached = lit[:, number, None]
+        light += np.maximum((facing + wrap) / (1 + wrap), 0) * reached * colour
+        half = unit(eye + toward)
+        mirror = np.maximum(np.einsum("nk,nk->n", normal, half), 0) ** 2
+        mirror = mirror**8 * mirror**2 * (facing[:, 0] > 0)
+        shine += (gloss * mirror)[:, None] * reached * colour
+    grazing = (1 - np.abs(np.einsum("nk,nk->n", normal, eye))) ** 2
+    grazing *= grazing
+    shine += (0.25 * gloss * grazing)[:, None] * sky
+    return light, shine
+
+
+def _composed(lens, fragments, shown, backdrop, shape, factors):
+    """The people and things over a backdrop that may be out of focus; (H, W, 3) in [0, 1]."""
+    if factors.lens and lens.random() < 0.55:
+        backdrop = cv2.GaussianBlur(backdrop, (0, 0), lens.uniform(0.4, 3.5))
+    seen = fragments.image(np.column_stack([shown, np.ones(len(shown), np.float32)]), 0)
+    seen = cv2.resize(seen, shape[::-1], interpolation=cv2.INTER_AREA)
+    return seen[..., :3] + (1 - seen[..., 3:]) * backdrop
+
+
+def develop(rng, lens, image, factors):
+    """An image in [0, 1] to the uint8 image that a phone would save."""
+    if not factors.lens:
+        return (255 * image.clip(0, 1)).round().astype(np.uint8)
+    balance = np.exp(rng.normal(0, 0.05, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1]))
+    image = image * balance.astype(np.float32)
+    image = image ** np.float32(np.exp(rng.normal(0, 0.18)))
+    contrast, grey = np.exp(rng.normal(0, 0.12)), image.mean(2, keepdims=True)
+    image = grey + (image - grey) * np.float32(rng.uniform(0.7, 1.2))
+    image = (image - 0.5) * np.float32(contrast) + 0.5 + np.float32(rng.normal(0, 0.04))
+    blur = rng.random()
+    if blur < 0.5:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
+    elif blur < 0.6:
+        image = cv2.filter2D(image, -1, _streak(rng))
+    elif blur < 0.75:  # phones sharpen
+        image = image + rng.uniform(0.3, 1.0) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
+    if rng.random() < 0.7:
+        strength = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.04))))
+        noise = lens.standard_normal(image.shape, np.float32)
+        if rng.random() < 0.5:  # coarser grains, as noise reduction leaves them
+            noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), 0.8)
+        image = image + strength * noise * (1.2 - image.clip(0, 1))
+    image = (255 * image.clip(0, 1)).round().astype(np.uint8)
+    if rng.random() < 0.7:
+        quality = int(rng.integers(35, 96))
+        _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    return image
+
+
+def _streak(rng):
+    """A blur along a line of a few pixels."""
+    size = int(rng.integers(3, 9)) | 1
+    kernel = np.zeros((size, size), np.float32)
+    kernel[size // 2] = 1
+    turn = cv2.getRotationMatrix2D((size // 2, size // 2), rng.uniform(0, 180), 1)
+    kernel = cv2.warpAffine(kernel, turn, (size, size))
+    return kernel / kernel.sum()

@@ -1,0 +1,40 @@
+"""Drawing meshes: the one renderer of the study.
+
+`silhouette` is the differentiable coverage of Section 3.1's silhouette loss; `render` draws colour,
+depth, normals and parts for figures, data and photos; `rasterize` is what `render` stands on, for
+callers that shade pixels themselves:
+
+    fragments = rasterize(vertices, faces, camera, size)       # which face each pixel sees
+    values = fragments.interpolate(attributes)                 # (V, C) -> (N, C) at those pixels
+    image = fragments.image(values, background=0)              # (N, C) -> (H, W, C)
+
+Cameras are weak perspective, (3,) = (s, tx, ty) in crop units, or a pinhole K (3, 3); frames and
+pixel centres are those of `camera`. In an image that is no square, crop units are those of the
+square as wide as the image around its middle. Faces turn counterclockwise seen from outside.
+"""
+
+from .drawing import (
+    NEAR,
+    Fragments,
+    Lights,
+    Picture,
+    rasterize,
+    render,
+    sample_texture,
+    shade,
+    vertex_normals,
+)
+from .silhouette import silhouette
+
+__all__ = [
+    "NEAR",
+    "Fragments",
+    "Lights",
+    "Picture",
+    "rasterize",
+    "render",
+    "sample_texture",
+    "shade",
+    "silhouette",
+    "vertex_normals",
+]

@@ -1,0 +1,61 @@
+"""The two libraries that draw, either of which may be missing."""
+
+import functools
+import importlib
+import warnings
+
+from ..errors import HamrError
+
+INSTALL = {
+    "deodr": "pip install deodr==0.2.3",
+    "pytorch3d": "pip install easypytorch3d (Linux wheels), or see PyTorch3D's INSTALL.md",
+}
+
+
+@functools.cache
+def installed(name):
+    """Whether a backend can be imported."""
+    try:
+        importlib.import_module(name)
+    except (ImportError, OSError):  # OSError: a wheel whose shared libraries are missing
+        return False
+    return True
+
+
+def choose(backend, cuda):
+    """The name of the backend that draws.
+
+    "auto" means PyTorch3D for CUDA tensors, which stay on their device, and DEODR for others; if
+    that one is missing the other steps in, which is said once.
+
+    Raises:
+        HamrError: for an unknown name, or a backend that is not installed and how to install it.
+    """
+    if backend not in ("auto", *INSTALL):
+        raise HamrError(f"backend is {backend!r}, expected one of auto, {', '.join(INSTALL)}")
+    if backend != "auto":
+        if not installed(backend):
+            raise HamrError(f"backend {backend!r} is not installed: {INSTALL[backend]}")
+        return backend
+    wanted, other = ("pytorch3d", "deodr") if cuda else ("deodr", "pytorch3d")
+    if installed(wanted):
+        return wanted
+    if not installed(other):
+        ways = "; or ".join(INSTALL.values())
+        raise HamrError(f"neither DEODR nor PyTorch3D is installed, expected one of them: {ways}")
+    _say_once(wanted, other)
+    return other
+
+
+@functools.cache
+def _say_once(wanted, other):
+    warnings.warn(f"{wanted} is not installed, {other} draws silhouettes instead", stacklevel=4)
+
+
+def load_deodr():
+    """DEODR's scene class and its compiled module."""
+    if not installed("deodr"):
+        raise HamrError(f"DEODR is not installed, and pictures are drawn with it: {INSTALL['deodr']}")
+    from deodr.differentiable_renderer import Scene2DBase
+
+    return Scene2DBase, importlib.import_module("deodr.differentiable_renderer_cython")

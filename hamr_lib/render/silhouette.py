@@ -1,0 +1,282 @@
+"""The differentiable silhouette, by DEODR on the CPU or PyTorch3D on either device."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from ..errors import HamrError
+from .backends import choose, load_deodr
+from .checks import check_faces, check_size
+
+# Pixels over which DEODR fades an outline: the least at which every outline pixel has a gradient.
+FADE = 1.0
+# PyTorch3D draws the sigmoid of (squared distance to a face) / blur. Its faces add up, so a blur
+# wider than a face makes a hand fat.
+BLUR = 0.05  # pixels^2
+FACES_PER_PIXEL = 10
+# Twice the area in pixels^2 below which a face counts as seen from the side.
+MIN_AREA = 1e-6
+
+
+class Topology(NamedTuple):
+    """What follows from the faces alone. The mesh is closed: a cap covers each hole."""
+
+    faces: np.ndarray  # (F, 3) int32
+    across: np.ndarray  # (F, 3) int32, the face beyond edge (k, k + 1); F where there is none
+    incidence: scipy.sparse.csr_array  # (V, F) float32, sums over the faces around a vertex
+
+
+def silhouette(vertices, faces, camera, size, backend="auto"):
+    """The share of each pixel that a mesh covers, differentiable (the silhouette loss of 3.1).
+
+    Holes, such as the wrist of a hand, are closed. Outlines are smoothed over about a pixel, and
+    coverage is about 0.5 on the outline. A mesh wholly outside the image covers nothing, and its
+    gradients are zero: other terms must pull it back.
+
+    Args:
+        vertices: (B, V, 3) float, metres.
+        faces: (F, 3) int, counterclockwise seen from outside.
+        camera: (B, 3) float, weak perspective (s, tx, ty) in crop units.
+        size: side of the square image, pixels.
+        backend: "deodr", "pytorch3d", or "auto": PyTorch3D for CUDA tensors and DEODR for others,
+            or whichever of the two is installed.
+
+    Returns:
+        (B, size, size) coverage in [0, 1], of the dtype and on the device of `vertices`.
+
+    Raises:
+        HamrError: naming the argument that is wrong, or how to install a backend.
+    """
+    topology = _check(vertices, faces, camera, size)
+    draw = {"deodr": _deodr, "pytorch3d": _pytorch3d}[choose(backend, vertices.is_cuda)]
+    with torch.autocast(vertices.device.type, enabled=False):
+        return draw(vertices.float(), camera.float(), topology, size).to(vertices.dtype)
+
+
+# ------------------------------------------------------------------------------------------ DEODR
+
+
+def _deodr(vertices, camera, topology, size):
+    return _Deodr.apply(vertices, camera, topology, size)
+
+
+class _Deodr(torch.autograd.Function):
+    """DEODR's antialiased drawing and its adjoint, for a batch.
+
+    DEODR holds the interpreter's lock and takes a fraction of a millisecond a hand, so neither
+    threads nor processes would make it faster.
+    """
+
+    @staticmethod
+    def forward(ctx, vertices, camera, topology, size):
+        scenes = outline_scenes(
+            vertices.detach().cpu().numpy(), camera.detach().cpu().numpy(), topology, size
+        )
+        images = draw_scenes(scenes, size)
+        ctx.scenes, ctx.images = scenes, images
+        ctx.save_for_backward(vertices, camera)
+        return torch.from_numpy(images[..., 0]).to(vertices)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        vertices, camera = ctx.saved_tensors
+        size = gradient.shape[-1]
+        moved = draw_adjoint(
+            ctx.scenes, ctx.images, gradient.detach().cpu().numpy(), vertices.shape[1]
+        )
+        # pixel = (s X + t) size / 2 + constant, from Eq. 4
+        moved = torch.from_numpy(moved).to(vertices) * (size / 2)
+        to_vertices = torch.zeros_like(vertices)
+        to_vertices[..., :2] = camera[:, None, :1] * moved
+        to_scale = (moved * vertices[..., :2]).sum((1, 2))
+        return to_vertices, torch.cat([to_scale[:, None], moved.sum(1)], dim=1), None, None
+
+
+def outline_scenes(vertices, camera, topology, size):
+    """DEODR's scene of each mesh: its front faces, and which of their edges are outlines.
+
+    DEODR fades an outline over `FADE` pixels beyond it, which would make every hand half a pixel
+    too fat. So the surface is first moved inwards along its normals by half of that. At the outline
+    a normal lies in the image plane and turns with the surface, hence the shift does not change how
+    fast the outline moves: the gradient of the shifted surface is the surface's own.
+
+    Args:
+        vertices: (B, V, 3) float32 metres.
+        camera: (B, 3) float32.
+        topology: `Topology`.
+        size: pixels.
+
+    Returns:
+        B scenes; None for a mesh of which nothing is seen.
+    """
+    scene_class, _ = load_deodr()
+    a, b, c = topology.faces.T
+    batch = len(vertices)
+    half = np.float32(size / 2)
+    # (3, V, B) pixels: rows of a whole batch, so that gathering corners copies runs of memory.
+    points = np.ascontiguousarray(vertices.transpose(2, 1, 0)) * (camera[:, 0] * half)
+    points[:2] += (camera[:, 1:].T[:, None] + 1) * half - np.float32(0.5)
+    x, y, z = points
+    bx, by, bz = x[b] - x[a], y[b] - y[a], z[b] - z[a]
+    cx, cy, cz = x[c] - x[a], y[c] - y[a], z[c] - z[a]
+    across = np.concatenate([by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx], axis=1)
+    normals = (topology.incidence @ across).reshape(-1, 3, batch)
+    length = np.sqrt((normals * normals).sum(1)) + np.float32(1e-20)
+    points[:2] -= (normals[:, :2] / length[:, None]).transpose(1, 0, 2) * np.float32(FADE / 2)
+
+    area = (x[b] - x[a]) * (y[c] - y[a]) - (y[b] - y[a]) * (x[c] - x[a])
+    front = np.zeros((batch, len(a) + 1), bool)
+    front[:, :-1] = (area < -MIN_AREA).T  # y points down
+    outline = ~front[:, topology.across]
+    ij = np.ascontiguousarray(points[:2].transpose(2, 1, 0), np.float64)
+    reaches_in = ((ij.max(1) > -FADE) & (ij.min(1) < size - 1 + FADE)).all(1)
+    ones, depths = np.ones((len(x), 1)), np.ones(len(x))
+    scenes = []
+    for i in range(batch):
+        kept = np.flatnonzero(front[i])
+        if not reaches_in[i] or len(kept) == 0:
+            scenes.append(None)
+            continue
+        corners = topology.faces[kept].astype(np.uint32)
+        none = np.zeros(len(kept), bool)
+        scenes.append(
+            scene_class(
+                faces=corners,
+                faces_uv=np.zeros_like(corners),
+                ij=ij[i],
+                depths=depths,  # all is white: what lies in front makes no difference
+                textured=none,
+                uv=np.zeros((1, 2)),
+                shade=np.zeros(1),
+                colors=ones,
+                shaded=none,
+                edgeflags=outline[i][kept],
+                height=size,
+                width=size,
+                nb_colors=1,
+                texture=np.zeros((0, 0, 1)),
+                background_color=np.zeros(1),
+            )
+        )
+    return scenes
+
+
+def draw_scenes(scenes, size):
+    """(B, size, size, 1) float64 pictures of `outline_scenes`."""
+    _, compiled = load_deodr()
+    images, depth = np.zeros((len(scenes), size, size, 1)), np.empty((size, size))
+    for scene, image in zip(scenes, images, strict=True):
+        if scene is not None:
+            compiled.renderSceneCpp(scene, FADE, image, depth, False, None, None, False)
+    return images
+
+
+def draw_adjoint(scenes, images, gradient, count):
+    """(B, count, 2) gradient for the points, in pixels, of one (B, size, size) for the pictures."""
+    _, compiled = load_deodr()
+    size = gradient.shape[-1]
+    # The adjoint overwrites the picture and its gradient: both are copies.
+    images, gradient = images.copy(), gradient.astype(np.float64, order="C")[..., None]
+    depth = np.empty((size, size))
+    moved = np.zeros((len(scenes), count, 2))
+    for i, scene in enumerate(scenes):
+        if scene is None:
+            continue
+        scene.uv_b, scene.shade_b = np.zeros((1, 2)), np.zeros(1)
+        scene.colors_b, scene.texture_b = np.zeros_like(scene.colors), scene.texture
+        scene.ij_b = np.zeros_like(scene.ij)
+        compiled.renderSceneBCpp(
+            scene, FADE, images[i], depth, gradient[i], False, None, None, None, False
+        )
+        moved[i] = scene.ij_b
+    return moved
+
+
+# -------------------------------------------------------------------------------------- PyTorch3D
+
+
+def _pytorch3d(vertices, camera, topology, size):
+    """Soft rasterisation as in PyTorch3D's SoftSilhouetteShader, without its cameras."""
+    from pytorch3d.renderer import rasterize_meshes
+    from pytorch3d.renderer.blending import _sigmoid_alpha
+    from pytorch3d.structures import Meshes
+
+    # PyTorch3D's x points left and y up, and it sees only positive depths.
+    xy = -(camera[:, None, :1] * vertices[..., :2] + camera[:, None, 1:])
+    z = vertices[..., 2:]
+    z = z - z.detach().amin(1, keepdim=True) + 1
+    faces = torch.from_numpy(topology.faces).to(vertices.device, torch.long)
+    blur = BLUR * (2 / size) ** 2
+    seen, _, _, distances = rasterize_meshes(
+        Meshes(torch.cat([xy, z], dim=-1), faces.expand(len(vertices), -1, -1)),
+        image_size=size,
+        blur_radius=float(np.log(1e4 - 1) * blur),
+        faces_per_pixel=FACES_PER_PIXEL,
+        cull_backfaces=True,
+    )
+    return _sigmoid_alpha(distances, seen, blur)
+
+
+# --------------------------------------------------------------------------------- faces and checks
+
+
+@functools.lru_cache(maxsize=8)
+def _topology(content, count):
+    """`Topology` of (F, 3) int32 faces given as bytes, over `count` vertices."""
+    faces = np.frombuffer(content, np.int32).reshape(-1, 3)
+    faces = np.concatenate([faces, _caps(faces)])
+    owner = {}
+    for row, (a, b, c) in enumerate(faces.tolist()):
+        owner[a, b] = owner[b, c] = owner[c, a] = row
+    nothing = len(faces)
+    across = [
+        [owner.get((b, a), nothing), owner.get((c, b), nothing), owner.get((a, c), nothing)]
+        for a, b, c in faces.tolist()
+    ]
+    ones = np.ones(faces.size, np.float32)
+    starts = np.arange(0, faces.size + 1, 3)
+    incidence = scipy.sparse.csc_array((ones, faces.ravel(), starts), shape=(count, len(faces)))
+    return Topology(faces, np.array(across, np.int32), incidence.tocsr())
+
+
+def _caps(faces):
+    """(N, 3) faces that close the holes, a fan over the rim of each."""
+    edges = {(a, b) for face in faces.tolist() for a, b in zip(face, face[1:] + face[:1], strict=True)}
+    following = {b: a for a, b in sorted(edges) if (b, a) not in edges}
+    caps = []
+    while following:
+        start, vertex = following.popitem()
+        rim = [start]
+        while vertex != start and vertex in following:
+            rim.append(vertex)
+            vertex = following.pop(vertex)
+        caps += [(start, rim[k], rim[k + 1]) for k in range(1, len(rim) - 1)]
+    return np.array(caps, np.int32).reshape(-1, 3)
+
+
+def _check(vertices, faces, camera, size):
+    """The faces' `Topology`; a `HamrError` that names what is wrong with an argument."""
+    for name, value, shape in (("vertices", vertices, "(B, V, 3)"), ("camera", camera, "(B, 3)")):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise HamrError(f"{name} is {kind}, expected a float tensor {shape}")
+        if value.ndim != shape.count(",") + 1 or value.shape[-1] != 3 or 0 in value.shape[1:]:
+            raise HamrError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+        if not torch.isfinite(value.detach()).all():
+            raise HamrError(f"{name} has NaN or infinite values, expected finite ones")
+    if len(camera) != len(vertices):
+        raise HamrError(
+            f"camera has shape {tuple(camera.shape)}, expected ({len(vertices)}, 3) as vertices"
+        )
+    if camera.device != vertices.device:
+        raise HamrError(f"camera is on {camera.device}, expected {vertices.device} as vertices")
+    check_size(size)
+    if isinstance(faces, torch.Tensor):
+        if faces.device != vertices.device:
+            raise HamrError(f"faces is on {faces.device}, expected {vertices.device} as vertices")
+        faces = faces.cpu().numpy()
+    return _topology(check_faces(faces, vertices.shape[1]).tobytes(), vertices.shape[1])
