@@ -60,9 +60,15 @@ class Hand(nn.Module):
         self.name, self.side = name, side
         self.pose_components, self.joints = pose_components, joints
         self.layer = _Layer(
-            model_path="", data_struct=Struct(**data), is_rhand=side == "right",
-            num_pca_comps=pose_components, create_betas=False, create_global_orient=False,
-            create_body_pose=False, create_hand_pose=False, create_transl=False,
+            model_path="",
+            data_struct=Struct(**data),
+            is_rhand=side == "right",
+            num_pca_comps=pose_components,
+            create_betas=False,
+            create_global_orient=False,
+            create_body_pose=False,
+            create_hand_pose=False,
+            create_transl=False,
             dtype=torch.float64,
         )
         self.register_buffer("tips", torch.as_tensor(tips))
@@ -98,13 +104,16 @@ class Hand(nn.Module):
         """
         batch = len(betas)
         rotated = tuple(global_orient.shape) == (batch, 3, 3)
-        for key, value, shape in (("betas", betas, (batch, NUM_BETAS)),
-                                  ("global_orient", global_orient, (batch, 3)),
-                                  ("hand_pose", hand_pose, (batch, self.pose_components))):
+        for key, value, shape in (
+            ("betas", betas, (batch, NUM_BETAS)),
+            ("global_orient", global_orient, (batch, 3)),
+            ("hand_pose", hand_pose, (batch, self.pose_components)),
+        ):
             if tuple(value.shape) != shape and not (key == "global_orient" and rotated):
                 or_matrix = f" or {(batch, 3, 3)}" if key == "global_orient" else ""
-                raise HamrError(f"{key}: expected shape {shape}{or_matrix}, "
-                                f"got {tuple(value.shape)}")
+                raise HamrError(
+                    f"{key}: expected shape {shape}{or_matrix}, got {tuple(value.shape)}"
+                )
         upright = betas.new_zeros(batch, 3) if rotated else global_orient
         posed = self.layer(betas=betas, global_orient=upright, hand_pose=hand_pose)
         vertices, joints = posed.vertices, posed.joints
@@ -118,8 +127,9 @@ class Hand(nn.Module):
         return HandMesh(vertices, joints)
 
 
-def load_hand(name="auto", side="right", pose_components=6, joints="regressed", tips=None,
-              root=None):
+def load_hand(
+    name="auto", side="right", pose_components=6, joints="regressed", tips=None, root=None
+):
     """The hand layer, float32 on the CPU.
 
     Args:
@@ -135,9 +145,11 @@ def load_hand(name="auto", side="right", pose_components=6, joints="regressed", 
     Raises:
         HamrError: an unknown choice, a missing or unreadable file, or arrays that do not fit.
     """
-    for key, value, choices in (("name", name, ("auto", "mano", "open")),
-                                ("side", side, ("right", "left")),
-                                ("joints", joints, ("regressed", "kinematic"))):
+    for key, value, choices in (
+        ("name", name, ("auto", "mano", "open")),
+        ("side", side, ("right", "left")),
+        ("joints", joints, ("regressed", "kinematic")),
+    ):
         if value not in choices:
             raise HamrError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
     if not isinstance(pose_components, int) or not 1 <= pose_components <= 45:
@@ -163,11 +175,15 @@ def load_hand(name="auto", side="right", pose_components=6, joints="regressed", 
             data = mirrored(data)
         tips = data["tips"] if tips is None else tips
     tips = np.asarray(tips)
-    if tips.shape != (5,) or tips.dtype.kind not in "iu" or tips.min() < 0 or (
-        tips.max() >= len(data["v_template"])
+    if (
+        tips.shape != (5,)
+        or tips.dtype.kind not in "iu"
+        or tips.min() < 0
+        or (tips.max() >= len(data["v_template"]))
     ):
-        raise HamrError(f"tips: expected five vertices below {len(data['v_template'])}, "
-                        f"got {tips.tolist()}")
+        raise HamrError(
+            f"tips: expected five vertices below {len(data['v_template'])}, got {tips.tolist()}"
+        )
     return Hand(data, name, side, pose_components, joints, tips.astype(np.int64)).float()
 
 
@@ -206,10 +222,17 @@ def _read_mano(path):
     if not isinstance(stored, dict):
         raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
     data = {}
-    for key, shape in (("v_template", ("V", 3)), ("shapedirs", ("V", 3, NUM_BETAS)),
-                       ("posedirs", ("V", 3, 135)), ("J_regressor", (16, "V")),
-                       ("kintree_table", (2, 16)), ("weights", ("V", 16)), ("f", ("F", 3)),
-                       ("hands_mean", (45,)), ("hands_components", (45, 45))):
+    for key, shape in (
+        ("v_template", ("V", 3)),
+        ("shapedirs", ("V", 3, NUM_BETAS)),
+        ("posedirs", ("V", 3, 135)),
+        ("J_regressor", (16, "V")),
+        ("kintree_table", (2, 16)),
+        ("weights", ("V", 16)),
+        ("f", ("F", 3)),
+        ("hands_mean", (45,)),
+        ("hands_components", (45, 45)),
+    ):
         if key not in stored:
             raise HamrError(f"{path}: expected {key!r} in it, found {', '.join(map(str, stored))}")
         value = stored[key]
@@ -217,8 +240,10 @@ def _read_mano(path):
         vertices = len(data.get("v_template", value))
         expected = tuple({"V": vertices, "F": len(value)}.get(n, n) for n in shape)
         if value.shape != expected or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
-            raise HamrError(f"{path}: {key}: expected finite numbers of shape {expected}, "
-                            f"got {value.dtype} of shape {value.shape}")
+            raise HamrError(
+                f"{path}: {key}: expected finite numbers of shape {expected}, "
+                f"got {value.dtype} of shape {value.shape}"
+            )
         data[key] = value
     return data
 
@@ -230,8 +255,10 @@ def _mend_left(data, root):
     """
     right = _find_mano(root, "right")
     if right is None:
-        raise HamrError(f"{root / 'raw/mano' / _mano_file('right')} is missing: MANO's left hand "
-                        "is checked against the right one")
+        raise HamrError(
+            f"{root / 'raw/mano' / _mano_file('right')} is missing: MANO's left hand "
+            "is checked against the right one"
+        )
     ours, theirs = data["shapedirs"][:, 0], _read_mano(right)["shapedirs"][:, 0]
     if ours.shape == theirs.shape and np.abs(ours - theirs).sum() < np.abs(ours + theirs).sum():
         data["shapedirs"] = data["shapedirs"] * np.array([-1.0, 1.0, 1.0])[:, None]

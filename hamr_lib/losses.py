@@ -58,8 +58,11 @@ def hamr_losses(output, batch, settings, faces):
         ),
         "heatmap": lambda: sum(
             heatmap_loss(
-                maps[:, :NUM_JOINTS].float(), batch["joints_2d"], valid_2d,
-                settings.heatmap_kind, settings.heatmap_variance,
+                maps[:, :NUM_JOINTS].float(),
+                batch["joints_2d"],
+                valid_2d,
+                settings.heatmap_kind,
+                settings.heatmap_variance,
             )
             for maps in output.heatmaps
         ),  # fmt: skip

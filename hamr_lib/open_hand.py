@@ -25,8 +25,20 @@ POSES = 4000  # from which the mean pose and its components are taken
 BETAS = 10
 SEED = 1
 PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
-_KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f",
-         "hands_mean", "hands_components", "hands_coeffs", "tips", "shape_variance")
+_KEYS = (
+    "v_template",
+    "shapedirs",
+    "posedirs",
+    "J_regressor",
+    "kintree_table",
+    "weights",
+    "f",
+    "hands_mean",
+    "hands_components",
+    "hands_coeffs",
+    "tips",
+    "shape_variance",
+)
 
 
 def open_hand(folder=None):
@@ -44,9 +56,10 @@ def open_hand(folder=None):
         shape_variance (10,) share of the shapes' variance that each component holds.
     """
     # The file is as good as the code that wrote it: whatever changes either makes another file.
-    identity = digest(importlib.metadata.version("anny"), *(
-        Path(path).read_text() for path in (__file__, poses.__file__)
-    ))
+    identity = digest(
+        importlib.metadata.version("anny"),
+        *(Path(path).read_text() for path in (__file__, poses.__file__)),
+    )
     folder = ROOT / "data" / "open" / "hand" if folder is None else Path(folder)
     path = folder / f"open-hand-{identity}.npz"
     if not path.exists():
@@ -139,12 +152,16 @@ def people(model, n, seed, posed=False):
         parts = []
         for start in range(0, n, 50):  # a thousand at once would take gigabytes
             part = slice(start, start + 50)
-            parts.append(model(
-                pose_parameters=None if pose is None else {k: v[part] for k, v in pose.items()},
-                phenotype_kwargs={k: v[part] for k, v in phenotypes.items()},
-            ))
-    return (torch.cat([part["vertices"] for part in parts]).numpy(),
-            torch.cat([part["bone_poses"][:, bones, :3, 3] for part in parts]).numpy())
+            parts.append(
+                model(
+                    pose_parameters=None if pose is None else {k: v[part] for k, v in pose.items()},
+                    phenotype_kwargs={k: v[part] for k, v in phenotypes.items()},
+                )
+            )
+    return (
+        torch.cat([part["vertices"] for part in parts]).numpy(),
+        torch.cat([part["bone_poses"][:, bones, :3, 3] for part in parts]).numpy(),
+    )
 
 
 def _regressor(model, weights):
@@ -165,15 +182,22 @@ def _regressor(model, weights):
         near = moved[np.argsort(distance)[:250]]
         n = len(near)
         # Centimetres; a heavy row lets the weights sum to one; light ones spread them out.
-        left = np.vstack([
-            100 * rest[:, near].transpose(0, 2, 1).reshape(-1, n),
-            30 * posed[:, near].transpose(0, 2, 1).reshape(-1, n),
-            np.full((1, n), 1000.0),
-            (1.0 if j == 0 else 0.2) * np.eye(n),
-        ])
-        right = np.concatenate([
-            100 * rest_joints[:, j].ravel(), 30 * posed_joints[:, j].ravel(), [1000.0], np.zeros(n)
-        ])
+        left = np.vstack(
+            [
+                100 * rest[:, near].transpose(0, 2, 1).reshape(-1, n),
+                30 * posed[:, near].transpose(0, 2, 1).reshape(-1, n),
+                np.full((1, n), 1000.0),
+                (1.0 if j == 0 else 0.2) * np.eye(n),
+            ]
+        )
+        right = np.concatenate(
+            [
+                100 * rest_joints[:, j].ravel(),
+                30 * posed_joints[:, j].ravel(),
+                [1000.0],
+                np.zeros(n),
+            ]
+        )
         row = np.linalg.lstsq(left, right)[0] if j == 0 else nnls(left, right)[0]
         regressor[j, near] = row / row.sum()
     return regressor

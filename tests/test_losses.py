@@ -321,8 +321,8 @@ def test_a_batch_without_any_label_costs_nothing_but_geometry(kind):
     losses = hamr_losses(output, batch, settings, faces)
     for name in PARTS - {"geometric"}:
         assert losses[name] == 0, name
-    whole, = torch.autograd.grad(losses["total"], raw, retain_graph=True)
-    geometric, = torch.autograd.grad(losses["geometric"], raw)
+    (whole,) = torch.autograd.grad(losses["total"], raw, retain_graph=True)
+    (geometric,) = torch.autograd.grad(losses["geometric"], raw)
     torch.testing.assert_close(whole, geometric)
 
 

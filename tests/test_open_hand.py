@@ -15,14 +15,38 @@ def millimetres(a, b):
 def test_has_manos_format(open_hand_data):
     shapes = {key: value.shape for key, value in open_hand_data.items()}
     assert shapes == {
-        "v_template": (1609, 3), "shapedirs": (1609, 3, 10), "posedirs": (1609, 3, 135),
-        "J_regressor": (16, 1609), "kintree_table": (2, 16), "weights": (1609, 16),
-        "f": (3196, 3), "hands_mean": (45,), "hands_components": (45, 45),
-        "hands_coeffs": (4000, 45), "tips": (5,), "shape_variance": (10,),
+        "v_template": (1609, 3),
+        "shapedirs": (1609, 3, 10),
+        "posedirs": (1609, 3, 135),
+        "J_regressor": (16, 1609),
+        "kintree_table": (2, 16),
+        "weights": (1609, 16),
+        "f": (3196, 3),
+        "hands_mean": (45,),
+        "hands_components": (45, 45),
+        "hands_coeffs": (4000, 45),
+        "tips": (5,),
+        "shape_variance": (10,),
     }
     # MANO's own tree: fingers of three joints, each chain hanging on the wrist.
     assert open_hand_data["kintree_table"][0].tolist() == [
-        4294967295, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]
+        4294967295,
+        0,
+        1,
+        2,
+        0,
+        4,
+        5,
+        0,
+        7,
+        8,
+        0,
+        10,
+        11,
+        0,
+        13,
+        14,
+    ]
 
 
 def test_weights_share_each_vertex_out(open_hand_data):
@@ -101,8 +125,9 @@ def test_regressor_finds_joints_at_rest_and_posed(open_hand_data, anny_hand):
 
 def test_poses_as_anny_does(open_hand_data, anny_hand):
     """Anny posed by bones, and the open hand posed by axis-angle, are the same mesh."""
-    angles = np.stack([*list(poses.GESTURES.values())[:8],
-                       *poses.sample_poses(np.random.default_rng(5), 8)])
+    angles = np.stack(
+        [*list(poses.GESTURES.values())[:8], *poses.sample_poses(np.random.default_rng(5), 8)]
+    )
     phenotype = {label: torch.full((16,), 0.5) for label in anny_hand.phenotype_labels}
     bones = {k: torch.as_tensor(v) for k, v in poses.anny_pose(angles, "right").items()}
     with torch.no_grad():
@@ -125,12 +150,17 @@ def test_poses_the_hands_of_bodies(anny_hand):
     body = anny.Anny(skinning_method="lbs")
     angles = poses.GESTURES["thumb and index"][None]
     phenotype = {label: torch.tensor([0.5]) for label in body.phenotype_labels}
-    bones = {k: torch.as_tensor(v) for side in ("right", "left")
-             for k, v in poses.anny_pose(angles, side).items()}
+    bones = {
+        k: torch.as_tensor(v)
+        for side in ("right", "left")
+        for k, v in poses.anny_pose(angles, side).items()
+    }
     with torch.no_grad():
         whole = body(pose_parameters=bones, phenotype_kwargs=phenotype)
-        alone = anny_hand(pose_parameters={k: v for k, v in bones.items() if k.endswith("R")},
-                          phenotype_kwargs=phenotype)
+        alone = anny_hand(
+            pose_parameters={k: v for k, v in bones.items() if k.endswith("R")},
+            phenotype_kwargs=phenotype,
+        )
 
     def fingers(output, model, side):
         names = [f"finger{f}-{k}.{side}" for f in range(1, 6) for k in (1, 2, 3)]
@@ -138,8 +168,10 @@ def test_poses_the_hands_of_bodies(anny_hand):
 
     right, left = fingers(whole, body, "R"), fingers(whole, body, "L")
     np.testing.assert_allclose(left, right * [-1, 1, 1], atol=1e-6)
-    lengths = [np.linalg.norm(p[:, None] - p[None], axis=-1)
-               for p in (right, fingers(alone, anny_hand, "R"))]
+    lengths = [
+        np.linalg.norm(p[:, None] - p[None], axis=-1)
+        for p in (right, fingers(alone, anny_hand, "R"))
+    ]
     np.testing.assert_allclose(*lengths, atol=1e-6)
 
 

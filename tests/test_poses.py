@@ -59,14 +59,18 @@ class TestAngles:
 
     def test_spread_parts_the_fingers(self):
         flat = joints(angles())
-        side = {f: joints(angles(**{f"{f}_MCP_spread": 10}))[FINGERS.index(f), 3]
-                - flat[FINGERS.index(f), 3] for f in FINGERS[1:]}
+        side = {
+            f: joints(angles(**{f"{f}_MCP_spread": 10}))[FINGERS.index(f), 3]
+            - flat[FINGERS.index(f), 3]
+            for f in FINGERS[1:]
+        }
         assert side["index"][0] > 0.01 and side["middle"][0] > 0.01  # the thumb's side is positive
         assert side["ring"][0] < -0.01 and side["little"][0] < -0.005
 
     def test_thumb_is_placed_like_a_direction_on_a_globe(self):
-        bone = np.diff(joints(angles(thumb_CMC_radial=40, thumb_CMC_palmar=30,
-                                     thumb_CMC_twist=25))[0], axis=0)[0]
+        bone = np.diff(
+            joints(angles(thumb_CMC_radial=40, thumb_CMC_palmar=30, thumb_CMC_twist=25))[0], axis=0
+        )[0]
         azimuth = np.degrees(np.arctan2(bone[0], bone[1]))
         elevation = np.degrees(np.arcsin(bone[2] / np.linalg.norm(bone)))
         assert azimuth == pytest.approx(40, abs=0.6)
@@ -74,10 +78,12 @@ class TestAngles:
 
     def test_twist_turns_the_pad_to_the_fingers(self):
         """Flexing the last joint moves the tip the way the pad faces: more palmar when twisted."""
+
         def way(twist):
             pose = dict(thumb_CMC_radial=45, thumb_CMC_twist=twist)
             straight = joints(angles(**pose))[0, 3]
             return joints(angles(**pose, thumb_IP_flexion=60))[0, 3] - straight
+
         assert way(0)[2] == pytest.approx(0, abs=0.003)
         assert way(45)[2] > 0.01
 
@@ -111,12 +117,21 @@ class TestGestures:
         near = np.linalg.norm(joints(poses.GESTURES["fist"])[1:, 3] - palm, axis=1)
         assert (near < 0.5 * far).all()
 
-    @pytest.mark.parametrize("name,extended", [
-        ("point", {"index"}), ("two", {"index", "middle"}), ("three", {"index", "middle", "ring"}),
-        ("four", set(FINGERS[1:])), ("open", set(FINGERS)), ("thumbs up", {"thumb"}),
-        ("thumb and index", {"thumb", "index"}), ("letter Y", {"thumb", "little"}),
-        ("letter I", {"little"}), ("fist", set()),
-    ])
+    @pytest.mark.parametrize(
+        "name,extended",
+        [
+            ("point", {"index"}),
+            ("two", {"index", "middle"}),
+            ("three", {"index", "middle", "ring"}),
+            ("four", set(FINGERS[1:])),
+            ("open", set(FINGERS)),
+            ("thumbs up", {"thumb"}),
+            ("thumb and index", {"thumb", "index"}),
+            ("letter Y", {"thumb", "little"}),
+            ("letter I", {"little"}),
+            ("fist", set()),
+        ],
+    )
     def test_which_fingers_are_extended(self, name, extended):
         posed, flat = joints(poses.GESTURES[name]), joints(angles())
         span = np.linalg.norm(posed[:, 3] - posed[:, 0], axis=1)
@@ -125,14 +140,22 @@ class TestGestures:
         straight[0] &= np.linalg.norm(posed[0, 3] - posed[1, 0]) > 0.06
         assert {f for f, out in zip(FINGERS, straight, strict=True) if out} == extended
 
-    @pytest.mark.parametrize("name,finger", [
-        ("pinch", 1), ("OK", 1), ("middle pinch", 2), ("ring pinch", 3), ("little pinch", 4),
-    ])
+    @pytest.mark.parametrize(
+        "name,finger",
+        [
+            ("pinch", 1),
+            ("OK", 1),
+            ("middle pinch", 2),
+            ("ring pinch", 3),
+            ("little pinch", 4),
+        ],
+    )
     def test_pinches_bring_the_pads_together(self, name, finger):
         starts, ends = (points[0, :, 2] for points in poses._phalanges(poses.GESTURES[name][None]))
         radii = poses.skeleton().radii[:, 2]
         gap = poses._between_segments(starts[:1], ends[:1], starts[1:], ends[1:]) - (
-            radii[0] + radii[1:])
+            radii[0] + radii[1:]
+        )
         assert gap.argmin() == finger - 1 and gap.min() < 0.001
 
     def test_grasps_come_in_sizes(self):
@@ -154,8 +177,13 @@ class TestOverlap:
         assert (poses._between_segments(p, q, r, s) <= brute + 1e-12).all()
 
     def test_impossible_poses_are_noticed(self):
-        through_palm = angles(**{f"{f}_{j}_flexion": v for f in FINGERS[1:]
-                                 for j, v in (("MCP", 92), ("PIP", 110), ("DIP", 80))})
+        through_palm = angles(
+            **{
+                f"{f}_{j}_flexion": v
+                for f in FINGERS[1:]
+                for j, v in (("MCP", 92), ("PIP", 110), ("DIP", 80))
+            }
+        )
         crossed = angles(index_MCP_spread=-25, middle_MCP_spread=25)
         assert poses.overlap(through_palm) > 0.005
         assert poses.overlap(crossed) > 0.002
@@ -195,9 +223,11 @@ class TestSampler:
 
         def likeness(a, b):
             return np.corrcoef(column[a], column[b])[0, 1]
+
         assert likeness("ring PIP flexion", "ring DIP flexion") > 0.8
         assert likeness("middle PIP flexion", "ring PIP flexion") > likeness(
-            "index PIP flexion", "little PIP flexion")
+            "index PIP flexion", "little PIP flexion"
+        )
         free = poses._draw_free(np.random.default_rng(0), 2000)
         ratio = free[:, poses._DIP].mean(0) / free[:, poses._PIP].mean(0)
         np.testing.assert_allclose(ratio, 2 / 3, atol=0.02)

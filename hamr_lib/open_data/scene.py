@@ -221,7 +221,7 @@ def photograph(rng, lens, person, side, view, K, shape, factors, split, things=(
     light, shine = _shaded(samples, normal, sky, lit, lamps, kind, gloss, large_K)
     # Exposed for the people, more or less.
     level = light[kind != THING].mean() if (kind != THING).any() else 1.0
-    exposure = np.exp(rng.normal(0, 0.3)) * rng.uniform(0.75, 1.0) if factors.lens else 0.9
+    exposure = np.exp(rng.normal(0, 0.25)) * rng.uniform(0.75, 1.0) if factors.lens else 0.9
     shown = (colour * light + shine) * np.float32(exposure / max(level, 1e-3))
     square = shown * shown
     shown /= np.sqrt(np.sqrt(1 + square * square))  # highlights saturate gently
@@ -380,8 +380,8 @@ def _lights(rng, backdrop, factors):
     small = cv2.resize(backdrop, (6, 6), interpolation=cv2.INTER_AREA) ** GAMMA
     column, row = ((around[:, :2] + 1) * 2.99).astype(int).T
     seen = small[row, column] / max(small.mean(), 0.02)
-    seen = 0.6 * seen.mean(1, keepdims=True) + 0.4 * seen  # much of it comes from elsewhere
-    tint = np.exp(rng.normal(0, 0.08, 3))
+    seen = 0.7 * seen.mean(1, keepdims=True) + 0.3 * seen  # much of it comes from elsewhere
+    tint = np.exp(rng.normal(0, 0.06, 3))
     above = unit(rng.normal(size=3) * 0.4 + (0, -1, 0))
     brightness = np.exp(rng.uniform(0, 1.2) * (around @ above))[:, None]
     share = rng.uniform(0.1, 0.6)
@@ -481,7 +481,7 @@ def develop(rng, lens, image, factors):
     """An image in [0, 1] to the uint8 image that a phone would save."""
     if not factors.lens:
         return (255 * image.clip(0, 1)).round().astype(np.uint8)
-    balance = np.exp(rng.normal(0, 0.05, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1]))
+    balance = np.exp(rng.normal(0, 0.03, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1]))
     image = image * balance.astype(np.float32)
     image = image ** np.float32(np.exp(rng.normal(0, 0.18)))
     contrast, grey = np.exp(rng.normal(0, 0.12)), image.mean(2, keepdims=True)

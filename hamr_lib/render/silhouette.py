@@ -75,8 +75,8 @@ class _Deodr(torch.autograd.Function):
         scenes = outline_scenes(
             vertices.detach().cpu().numpy(), camera.detach().cpu().numpy(), topology, size
         )
-        images = draw_scenes(scenes, size)
-        ctx.scenes, ctx.images = scenes, images
+        images, depths = draw_scenes(scenes, size)
+        ctx.scenes, ctx.images, ctx.depths = scenes, images, depths
         ctx.save_for_backward(vertices, camera)
         return torch.from_numpy(images[..., 0]).to(vertices)
 
@@ -86,7 +86,7 @@ class _Deodr(torch.autograd.Function):
         vertices, camera = ctx.saved_tensors
         size = gradient.shape[-1]
         moved = draw_adjoint(
-            ctx.scenes, ctx.images, gradient.detach().cpu().numpy(), vertices.shape[1]
+            ctx.scenes, ctx.images, ctx.depths, gradient.cpu().numpy(), vertices.shape[1]
         )
         # pixel = (s X + t) size / 2 + constant, from Eq. 4
         moved = torch.from_numpy(moved).to(vertices) * (size / 2)
@@ -166,22 +166,20 @@ def outline_scenes(vertices, camera, topology, size):
 
 
 def draw_scenes(scenes, size):
-    """(B, size, size, 1) float64 pictures of `outline_scenes`."""
+    """(B, size, size, 1) pictures of `outline_scenes` and their (B, size, size) depth buffers."""
     _, compiled = load_deodr()
-    images, depth = np.zeros((len(scenes), size, size, 1)), np.empty((size, size))
-    for scene, image in zip(scenes, images, strict=True):
+    images, depths = np.zeros((len(scenes), size, size, 1)), np.zeros((len(scenes), size, size))
+    for scene, image, depth in zip(scenes, images, depths, strict=True):
         if scene is not None:
             compiled.renderSceneCpp(scene, FADE, image, depth, False, None, None, False)
-    return images
+    return images, depths
 
 
-def draw_adjoint(scenes, images, gradient, count):
+def draw_adjoint(scenes, images, depths, gradient, count):
     """(B, count, 2) gradient for the points, in pixels, of one (B, size, size) for the pictures."""
     _, compiled = load_deodr()
-    size = gradient.shape[-1]
     # The adjoint overwrites the picture and its gradient: both are copies.
     images, gradient = images.copy(), gradient.astype(np.float64, order="C")[..., None]
-    depth = np.empty((size, size))
     moved = np.zeros((len(scenes), count, 2))
     for i, scene in enumerate(scenes):
         if scene is None:
@@ -190,7 +188,7 @@ def draw_adjoint(scenes, images, gradient, count):
         scene.colors_b, scene.texture_b = np.zeros_like(scene.colors), scene.texture
         scene.ij_b = np.zeros_like(scene.ij)
         compiled.renderSceneBCpp(
-            scene, FADE, images[i], depth, gradient[i], False, None, None, None, False
+            scene, FADE, images[i], depths[i], gradient[i], False, None, None, None, False
         )
         moved[i] = scene.ij_b
     return moved

@@ -1,0 +1,209 @@
+"""The stand-ins: repeatable, resumable, labelled where the hands are, and split without overlap."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+
+from hamr_lib import open_data
+from hamr_lib.camera import project_pinhole
+from hamr_lib.data import check, dexter, rhd, stb
+from hamr_lib.errors import HamrError
+from hamr_lib.hand import load_hand
+from hamr_lib.joints import BONES, TIPS
+from hamr_lib.open_data import backgrounds, people, sets
+from hamr_lib.settings import Data, OpenData, Settings
+
+FACTORS = OpenData(rhd_training=10, rhd_evaluation=2, stb_frames=1, dexter_frames=2)
+
+
+def asking(**changes):
+    data = Data(sets="open", open=dataclasses.replace(FACTORS, **changes))
+    return Settings(profile="test", data=data)
+
+
+def contents(folder):
+    """{file: hash} of everything rendered; the card and marker name the seed and are left out."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("README.md", "rendered.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    open_data.render_open_sets(asking(), folder, processes=2)
+    return folder
+
+
+def loaded(rendered, name, split="evaluation"):
+    return check.stand_in(name, asking(), rendered).load(split, asking().data)
+
+
+def test_every_set_is_complete_and_passes_its_check(rendered):
+    for dataset in check.find_sets(asking(), rendered).values():
+        assert dataset.missing() == []
+        assert check.check_set(dataset, asking().data).problems == ()
+        assert "CC0" in (dataset.root / "README.md").read_text()
+
+
+def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(rendered, tmp_path):
+    settings = asking()
+    dataset = check.stand_in("rhd", settings, tmp_path)
+    first, second, evaluation = sets._blocks(dataset)
+    # An interrupted run: one block is whole, another has an image but no labels yet.
+    assert not sets._begun(dataset, settings.data.open)
+    sets._render_block((dataset.root, settings.data.open, second))
+    sets._render_block((dataset.root, settings.data.open, evaluation))
+    sets._labels_path(dataset.root, evaluation).unlink()
+    kept = rhd.split_folder(dataset.root, "training") / "color" / "00009.png"
+    written = kept.stat().st_mtime_ns
+    open_data.render_open_sets(settings, tmp_path, processes=1)
+    assert kept.stat().st_mtime_ns == written
+    again, before = contents(tmp_path), contents(rendered)
+    assert len(again) == 12 * 3 + 2 + 12 * 2 + 6 * 4
+    assert again == before
+
+
+def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, capsys):
+    dataset = check.stand_in("rhd", asking(), tmp_path)
+    block = sets._blocks(dataset)[1]
+    sets._begun(dataset, FACTORS)
+    sets._render_block((dataset.root, FACTORS, block))
+    other = dataclasses.replace(FACTORS, seed=2)
+    assert not sets._begun(dataset, other)
+    assert "rendered anew" in capsys.readouterr().out
+    assert contents(dataset.root) == {}
+    sets._render_block((dataset.root, other, block))
+    name = "open-rhd/RHD_published_v2/training/color/00008.png"
+    assert contents(dataset.root.parent)[name] != contents(rendered / "open/test")[name]
+    # A folder that someone else filled is left alone.
+    foreign = check.stand_in("stb", asking(), tmp_path)
+    foreign.root.mkdir(parents=True)
+    (foreign.root / "mine.txt").write_text("mine")
+    with pytest.raises(HamrError, match="was not rendered here"):
+        sets._begun(foreign, FACTORS)
+
+
+def test_labels_project_onto_themselves_and_lie_on_the_hand(rendered):
+    on_hand, near = [], []
+    for split in ("training", "evaluation"):
+        for frame in loaded(rendered, "rhd", split):
+            projected = project_pinhole(frame.joints_3d.astype(float), frame.K.astype(float))
+            assert np.abs(projected - frame.joints_2d).max() < 0.5
+            lengths = [np.linalg.norm(frame.joints_3d[a] - frame.joints_3d[b]) for a, b in BONES]
+            assert 0.008 < min(lengths) and max(lengths) < 0.13
+            pixels = np.rint(frame.joints_2d).astype(int)
+            inside = ((pixels >= 0) & (pixels < 320)).all(1)
+            on_hand.append(frame.mask[tuple(pixels[inside].T[::-1])].mean())
+            # The depth map agrees with the labels: the hand's pixels are within a hand of them.
+            near.append(inside.sum())
+    # Some joints are hidden by the other hand, a thing, or the sleeve: most are not.
+    assert np.mean(on_hand) > 0.7
+    assert np.mean(near) >= 10
+
+
+def test_parts_lie_where_their_joints_are(rendered):
+    root = check.stand_in("rhd", asking(), rendered).root
+    _, uv, xyz, _ = rhd.read_annotations(rhd.annotation_path(root, "training"))
+    agree = []
+    for index in range(len(uv)):
+        name = f"{index:05d}.png"
+        parts = rhd.read_image(rhd.split_folder(root, "training") / "mask" / name)[..., 0]
+        assert parts.max() <= rhd.LAST_PART
+        for hand, side in enumerate(("left", "right")):
+            for finger in range(5):
+                u, v, seen = uv[index, 21 * hand + 4 * finger + 2]  # the last joint of a finger
+                if seen and 2 < u < 317 and 2 < v < 317:
+                    wanted = [rhd.part_id(side, rhd.FINGERS[finger], p) for p in ("tip", "middle")]
+                    around = parts[int(v) - 2 : int(v) + 3, int(u) - 2 : int(u) + 3]
+                    agree.append(np.isin(around, wanted).any())
+    assert len(agree) > 10 and np.mean(agree) > 0.8
+
+
+def test_hands_are_those_of_the_open_hand_layer():
+    """Bones of a body's hand are as long as the layer's at the same pose, for the mean shape."""
+    shape = dict.fromkeys(people.model().phenotype_labels, 0.5)
+    rng = np.random.default_rng(0)
+    fingers = np.zeros((2, 22))
+    arms, _ = people.sample_arms(rng, fingers)
+    _, joints = people.pose_people([shape], [arms])
+    hand = load_hand("open", "right", pose_components=45, joints="kinematic")
+    import torch
+
+    mean = hand(torch.zeros(1, 10), torch.zeros(1, 3), torch.zeros(1, 45)).joints[0].numpy()
+    for pair in joints[0]:
+        for a, b in BONES:
+            wanted = np.linalg.norm(mean[a] - mean[b])
+            if b not in TIPS:
+                assert np.linalg.norm(pair[a] - pair[b]) == pytest.approx(wanted, rel=0.15)
+    # Left mirrors right: with the same fingers, all distances within the hand are the same.
+    left, right = (np.linalg.norm(h[:, None] - h[None], axis=-1) for h in joints[0])
+    np.testing.assert_allclose(left, right, atol=2e-4)
+
+
+def test_splits_share_no_person_pose_or_photograph():
+    drawn = {}
+    for split in ("training", "evaluation"):
+        block = sets.Block("rhd", split, "", 0, 8)
+        phenotypes, arms, _ = sets.sample_people(FACTORS, block)
+        drawn[split] = {tuple(p.values()) for p in phenotypes} | {
+            tuple(arm.fingers) for pair in arms for arm in pair
+        }
+        assert len(drawn[split]) == 24
+    assert not drawn["training"] & drawn["evaluation"]
+    assert not set(backgrounds.photographs("training")) & set(backgrounds.photographs("evaluation"))
+
+
+def test_a_users_photographs_are_split_and_join_the_identity(tmp_path, monkeypatch):
+    before = backgrounds.identity()
+    for number in range(12):
+        image = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
+        rhd.write_image(tmp_path / f"{number}.png", image)
+    monkeypatch.setenv("BACKGROUNDS", str(tmp_path))
+    backgrounds.photographs.cache_clear()
+    try:
+        halves = [set(backgrounds.photographs(split)) for split in ("training", "evaluation")]
+        own = [{p for p in half if p.parent == tmp_path} for half in halves]
+        assert own[0] and own[1] and len(own[0] | own[1]) == 12 and not own[0] & own[1]
+        assert backgrounds.identity() != before
+        monkeypatch.setenv("BACKGROUNDS", str(tmp_path / "nowhere"))
+        backgrounds.photographs.cache_clear()
+        with pytest.raises(HamrError, match="nowhere"):
+            backgrounds.photographs("training")
+    finally:
+        backgrounds.photographs.cache_clear()
+
+
+def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
+    frames = loaded(rendered, "stb", "training")
+    assert len(frames) == len(stb.SPLITS["training"])
+    for frame in frames:
+        assert frame.side == "left" and frame.image.shape == (480, 640, 3)
+        # The wrist that the reader finds is the true one: it is a palm's length from its knuckles.
+        assert 0.04 < np.linalg.norm(frame.joints_3d[9] - frame.joints_3d[0]) < 0.12
+        assert ((frame.joints_2d > -60) & (frame.joints_2d < 700)).all()
+    tips = loaded(rendered, "dexter")
+    assert len(tips) == 2 * len(dexter.SEQUENCES)
+    for frame in tips:
+        assert np.isfinite(frame.joints_3d[list(TIPS)]).all()
+        assert np.isnan(np.delete(frame.joints_3d, TIPS, axis=0)).all()
+    # Two frames after another: the hand moves, but by little.
+    step = np.linalg.norm(tips[1].joints_3d[4] - tips[0].joints_3d[4])
+    assert 0 < step < 0.02
+
+
+@pytest.mark.parametrize("factor", ["people", "textures", "objects", "lights", "lens", "photographs"])
+def test_every_factor_changes_the_picture(factor, tmp_path):
+    block = sets.Block("rhd", "training", "", 0, 2)
+    folder = tmp_path / factor
+    sets._render_block((folder, dataclasses.replace(FACTORS, **{factor: False}), block))
+    images = [rhd.read_image(p) for p in sorted(folder.rglob("color/*.png"))]
+    reference = tmp_path / "reference"
+    sets._render_block((reference, FACTORS, block))
+    others = [rhd.read_image(p) for p in sorted(reference.rglob("color/*.png"))]
+    changed = any((a != b).any() for a, b in zip(images, others, strict=True))
+    assert changed or factor == "objects"  # two samples may both be without a thing
