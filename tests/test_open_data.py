@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 from hamr_lib import open_data
 from hamr_lib.camera import project_pinhole
@@ -95,11 +96,10 @@ def test_labels_project_onto_themselves_and_lie_on_the_hand(rendered):
             projected = project_pinhole(frame.joints_3d.astype(float), frame.K.astype(float))
             assert np.abs(projected - frame.joints_2d).max() < 0.5
             lengths = [np.linalg.norm(frame.joints_3d[a] - frame.joints_3d[b]) for a, b in BONES]
-            assert 0.008 < min(lengths) and max(lengths) < 0.13
+            assert 0.008 < min(lengths) and max(lengths) < 0.125
             pixels = np.rint(frame.joints_2d).astype(int)
             inside = ((pixels >= 0) & (pixels < 320)).all(1)
             on_hand.append(frame.mask[tuple(pixels[inside].T[::-1])].mean())
-            # The depth map agrees with the labels: the hand's pixels are within a hand of them.
             near.append(inside.sum())
     # Some joints are hidden by the other hand, a thing, or the sleeve: most are not.
     assert np.mean(on_hand) > 0.7
@@ -127,13 +127,9 @@ def test_parts_lie_where_their_joints_are(rendered):
 def test_hands_are_those_of_the_open_hand_layer():
     """Bones of a body's hand are as long as the layer's at the same pose, for the mean shape."""
     shape = dict.fromkeys(people.model().phenotype_labels, 0.5)
-    rng = np.random.default_rng(0)
-    fingers = np.zeros((2, 22))
-    arms, _ = people.sample_arms(rng, fingers)
+    arms, _ = people.sample_arms(np.random.default_rng(0), np.zeros((2, 22)))
     _, joints = people.pose_people([shape], [arms])
     hand = load_hand("open", "right", pose_components=45, joints="kinematic")
-    import torch
-
     mean = hand(torch.zeros(1, 10), torch.zeros(1, 3), torch.zeros(1, 45)).joints[0].numpy()
     for pair in joints[0]:
         for a, b in BONES:
@@ -196,14 +192,16 @@ def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
     assert 0 < step < 0.02
 
 
-@pytest.mark.parametrize("factor", ["people", "textures", "objects", "lights", "lens", "photographs"])
+@pytest.mark.parametrize(
+    "factor", ["people", "textures", "objects", "lights", "lens", "photographs"]
+)
 def test_every_factor_changes_the_picture(factor, tmp_path):
-    block = sets.Block("rhd", "training", "", 0, 2)
-    folder = tmp_path / factor
-    sets._render_block((folder, dataclasses.replace(FACTORS, **{factor: False}), block))
-    images = [rhd.read_image(p) for p in sorted(folder.rglob("color/*.png"))]
-    reference = tmp_path / "reference"
-    sets._render_block((reference, FACTORS, block))
-    others = [rhd.read_image(p) for p in sorted(reference.rglob("color/*.png"))]
-    changed = any((a != b).any() for a, b in zip(images, others, strict=True))
-    assert changed or factor == "objects"  # two samples may both be without a thing
+    # Things are in a third of the images, so more of them are drawn for that.
+    block = sets.Block("rhd", "training", "", 0, 8 if factor == "objects" else 1)
+    images = []
+    for name, value in (("with", True), ("without", False)):
+        asked = dataclasses.replace(FACTORS, **{factor: value})
+        sets._render_block((tmp_path / name, asked, block))
+        paths = sorted((tmp_path / name).rglob("color/*.png"))
+        images.append(np.array([rhd.read_image(path) for path in paths]))
+    assert len(images[0]) == block.stop and (images[0] != images[1]).any()

@@ -352,7 +352,7 @@ def test_bfloat16_trains_too(crops, tmp_path):
 
 
 def test_a_few_samples_are_learnt_by_heart(tmp_path):
-    """Eight samples, no augmentation: joints to 4 mm, where the mean hand is 60 mm off."""
+    """Eight samples, no augmentation: joints to 6 mm, where the mean hand is over 40 mm off."""
     plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
                     saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
     settings = tiny_settings(steps=400, validate_every=200, batch_size=8, learning_rate=3e-3,
@@ -364,5 +364,6 @@ def test_a_few_samples_are_learnt_by_heart(tmp_path):
     history = train.fit(settings, tmp_path, eight, eight, TinyHand())
     labels = eight.batch(range(8))["joints_3d"]
     mean_pose = (labels - labels.mean(0)).norm(dim=-1).mean().item() * 1000
-    assert mean_pose > 20
-    assert history[-1]["val_joints_3d_mm"] < 4, history
+    assert mean_pose > 40
+    assert history[-1]["val_joints_3d_mm"] < 6, history
+    assert history[-1]["val_joints_2d"] < 0.05  # crop units: 2.5 % of the crop's side

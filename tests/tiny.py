@@ -42,8 +42,11 @@ class TinyHand(nn.Module):
         self.register_buffer("rest", torch.from_numpy(rest_joints()), persistent=False)
         self.register_buffer("shape", basis(10), persistent=False)
         self.register_buffer("pose", basis(pose_components), persistent=False)
-        corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * BLOB
-        self.register_buffer("corners", corners, persistent=False)
+        # Turned a little: DEODR does not smooth outlines that run exactly along an axis.
+        corners = torch.tensor(
+            [[1.02, 0.98, 1], [0.98, -1.02, -1], [-0.98, 1.02, -1], [-1.02, -0.98, 1]]
+        )
+        self.register_buffer("corners", corners * BLOB, persistent=False)
         faces = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
         faces = (faces + 4 * torch.arange(21)[:, None, None]).flatten(0, 1)
         self.register_buffer("faces", faces, persistent=False)

@@ -154,3 +154,6 @@ def write_labels(root, sequence, joints_3d):
     raw = color_to_depth(joints * 1000)[:, TO_STB].transpose(2, 1, 0)
     with write_aside(label_path(root, sequence)) as aside:
         scipy.io.savemat(aside, {"handPara": raw})
+        # SciPy puts the time into the file's free text; the same labels shall be the same bytes.
+        with open(aside, "r+b") as file:
+            file.write(b"MATLAB 5.0 MAT-file, written by hamr_lib".ljust(116))

@@ -125,16 +125,30 @@ def _arm_frames(upper, fore):
     ])
 
 
-def sample_phenotype(rng):
-    """Gender, age, muscle, weight, height and proportions, each as Anny counts it (0 to 1).
+@functools.cache
+def _shapes():
+    """Anny's own distribution of builds by age, calibrated on the WHO's statistics."""
+    from anny.shape_distribution import SimpleShapeDistribution
 
-    Mostly adults (Anny's age 0.67 is 25 years, 1 is 90; a child of ten is about 0.25).
+    # Four in five are adults; the rest are anyone from five to ninety, as in the open hand.
+    low, high = torch.tensor([[18.0, 5.0], [70.0, 90.0]], dtype=model().dtype)
+    ages = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.tensor([0.8, 0.2], dtype=model().dtype)),
+        torch.distributions.Uniform(low, high),
+    )
+    return SimpleShapeDistribution(model(), morphological_age_distribution=ages)
+
+
+def sample_phenotypes(rng, count):
+    """Gender, age, muscle, weight, height and proportions of `count` people, as Anny counts them.
+
+    Returns:
+        list of dicts of numbers in [0, 1].
     """
-    age = rng.uniform(0.45, 0.95) if rng.random() < 0.85 else rng.uniform(0.2, 0.45)
-    values = {"gender": rng.uniform(), "age": age}
-    for name in ("muscle", "weight", "height", "proportions"):
-        values[name] = float(rng.beta(2, 2))
-    return values
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(int(rng.integers(2**62)))
+        _, values = _shapes().sample(count)
+    return [{key: float(value[i]) for key, value in values.items()} for i in range(count)]
 
 
 class ArmPose(NamedTuple):
@@ -196,7 +210,7 @@ def pose_people(phenotypes, arms):
     """Bodies with their arms and hands posed.
 
     Args:
-        phenotypes: list of B dicts, see `sample_phenotype`.
+        phenotypes: list of B dicts, see `sample_phenotypes`.
         arms: list of B pairs of `ArmPose`, left and right.
 
     Returns:
@@ -205,14 +219,16 @@ def pose_people(phenotypes, arms):
     """
     shared, whole = body(), model()
     delta = np.tile(np.eye(4), (len(arms), len(whole.bone_labels), 1, 1))
-    for row, pair in enumerate(arms):
-        for s, arm in enumerate(pair):
+    bones = {label: i for i, label in enumerate(whole.bone_labels)}
+    for s, side in enumerate(SIDES):
+        fingers = np.array([pair[s].fingers for pair in arms])
+        for name, transforms in poses.anny_pose(fingers, side).items():
+            delta[:, bones[name]] = transforms
+        for row, arm in enumerate(pair[s] for pair in arms):
             turned = _turned_arm(arm, s, shared.frames[s])
             relative = [turned[0], *(a.T @ b for a, b in zip(turned, turned[1:], strict=False))]
             for name, rotation in zip(_ARM, relative, strict=True):
-                delta[row, whole.bone_labels.index(name + _END[s]), :3, :3] = rotation
-            for name, transform in poses.anny_pose(arm.fingers, SIDES[s]).items():
-                delta[row, whole.bone_labels.index(name)] = transform
+                delta[row, bones[name + _END[s]], :3, :3] = rotation
     with torch.no_grad():
         output = whole(
             pose_parameters=torch.from_numpy(delta),

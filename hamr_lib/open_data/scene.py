@@ -227,7 +227,7 @@ def photograph(rng, lens, person, side, view, K, shape, factors, split, things=(
     shown /= np.sqrt(np.sqrt(1 + square * square))  # highlights saturate gently
     shown = np.power(shown, np.float32(1 / GAMMA))[of]
 
-    image = _composed(lens, fragments, shown, backdrop, shape, factors)
+    image = _composed(rng, fragments, shown, backdrop, shape, factors)
     ids = np.zeros(len(faces), np.uint8)
     ids[: len(body_faces)] = body().parts[body_faces]
     half = (slice(OVERSAMPLE // 2, None, OVERSAMPLE),) * 2
@@ -241,8 +241,9 @@ def _thinned(fragments, flat=0.004):
     metres of depth, all four along outlines. And (N,) which of them serves each fragment."""
     height, width = fragments.shape
     depth = fragments.image(fragments.depth, np.float32(np.inf))
-    corners = [depth[i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    farthest, nearest = np.maximum.reduce(corners), np.minimum.reduce(corners)
+    a, b, c, d = (depth[i::2, j::2] for i in (0, 1) for j in (0, 1))
+    farthest = np.maximum(np.maximum(a, b), np.maximum(c, d))
+    nearest = np.minimum(np.minimum(a, b), np.minimum(c, d))
     even = (farthest < nearest + np.float32(flat)).ravel()
     y, x = np.divmod(fragments.pixel, width)
     block = (y >> 1) * (width >> 1) + (x >> 1)
@@ -395,19 +396,19 @@ def _lights(rng, backdrop, factors):
     return (around, ambient), lamps
 
 
-_SPHERE = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / np.sqrt(3)
+_SPHERE = np.concatenate([np.eye(3), -np.eye(3)])
 
 
-def _vertex_light(vertices, faces, normals, middle, ambient, lamps, factors, reach=0.17):
+def _vertex_light(vertices, faces, normals, middle, ambient, lamps, factors, reach=0.14):
     """Light that falls on each vertex from around (V, 3), and how much of each lamp (V, L).
 
     Both are shadowed by what lies within `reach` metres of the hand: a small depth map a direction.
     """
-    near = np.flatnonzero((np.abs(vertices - middle) < reach).all(1))
-    row = np.full(len(vertices), -1)
-    row[near] = np.arange(len(near))
-    casters = row[faces]
-    casters = casters[(casters >= 0).all(1)]
+    x, y, z = np.abs(vertices - middle).T < reach
+    inside = x & y & z
+    near, row = np.flatnonzero(inside), np.cumsum(inside) - 1
+    a, b, c = faces.T
+    casters = row[faces[inside[a] & inside[b] & inside[c]]]
     points = (vertices[near] - middle) / (1.5 * reach)
     sky = np.zeros((len(vertices), 3), np.float32)
     lit = np.ones((len(vertices), len(lamps)), np.float32)
@@ -468,10 +469,10 @@ def _shaded(fragments, normal, sky, lit, lamps, kind, gloss, K):
     return light, shine
 
 
-def _composed(lens, fragments, shown, backdrop, shape, factors):
+def _composed(rng, fragments, shown, backdrop, shape, factors):
     """The people and things over a backdrop that may be out of focus; (H, W, 3) in [0, 1]."""
-    if factors.lens and lens.random() < 0.55:
-        backdrop = cv2.GaussianBlur(backdrop, (0, 0), lens.uniform(0.4, 3.5))
+    if factors.lens and rng.random() < 0.55:
+        backdrop = cv2.GaussianBlur(backdrop, (0, 0), rng.uniform(0.4, 3.5))
     seen = fragments.image(np.column_stack([shown, np.ones(len(shown), np.float32)]), 0)
     seen = cv2.resize(seen, shape[::-1], interpolation=cv2.INTER_AREA)
     return seen[..., :3] + (1 - seen[..., 3:]) * backdrop
@@ -479,14 +480,16 @@ def _composed(lens, fragments, shown, backdrop, shape, factors):
 
 def develop(rng, lens, image, factors):
     """An image in [0, 1] to the uint8 image that a phone would save."""
+    image = (255 * image.clip(0, 1)).round().astype(np.uint8)
     if not factors.lens:
-        return (255 * image.clip(0, 1)).round().astype(np.uint8)
+        return image
     balance = np.exp(rng.normal(0, 0.03, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1]))
-    image = image * balance.astype(np.float32)
-    image = image ** np.float32(np.exp(rng.normal(0, 0.18)))
-    contrast, grey = np.exp(rng.normal(0, 0.12)), image.mean(2, keepdims=True)
-    image = grey + (image - grey) * np.float32(rng.uniform(0.7, 1.2))
-    image = (image - 0.5) * np.float32(contrast) + 0.5 + np.float32(rng.normal(0, 0.04))
+    gamma, contrast, brightness = rng.normal(0, (0.18, 0.12, 0.04))
+    tones = (np.arange(256)[:, None] / 255 * balance) ** np.exp(gamma)
+    tones = (tones - 0.5) * np.exp(contrast) + 0.5 + brightness
+    image = cv2.LUT(image, tones[None].astype(np.float32))
+    saturation = rng.uniform(0.7, 1.2)
+    image = cv2.transform(image, saturation * np.eye(3) + (1 - saturation) / 3)
     blur = rng.random()
     if blur < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))

@@ -164,7 +164,8 @@ def _blocks(dataset):
 @functools.cache
 def _source():
     """A digest of the code that draws and renders; comments do not count."""
-    paths = [*Path(__file__).parent.glob("*.py"), Path(poses.__file__), Path(render.__file__)]
+    drawing = Path(render.__file__).parent / "drawing.py"
+    paths = [*Path(__file__).parent.glob("*.py"), Path(poses.__file__), drawing]
     return digest([ast.dump(ast.parse(path.read_text())) for path in sorted(paths)])
 
 
@@ -194,12 +195,12 @@ def sample_people(factors, block):
     """The people of a block of RHD's stand-in: somebody new in every image.
 
     Returns:
-        phenotypes (see `people.sample_phenotype`), pairs of arms, and the hands looked at.
+        phenotypes (see `people.sample_phenotypes`), pairs of arms, and the hands looked at.
     """
     rng = block.generator(factors.seed, block.start)
     fingers = poses.sample_poses(rng, 2 * BLOCK).reshape(BLOCK, 2, -1)[: block.stop - block.start]
     arms, sides = zip(*(people.sample_arms(rng, pair) for pair in fingers), strict=True)
-    return [people.sample_phenotype(rng) for _ in arms], arms, sides
+    return people.sample_phenotypes(rng, len(arms)), arms, sides
 
 
 def _third_person(root, factors, block):
@@ -252,7 +253,7 @@ def _moving_hand(root, factors, block):
     rng, side = block.generator(factors.seed), 0
     K = stb.K_SK if block.name == "stb" else dexter.K_COLOR
     held = block.name == "dexter" and factors.objects
-    phenotype, look = people.sample_phenotype(rng), skin.sample_look(rng, factors)
+    [phenotype], look = people.sample_phenotypes(rng, 1), skin.sample_look(rng, factors)
     idle = poses.sample_poses(rng, 1)[0]
     (start, other), ends = _front_arms(rng, idle), [_front_arms(rng, idle)[0] for _ in range(3)]
     fingers = _fingers(rng, block)
@@ -314,11 +315,10 @@ def _fingers(rng, block):
     random = poses.sample_poses(rng, 128)
     if block.name == "dexter":
         grasps = [angles for name, angles in poses.GESTURES.items() if _is_grasp(name)]
-        order = rng.permutation(len(grasps) * 16) % len(grasps)
-        stations = np.array([poses.blend(grasps[i], random[k], 0.1) for k, i in enumerate(order[:128])])
+        stations = poses.blend(np.array(grasps)[rng.integers(len(grasps), size=128)], random, 0.1)
     elif block.sequence.endswith("Counting"):
         counting = [poses.GESTURES[name] for name in poses.COUNTING]
-        stations = np.array([poses.blend(counting[k % 5], random[k], 0.12) for k in range(128)])
+        stations = poses.blend(np.array(counting)[np.arange(128) % 5], random, 0.12)
     else:
         stations = random
 

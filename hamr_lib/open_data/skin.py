@@ -73,10 +73,8 @@ def sample_look(rng, factors):
         colours += lighter * (palm * 0.5 + skin * 0.75 - colours)
         flush = rng.uniform(0.05, 0.4) * (1 - 0.6 * tone / (len(_TONES) - 1))
         colours *= 1 - flush * red[:, None] * (0.15, 0.75, 0.7)
-        for _ in range(6):  # blotches
-            wave = rng.normal(size=3) * rng.uniform(60, 250)
-            blotch = np.sin(shared.rest @ wave + rng.uniform(0, 2 * np.pi))[:, None]
-            colours *= 1 + rng.uniform(0, 0.04) * blotch * (0.6, 1, 1)
+        blotches = _waves(rng, 5, 60, 250) @ rng.uniform(0, 0.04, 5).astype(np.float32)
+        colours *= 1 + blotches[:, None] * (0.6, 1, 1)
         hairline = shared.rest[:, 2] + 0.9 * shared.rest[:, 1] > rng.uniform(0.59, 0.63)
         hair = _HAIR[rng.integers(len(_HAIR))] * rng.uniform(0.6, 1.3)
         if rng.random() < 0.9:
@@ -95,6 +93,13 @@ def sample_look(rng, factors):
     )
 
 
+def _waves(rng, count, low, high):
+    """(V, count) sines through space, of `low` to `high` radians a metre, give or take."""
+    directions = rng.normal(size=(3, count)) * rng.uniform(low, high, count)
+    phases = rng.uniform(0, 2 * np.pi, count)
+    return np.sin(body().rest.astype(np.float32) @ directions.astype("f4") + phases.astype("f4"))
+
+
 def _inside(rng, sleeves):
     """(V,) from where the sleeves end, and below the collar."""
     shared = body()
@@ -104,10 +109,7 @@ def _inside(rng, sleeves):
 
 def _inflation(rng, inside):
     """(V,) metres: clothes stand off the body in folds."""
-    folds = sum(
-        np.sin(body().rest @ (rng.normal(size=3) * rng.uniform(25, 120)) + rng.uniform(0, 6))
-        for _ in range(4)
-    )
+    folds = _waves(rng, 4, 25, 120).sum(1)
     thick = np.exp(rng.uniform(np.log(0.002), np.log(0.013)))
     return thick * (1 + 0.3 * folds.clip(-2, 3)) * np.clip((inside + 0.03) / 0.06, 0, 1)
 

@@ -11,12 +11,12 @@ from ..errors import HamrError
 from .backends import choose, load_deodr
 from .checks import check_faces, check_size
 
-# Pixels over which DEODR fades an outline: the least at which every outline pixel has a gradient.
+# Pixels over which an outline fades: the least that leaves no gap between pixel centres.
 FADE = 1.0
-# PyTorch3D draws the sigmoid of (squared distance to a face) / blur. Its faces add up, so a blur
-# wider than a face makes a hand fat.
-BLUR = 0.05  # pixels^2
+# PyTorch3D keeps this many faces a pixel and forgets the others, so it fades over less: within half
+# a pixel of an outline there are seldom more, and an outline that lost its face has no gradient.
 FACES_PER_PIXEL = 10
+NARROW_FADE = 0.5
 # Twice the area in pixels^2 below which a face counts as seen from the side.
 MIN_AREA = 1e-6
 
@@ -24,8 +24,8 @@ MIN_AREA = 1e-6
 class Topology(NamedTuple):
     """What follows from the faces alone. The mesh is closed: a cap covers each hole."""
 
-    faces: np.ndarray  # (F, 3) int32
-    across: np.ndarray  # (F, 3) int32, the face beyond edge (k, k + 1); F where there is none
+    faces: np.ndarray  # (F, 3) int
+    across: np.ndarray  # (F, 3) int, the face beyond edge (k, k + 1); F where there is none
     incidence: scipy.sparse.csr_array  # (V, F) float32, sums over the faces around a vertex
 
 
@@ -114,26 +114,27 @@ def outline_scenes(vertices, camera, topology, size):
         B scenes; None for a mesh of which nothing is seen.
     """
     scene_class, _ = load_deodr()
-    a, b, c = topology.faces.T
     batch = len(vertices)
     half = np.float32(size / 2)
-    # (3, V, B) pixels: rows of a whole batch, so that gathering corners copies runs of memory.
-    points = np.ascontiguousarray(vertices.transpose(2, 1, 0)) * (camera[:, 0] * half)
-    points[:2] += (camera[:, 1:].T[:, None] + 1) * half - np.float32(0.5)
-    x, y, z = points
-    bx, by, bz = x[b] - x[a], y[b] - y[a], z[b] - z[a]
-    cx, cy, cz = x[c] - x[a], y[c] - y[a], z[c] - z[a]
-    across = np.concatenate([by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx], axis=1)
-    normals = (topology.incidence @ across).reshape(-1, 3, batch)
-    length = np.sqrt((normals * normals).sum(1)) + np.float32(1e-20)
-    points[:2] -= (normals[:, :2] / length[:, None]).transpose(1, 0, 2) * np.float32(FADE / 2)
+    # Planes of (V, B) pixels: the batch side by side, so that gathering corners copies whole rows.
+    x, y, z = np.ascontiguousarray(vertices.transpose(2, 1, 0)) * (camera[:, 0] * half)
+    x += (camera[:, 1] + 1) * half - np.float32(0.5)
+    y += (camera[:, 2] + 1) * half - np.float32(0.5)
+    a, b, c = topology.faces.T
+    (xu, yu, zu), (xv, yv, zv) = _sides(a, b, c, x, y, z)
+    across = (yu * zv - zu * yv, zu * xv - xu * zv, xu * yv - yu * xv)
+    nx, ny, nz = (topology.incidence @ part for part in across)
+    inwards = np.float32(-FADE / 2) / (np.sqrt(nx * nx + ny * ny + nz * nz) + np.float32(1e-20))
+    x += inwards * nx
+    y += inwards * ny
 
-    area = (x[b] - x[a]) * (y[c] - y[a]) - (y[b] - y[a]) * (x[c] - x[a])
+    (xu, yu), (xv, yv) = _sides(a, b, c, x, y)
     front = np.zeros((batch, len(a) + 1), bool)
-    front[:, :-1] = (area < -MIN_AREA).T  # y points down
-    outline = ~front[:, topology.across]
-    ij = np.ascontiguousarray(points[:2].transpose(2, 1, 0), np.float64)
-    reaches_in = ((ij.max(1) > -FADE) & (ij.min(1) < size - 1 + FADE)).all(1)
+    front[:, :-1] = (xu * yv - yu * xv < -MIN_AREA).T  # y points down
+    points = np.ascontiguousarray(np.stack([x.T, y.T]))
+    low, high = points.min(-1), points.max(-1)
+    reaches_in = ((high > -FADE) & (low < size - 1 + FADE)).all(0)
+    ij = np.ascontiguousarray(points.transpose(1, 2, 0), np.float64)
     ones, depths = np.ones((len(x), 1)), np.ones(len(x))
     scenes = []
     for i in range(batch):
@@ -141,7 +142,7 @@ def outline_scenes(vertices, camera, topology, size):
         if not reaches_in[i] or len(kept) == 0:
             scenes.append(None)
             continue
-        corners = topology.faces[kept].astype(np.uint32)
+        corners = topology.faces.take(kept, axis=0).astype(np.uint32)
         none = np.zeros(len(kept), bool)
         scenes.append(
             scene_class(
@@ -154,7 +155,7 @@ def outline_scenes(vertices, camera, topology, size):
                 shade=np.zeros(1),
                 colors=ones,
                 shaded=none,
-                edgeflags=outline[i][kept],
+                edgeflags=~front[i].take(topology.across.take(kept, axis=0)),
                 height=size,
                 width=size,
                 nb_colors=1,
@@ -163,6 +164,15 @@ def outline_scenes(vertices, camera, topology, size):
             )
         )
     return scenes
+
+
+def _sides(a, b, c, *planes):
+    """The sides ab and ac of every face, in each plane of vertex coordinates."""
+    corners = [plane.take(a, axis=0) for plane in planes]
+    return (
+        [plane.take(b, axis=0) - corner for plane, corner in zip(planes, corners, strict=True)],
+        [plane.take(c, axis=0) - corner for plane, corner in zip(planes, corners, strict=True)],
+    )
 
 
 def draw_scenes(scenes, size):
@@ -198,25 +208,36 @@ def draw_adjoint(scenes, images, depths, gradient, count):
 
 
 def _pytorch3d(vertices, camera, topology, size):
-    """Soft rasterisation as in PyTorch3D's SoftSilhouetteShader, without its cameras."""
+    """The same drawing from PyTorch3D's rasteriser: distances of pixels to faces.
+
+    The usual blend of soft rasterisation multiplies over all faces near a pixel. That makes seams
+    inside the hand translucent and, with faces as small as ours, hands fat. Here the nearest face
+    alone counts, and its distance fades as DEODR's outlines do.
+    """
     from pytorch3d.renderer import rasterize_meshes
-    from pytorch3d.renderer.blending import _sigmoid_alpha
     from pytorch3d.structures import Meshes
 
     # PyTorch3D's x points left and y up, and it sees only positive depths.
     xy = -(camera[:, None, :1] * vertices[..., :2] + camera[:, None, 1:])
-    z = vertices[..., 2:]
-    z = z - z.detach().amin(1, keepdim=True) + 1
-    faces = torch.from_numpy(topology.faces).to(vertices.device, torch.long)
-    blur = BLUR * (2 / size) ** 2
+    with torch.no_grad():
+        faces = torch.from_numpy(topology.faces).to(vertices.device)
+        faces = faces.expand(len(vertices), -1, -1)
+        z = camera[:, None, :1] * vertices[..., 2:]
+        z = z - z.amin(1, keepdim=True) + 1
+        inwards = -Meshes(torch.cat([xy, z], dim=-1), faces).verts_normals_padded()[..., :2]
+        fade = NARROW_FADE * 2 / size  # pixels in units of the image's half side
     seen, _, _, distances = rasterize_meshes(
-        Meshes(torch.cat([xy, z], dim=-1), faces.expand(len(vertices), -1, -1)),
+        Meshes(torch.cat([xy + inwards * (fade / 2), z], dim=-1), faces),
         image_size=size,
-        blur_radius=float(np.log(1e4 - 1) * blur),
+        blur_radius=fade**2,
         faces_per_pixel=FACES_PER_PIXEL,
         cull_backfaces=True,
     )
-    return _sigmoid_alpha(distances, seen, blur)
+    # Squared distances, negative inside a face; -1 where there is no face.
+    distances = torch.where(seen >= 0, distances, fade**2).amin(-1)
+    # The root's slope is infinite at 0; the least distance is a thousandth of a pixel.
+    outside = distances.clamp(min=(1e-3 * fade) ** 2).sqrt() / fade
+    return torch.where(distances < 0, 1, 1 - outside).clamp(0, 1)
 
 
 # --------------------------------------------------------------------------------- faces and checks
@@ -238,7 +259,8 @@ def _topology(content, count):
     ones = np.ones(faces.size, np.float32)
     starts = np.arange(0, faces.size + 1, 3)
     incidence = scipy.sparse.csc_array((ones, faces.ravel(), starts), shape=(count, len(faces)))
-    return Topology(faces, np.array(across, np.int32), incidence.tocsr())
+    # Whole machine words: numpy converts any other index on every use.
+    return Topology(faces.astype(np.intp), np.array(across, np.intp), incidence.tocsr())
 
 
 def _caps(faces):
