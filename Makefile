@@ -109,5 +109,5 @@ bench: setup ## Measure the renderer and the training loop
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab notebooks
 
-clean: ## Remove this profile's results and rendered data (never data/raw, never results/reference)
-	rm -rf $(RESULTS) data/open/$(PROFILE)
+clean: ## Remove this profile's results and rendered data, and all cached crops (never data/raw)
+	rm -rf $(RESULTS) data/open/$(PROFILE) data/cache

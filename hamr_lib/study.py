@@ -3,7 +3,8 @@
 `python -m hamr_lib.study runs PROFILE` checks a profile and lists its ablation runs;
 `python -m hamr_lib.study execute PROFILE NOTEBOOK OUT [name=value ...]` executes one notebook by
 papermill. Papermill only warns about a parameter that a notebook does not know, so both the
-settings and the parameters are checked before a kernel starts.
+settings and the parameters are checked before a kernel starts. `python -m hamr_lib.study publish
+PROFILE` copies what a finished study shows to `results/reference/` and its table into the README.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -91,6 +94,48 @@ def execute(profile, notebook, out, parameters):
     _record(profile, out, time.time() - started)
 
 
+def publish(profile):
+    """Copy what a finished study shows to `results/reference/<profile>`, to be committed.
+
+    These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
+    run and its network in half precision (`model.pt`); predictions, caches and optimiser states
+    stay behind. The README's results, between its two marks, become this study's table.
+
+    Raises:
+        HamrError: for a study that is not finished.
+    """
+    from .checkpoint import save_release
+
+    source = results_dir(profile)
+    target = source.parent / "reference" / source.name
+    if not (source / "06_figures.ipynb").is_file():
+        raise HamrError(f"{source} holds no 06_figures.ipynb: finish `make reproduce` first")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    kept = [*source.glob("*.ipynb"), source / "metrics.csv", source / "run.json"]
+    for path in kept:
+        shutil.copy(path, target)
+    for folder in ("tables", "figures"):
+        shutil.copytree(source / folder, target / folder)
+    main = source / "runs" / "main"
+    shutil.copy(main / "log.csv", target)
+    save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")
+
+    readme = ROOT / "README.md"
+    table = (target / "tables" / "results.md").read_text().strip()
+    marked = f"<!-- results of {source.name} -->\n{table}\n<!-- end -->"
+    text, found = re.subn(
+        f"<!-- results of {source.name} -->.*?<!-- end -->",
+        lambda _: marked,
+        readme.read_text(),
+        flags=re.DOTALL,
+    )
+    if not found:
+        raise HamrError(f"{readme} has no '<!-- results of {source.name} -->' ... '<!-- end -->'")
+    with write_aside(readme) as aside:
+        aside.write_text(text)
+
+
 def _record(profile, out, seconds):
     """Add a step to run.json. Each step has a file of its own, so that side-by-side steps do not
     overwrite one another; run.json is their union, rebuilt by whichever step ends."""
@@ -142,6 +187,8 @@ def main(argv=None):
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("runs", help="check a profile and list its ablation runs")
     runs.add_argument("profile")
+    finished = commands.add_parser("publish", help="copy a finished study to results/reference")
+    finished.add_argument("profile")
     run = commands.add_parser("execute", help="execute one notebook")
     run.add_argument("profile")
     run.add_argument("notebook")
@@ -152,6 +199,8 @@ def main(argv=None):
     try:
         if args.command == "runs":
             print(*ablation_runs(load_settings(args.profile)))
+        elif args.command == "publish":
+            publish(args.profile)
         else:
             pairs = [pair.partition("=") for pair in args.parameters]
             execute(args.profile, args.notebook, args.out, {k: v for k, _, v in pairs})

@@ -103,7 +103,7 @@ def _waves(rng, count, low, high):
 def _inside(rng, sleeves):
     """(V,) from where the sleeves end, and below the collar."""
     shared = body()
-    collar = rng.uniform(0.455, 0.5) + 0.5 * shared.rest[:, 1] - shared.rest[:, 2]
+    collar = rng.uniform(0.47, 0.51) + 0.5 * shared.rest[:, 1] - shared.rest[:, 2]
     return np.minimum(shared.arm - sleeves[(shared.rest[:, 0] < 0).astype(int)], 4 * collar)
 
 

@@ -243,6 +243,12 @@ def _pytorch3d(vertices, camera, topology, size):
 # --------------------------------------------------------------------------------- faces and checks
 
 
+def topology_of(faces, count):
+    """The `Topology` of faces (F, 3) over `count` vertices; made once for each mesh."""
+    rows = faces.cpu().numpy() if isinstance(faces, torch.Tensor) else faces
+    return _topology(check_faces(rows, count).tobytes(), count)
+
+
 @functools.lru_cache(maxsize=8)
 def _topology(content, count):
     """`Topology` of (F, 3) int32 faces given as bytes, over `count` vertices."""
@@ -298,5 +304,4 @@ def _check(vertices, faces, camera, size):
     if isinstance(faces, torch.Tensor):
         if faces.device != vertices.device:
             raise HamrError(f"faces is on {faces.device}, expected {vertices.device} as vertices")
-        faces = faces.cpu().numpy()
-    return _topology(check_faces(faces, vertices.shape[1]).tobytes(), vertices.shape[1])
+    return topology_of(faces, vertices.shape[1])

@@ -1,0 +1,415 @@
+"""`make bench`: what the renderer and the training loop cost here, and how the renderers agree.
+
+    python -m hamr_lib.bench [renderer] [training]
+
+prints a table and writes it to results/reference/bench.csv. Times are the least of several runs;
+backends that are compared take turns within one process, so that a busy machine is fair to both.
+"""
+
+import argparse
+import platform
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from smplx.lbs import batch_rodrigues
+
+from .files import ROOT, commit, write_aside
+from .hand import load_hand
+from .joints import NUM_JOINTS
+from .losses import hamr_losses, silhouette_loss
+from .model import HAMR
+from .poses import angles_to_axis_angle, sample_poses
+from .render import silhouette
+from .render.silhouette import draw_adjoint, draw_scenes, outline_scenes, topology_of
+from .settings import load_settings
+from .train import precision
+
+BATCH = 8
+HANDS = 200
+STARTS = 50
+FILL = 0.85  # how far hands reach from the middle of the image to its border
+
+
+# ------------------------------------------------------------------------------------ random hands
+
+
+class Hands(NamedTuple):
+    """Random hands in the middle of the image, and what they were made of."""
+
+    hand: torch.nn.Module
+    betas: torch.Tensor  # (B, 10)
+    global_orient: torch.Tensor  # (B, 3)
+    hand_pose: torch.Tensor  # (B, 45)
+    camera: torch.Tensor  # (B, 3)
+
+    def vertices(self, hand_pose=None):
+        """(B, V, 3) metres, with another pose if one is given."""
+        pose = self.hand_pose if hand_pose is None else hand_pose
+        return self.hand(self.betas, self.global_orient, pose).vertices
+
+
+def random_hands(count, seed=0):
+    """Anatomical poses of the open hand, random shapes, seen from anywhere."""
+    rng = np.random.default_rng(seed)
+    hand = load_hand("open", pose_components=45)
+    poses = torch.as_tensor(angles_to_axis_angle(sample_poses(rng, count)), dtype=torch.float32)
+    turns = rng.normal(size=(count, 3))
+    turns *= rng.uniform(0, np.pi, (count, 1)) / np.linalg.norm(turns, axis=1, keepdims=True)
+    hands = Hands(
+        hand,
+        torch.as_tensor(rng.normal(size=(count, 10)), dtype=torch.float32),
+        torch.as_tensor(turns, dtype=torch.float32),
+        poses.reshape(count, 45) - hand.hand_mean,
+        torch.zeros(count, 3),
+    )
+    with torch.no_grad():
+        xy = hands.vertices()[..., :2]
+    low, high = xy.amin(1), xy.amax(1)
+    scale = 2 * FILL / (high - low).amax(1, keepdim=True)
+    return hands._replace(camera=torch.cat([scale, -scale * (low + high) / 2], dim=1))
+
+
+# --------------------------------------------------------------------------------------- agreement
+
+
+def overlap(a, b):
+    """(B,) IoU of the hard masks of two coverages (B, size, size)."""
+    a, b = a > 0.5, b > 0.5
+    return (a & b).sum((1, 2)) / (a | b).sum((1, 2))
+
+
+@torch.no_grad()
+def mask_agreement(hands, size=128):
+    """(B,) IoU of what the two backends draw."""
+    vertices, faces = hands.vertices(), hands.hand.faces
+    drawn = [silhouette(vertices, faces, hands.camera, size, b) for b in ("deodr", "pytorch3d")]
+    return overlap(*drawn)
+
+
+def gradient_agreement(hands, size=64):
+    """The cosine between the two backends' gradients of the L1 loss against another hand's mask.
+
+    Returns:
+        dict of (B,) cosines: "camera" and "pose" (the 45 numbers).
+    """
+    faces = hands.hand.faces
+    with torch.no_grad():
+        other = hands.vertices(hands.hand_pose + 0.2 * torch.sin(torch.arange(45.0)))
+        mask = silhouette(other, faces, hands.camera * 0.95 + 0.05, size, "deodr")
+    gradients = {}
+    for backend in ("deodr", "pytorch3d"):
+        camera, pose = (t.clone().requires_grad_() for t in (hands.camera, hands.hand_pose))
+        drawn = silhouette(hands.vertices(pose), faces, camera, size, backend)
+        (drawn - mask).abs().mean((1, 2)).sum().backward()
+        gradients[backend] = camera.grad, pose.grad
+    return {
+        name: torch.nn.functional.cosine_similarity(a, b)
+        for name, a, b in zip(("camera", "pose"), *gradients.values(), strict=True)
+    }
+
+
+def finite_differences(hands, backend, size=64, step=0.5, seed=0):
+    """Slopes of a smooth function of the picture: by the gradient, and by differences.
+
+    A picture is made of pixels, so a difference over much less than one pixel sees single pixels
+    switch; over half a pixel, and over many hands, it measures the slope.
+
+    Args:
+        hands: `Hands`.
+        backend: the backend's name.
+        size: pixels.
+        step: pixels, half of what a difference moves the hand's rim.
+        seed: of the random weights of the picture.
+
+    Returns:
+        two (7, B) tensors: gradient and difference, for scale, tx, ty, turns about the three axes,
+        and the curl of all fingers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(len(hands.camera), 1, 5, 5, generator=generator)
+    weights = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")[:, 0]
+    with torch.no_grad():
+        start = hands.vertices()
+        middle = (start.amin(1, keepdim=True) + start.amax(1, keepdim=True)) / 2
+    curl = torch.zeros(45)
+    curl[2::3] = 1
+
+    def value(amounts):
+        turned = (hands.vertices(hands.hand_pose + amounts[:, 6:] * curl) - middle) @ batch_rodrigues(
+            amounts[:, 3:6]
+        ).transpose(1, 2) + middle
+        change = torch.cat([hands.camera[:, :1] * amounts[:, :1], amounts[:, 1:3]], dim=1)
+        drawn = silhouette(turned, hands.hand.faces, hands.camera + change, size, backend)
+        return (drawn * weights).sum((1, 2))
+
+    amounts = torch.zeros(len(weights), 7, requires_grad=True)
+    value(amounts).sum().backward()
+    differences = []
+    with torch.no_grad():
+        for column in range(7):
+            moved = torch.zeros(7)
+            moved[column] = step * 2 / size
+            differences.append((value(amounts + moved) - value(amounts - moved)) / (2 * moved.sum()))
+    return amounts.grad.T, torch.stack(differences)
+
+
+def fit_from_random_starts(hands, backend, size=64, steps=200, rate=0.08, seed=0):
+    """Fit scale, translation and rotation to masks, from starts that are far off.
+
+    A start is up to a quarter too large or small (in the logarithm), 0.3 crop units off and 30
+    degrees turned about a random axis. Adam minimises the L1 loss.
+
+    Returns:
+        two (B,) IoU of hard masks at 128 pixels: before and after.
+    """
+    faces = hands.hand.faces
+    count = len(hands.camera)
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator) * 2 - 1
+
+    with torch.no_grad():
+        vertices = hands.vertices()
+        middle = (vertices.amin(1, keepdim=True) + vertices.amax(1, keepdim=True)) / 2
+        vertices = vertices - middle
+    camera = torch.cat([hands.camera[:, :1] * 0.75, torch.zeros(count, 2)], dim=1)
+    axis = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    turn = axis * torch.rand(count, 1, generator=generator) * np.radians(30)
+    amounts = torch.cat([0.25 * uniform(count, 1), 0.3 * uniform(count, 2), turn], dim=1)
+    amounts.requires_grad_()
+
+    def draw(amounts, size, backend):
+        turned = vertices @ batch_rodrigues(amounts[:, 3:]).transpose(1, 2)
+        moved = torch.cat([camera[:, :1] * amounts[:, :1].exp(), amounts[:, 1:3]], dim=1)
+        return silhouette(turned, faces, moved, size, backend)
+
+    with torch.no_grad():
+        rest = torch.zeros_like(amounts)
+        mask, fine = draw(rest, size, "deodr"), draw(rest, 128, "deodr")
+        before = overlap(draw(amounts, 128, "deodr"), fine)
+    optimiser = torch.optim.Adam([amounts], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, rate / 50)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (draw(amounts, size, backend) - mask).abs().mean((1, 2)).sum().backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        return before, overlap(draw(amounts, 128, "deodr"), fine)
+
+
+# ------------------------------------------------------------------------------------------- speed
+
+
+def least_times(functions, repeats):
+    """The least seconds of each of some functions that take turns, after one unmeasured turn."""
+    times = [[] for _ in functions]
+    for turn in range(repeats + 1):
+        for function, spent in zip(functions, times, strict=True):
+            started = time.perf_counter()
+            function()
+            if turn:
+                spent.append(time.perf_counter() - started)
+    return [min(spent) for spent in times]
+
+
+def silhouette_step(vertices, faces, camera, size, backend):
+    """A function that draws silhouettes and takes the gradient, once a call."""
+    vertices, camera = (t.detach().clone().requires_grad_() for t in (vertices, camera))
+    gradient = torch.rand(len(vertices), size, size, device=vertices.device)
+
+    def step():
+        vertices.grad = camera.grad = None
+        silhouette(vertices, faces, camera, size, backend).backward(gradient)
+        if vertices.is_cuda:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def bare_deodr(vertices, faces, camera, size):
+    """A function that makes the DEODR calls alone, on scenes that are ready."""
+    topology = topology_of(faces, vertices.shape[1])
+    scenes = outline_scenes(vertices.numpy(), camera.numpy(), topology, size)
+    gradient = torch.rand(len(vertices), size, size).numpy()
+
+    def calls():
+        images, depths = draw_scenes(scenes, size)
+        draw_adjoint(scenes, images, depths, gradient, vertices.shape[1])
+
+    return calls
+
+
+def renderer_speed(hands):
+    """Rows: forward and backward of a batch of 8 with each backend."""
+    with torch.no_grad():
+        vertices, faces, camera = hands.vertices()[:BATCH], hands.hand.faces, hands.camera[:BATCH]
+    for size, repeats in ((64, 3), (256, 1)):
+        step = silhouette_step(vertices, faces, camera, size, "deodr")
+        slow = silhouette_step(vertices, faces, camera, size, "pytorch3d")
+        ours, bare = least_times([step, bare_deodr(vertices, faces, camera, size)], 100)
+        (theirs,) = least_times([slow], repeats)
+        where = f"batch {BATCH}, {len(faces)} faces, {size} px"
+        yield f"DEODR, {where}", ours * 1e3, "ms"
+        yield f"PyTorch3D, {where}", theirs * 1e3, "ms"
+        yield f"PyTorch3D / DEODR, {size} px", theirs / ours, "times"
+        yield f"DEODR / its bare calls, {size} px", ours / bare, "times"
+    if torch.cuda.is_available():
+        yield from _cuda_speed()
+
+
+def _cuda_speed():
+    hands = random_hands(32)
+    with torch.no_grad():
+        vertices, faces, camera = hands.vertices(), hands.hand.faces, hands.camera
+    vertices, faces, camera = vertices.cuda(), faces.cuda(), camera.cuda()
+    for size in (64, 128, 256):
+        step = silhouette_step(vertices, faces, camera, size, "pytorch3d")
+        (spent,) = least_times([step], 20)
+        yield f"PyTorch3D on CUDA, batch 32, {size} px", spent * 1e3 / 32, "ms an image"
+    step, _ = training_steps(load_settings("paper", train__batch_size=32), "cuda")
+    (spent,) = least_times([step], 20)
+    yield "network's step on CUDA, paper profile, batch 32", spent * 1e3 / 32, "ms an image"
+
+
+def renderer_agreement(hands):
+    """Rows: how the backends' masks and gradients agree, and what each can fit."""
+    found = mask_agreement(hands)
+    yield f"IoU of both backends, {HANDS} hands, 128 px, mean", found.mean().item(), ""
+    yield f"IoU of both backends, {HANDS} hands, 128 px, least", found.min().item(), ""
+    for name, cosine in gradient_agreement(hands).items():
+        yield f"cosine of gradients for {name}, {HANDS} hands, median", cosine.median().item(), ""
+    for backend, count in (("deodr", HANDS), ("pytorch3d", HANDS // 4)):
+        gradient, difference = finite_differences(random_hands(count, seed=1), backend)
+        cosine = torch.nn.functional.cosine_similarity(gradient, difference)
+        yield f"{backend}: cosine with finite differences, least of 7", cosine.min().item(), ""
+        slope = (gradient * difference).sum(1) / (gradient**2).sum(1)
+        yield f"{backend}: differences / gradient, median of 7", slope.median().item(), "times"
+    for backend, size, steps in (("deodr", 64, 200), ("pytorch3d", 32, 150)):
+        _, after = fit_from_random_starts(random_hands(STARTS, seed=2), backend, size, steps)
+        good = (after >= 0.97).sum().item()
+        yield f"{backend}: fits of {STARTS} that reach IoU 0.97, {size} px", good, "fits"
+        yield f"{backend}: least IoU of {STARTS} fits", after.min().item(), ""
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def training_steps(settings, device="cpu"):
+    """Two functions: a training step on random images, and its silhouette loss alone.
+
+    Both go forward and backward; the first also moves the weights.
+    """
+    torch.manual_seed(0)
+    count, size = settings.train.batch_size, settings.model.image_size
+    hand = load_hand("open", pose_components=settings.hand.pose_components)
+    network = HAMR(settings.model, hand).to(device, memory_format=torch.channels_last).train()
+    hands = random_hands(count)
+    with torch.no_grad():
+        vertices = hands.vertices()
+        mesh = hands.hand(hands.betas, hands.global_orient, hands.hand_pose)
+        mask = silhouette(vertices, hand.faces.cpu(), hands.camera, size)
+    everything = torch.ones(count, NUM_JOINTS, dtype=torch.bool, device=device)
+    batch = {
+        "joints_3d": (mesh.joints - mesh.joints[:, :1]).to(device),
+        "joints_2d": (hands.camera[:, None, :1] * mesh.joints[..., :2]
+                      + hands.camera[:, None, 1:]).to(device),
+        "valid_2d": everything,
+        "valid_3d": everything,
+        "mask": mask.to(device),
+        "has_mask": torch.ones(count, dtype=torch.bool, device=device),
+    }
+    image = torch.rand(count, 3, size, size, device=device)
+    image = image.contiguous(memory_format=torch.channels_last)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-6, fused=True)
+    half = precision(settings.train) == "bf16"
+
+    def step():
+        optimiser.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            output = network(image)
+            loss = hamr_losses(output, batch, settings.losses, network.hand.faces)["total"]
+        loss.backward()
+        optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.no_grad():
+        estimate = network(image).estimates[-1]
+    fixed = estimate._replace(
+        vertices=vertices.to(device).requires_grad_(), camera=hands.camera.to(device).requires_grad_()
+    )
+
+    def silhouette_alone():
+        silhouette_loss(
+            fixed, network.hand.faces, batch["mask"], batch["has_mask"],
+            settings.losses.silhouette_size,
+        ).backward()  # fmt: skip
+
+    return step, silhouette_alone
+
+
+def training():
+    """Rows: a training step of the `cpu` profile, and the silhouette's share of it."""
+    settings = load_settings("cpu")
+    step, alone = least_times(training_steps(settings), 10)
+    where = f"cpu profile, batch {settings.train.batch_size}"
+    yield f"training step, {where}", step * 1e3, "ms"
+    yield f"training images, {where}", settings.train.batch_size / step, "images a second"
+    yield f"silhouette loss, {settings.losses.silhouette_size} px, {where}", alone * 1e3, "ms"
+    yield "silhouette's share of the training step", 100 * alone / step, "%"
+
+
+# -------------------------------------------------------------------------------------------- main
+
+
+def machine():
+    """The processor and how many of it, and the GPU if there is one."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            name = next(line.split(":", 1)[1].strip() for line in file if "model name" in line)
+    except (OSError, StopIteration):
+        pass  # not Linux: the short name serves
+    parts = [f"{torch.get_num_threads()} threads of {name}"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
+
+
+def renderer():
+    """Rows: the renderer's speed, and how its backends agree."""
+    hands = random_hands(HANDS)
+    yield from renderer_speed(hands)
+    yield from renderer_agreement(hands)
+
+
+SECTIONS = {"renderer": renderer, "training": training}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m hamr_lib.bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all unless named")
+    sections = parser.parse_args(arguments).sections or list(SECTIONS)
+    rows = []
+    for section in sections:
+        for name, value, unit in SECTIONS[section]():
+            print(f"{section}: {name}: {value:.4g} {unit}".rstrip(), flush=True)
+            rows.append((section, name, value, unit, machine(), commit()))
+    table = pd.DataFrame(rows, columns=["section", "name", "value", "unit", "machine", "commit"])
+    path = ROOT / "results" / "reference" / "bench.csv"
+    if path.exists():  # sections that were not measured now keep their last figures
+        before = pd.read_csv(path, keep_default_na=False)
+        table = pd.concat([before[~before["section"].isin(sections)], table])
+    with write_aside(path) as aside:
+        table.to_csv(aside, index=False, float_format="%.6g")
+    print(f"written to {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
