@@ -38,6 +38,7 @@ from ..joints import NUM_JOINTS, WRIST
 CACHE = ROOT / "data" / "cache"
 BOX_FACTOR = 1.4
 TIPS_SPAN = 0.20  # metres
+FINEST = 16  # times as fine as a crop that its drawing may be
 RULE = 1  # raise whenever this file would cut other crops from the same frames
 CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of the set
 
@@ -92,7 +93,8 @@ def cut(image, center, side, size, mirror=False):
         (size, size) or (size, size, 3) uint8; black beyond the image. Where the square is shrunk,
         every pixel averages what it covers.
     """
-    finer = max(1, math.ceil(side / size - 1e-6))  # drawn finer, then averaged: no aliasing
+    # Drawn finer, then averaged: no aliasing. No photo needs more; a label far outside one might.
+    finer = min(max(1, math.ceil(side / size - 1e-6)), FINEST)
     n = size * finer
     step = side / n
     # Pixel (i, j) of the drawing lies at `first + step * (i, j)` in the image.
