@@ -150,8 +150,12 @@ class Training(lightning.LightningModule):
         own = len(batch["image"])
         self.generator.manual_seed(_seed(self.settings.train.seed, batch["step"], 0))
         return augment(
-            batch, self.settings.augment, size, self.generator,
-            part=slice(rank * own, (rank + 1) * own), count=world * own,
+            batch,
+            self.settings.augment,
+            size,
+            self.generator,
+            part=slice(rank * own, (rank + 1) * own),
+            count=world * own,
         )
 
     def losses(self, batch):
@@ -169,8 +173,12 @@ class Training(lightning.LightningModule):
     def _means(self, prefix):
         """The means since the last call, over all processes."""
         names = sorted(self.sums)
-        stacked = torch.stack([*(self.sums[name].double() for name in names),
-                               torch.tensor(self.count, dtype=torch.float64, device=self.device)])
+        stacked = torch.stack(
+            [
+                *(self.sums[name].double() for name in names),
+                torch.tensor(self.count, dtype=torch.float64, device=self.device),
+            ]
+        )
         total = self.trainer.strategy.reduce(stacked, reduce_op="sum").tolist()
         self.sums, self.count = {}, 0
         return {f"{prefix}{name}": v / total[-1] for name, v in zip(names, total, strict=False)}
@@ -416,8 +424,9 @@ def precision(train):
     """The precision a run will have: bf16 where asked for and the processor has it."""
     if train.precision == "bf16" and not torch.cuda.is_available():
         if not torch.cpu._is_avx512_bf16_supported():
-            print("train.precision=bf16: this processor has no bf16, training in 32",
-                  file=sys.stderr)
+            print(
+                "train.precision=bf16: this processor has no bf16, training in 32", file=sys.stderr
+            )
             return "32"
     return train.precision
 

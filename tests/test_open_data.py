@@ -106,6 +106,19 @@ def test_labels_project_onto_themselves_and_lie_on_the_hand(rendered):
     assert np.mean(near) >= 10
 
 
+def test_a_hand_around_the_camera_is_not_photographed():
+    class Person:
+        joints = [np.zeros((21, 3)), np.zeros((21, 3))]
+
+    def at(*depths):  # the depth of each hand's first joint, the others a metre away
+        hands = iter(depths)
+        return lambda hand: np.array([[0, 0, next(hands)]] + [[0, 0, 1.0]] * 20)
+
+    assert sets._at_arms_length(at(0.5, 0.2), Person)
+    assert not sets._at_arms_length(at(0.5, 0.05), Person)  # nearly touching the lens
+    assert not sets._at_arms_length(at(-0.1, 0.5), Person)  # half behind it
+
+
 def test_parts_lie_where_their_joints_are(rendered):
     root = check.stand_in("rhd", asking(), rendered).root
     _, uv, xyz, _ = rhd.read_annotations(rhd.annotation_path(root, "training"))

@@ -322,8 +322,11 @@ def _store(frames, folder, image_size, size, name):
             now = time.monotonic()
             if now - shown > 30:
                 shown, left = now, (now - started) * (count / len(keys) - 1)
-                print(f"{name}: {len(keys)} of {count} crops, {left / 60:.0f} min left",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"{name}: {len(keys)} of {count} crops, {left / 60:.0f} min left",
+                    file=sys.stderr,
+                    flush=True,
+                )
     stacked = {k: np.stack([label[k] for label in labels]) for k in labels[0]}
     assert stacked["joints_2d"].shape == (count, NUM_JOINTS, 2)
     for values in stacked.values():

@@ -59,10 +59,12 @@ def photographs(split):
 
 def identity():
     """A digest of all photographs: part of the identity of what is rendered before them."""
-    return digest([
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in photographs(split)]
-        for split in PACKAGED
-    ])
+    return digest(
+        [
+            [hashlib.sha256(path.read_bytes()).hexdigest() for path in photographs(split)]
+            for split in PACKAGED
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -110,9 +112,10 @@ def noise(rng, shape, finest, octaves=4):
     for octave in range(octaves):
         step = finest * 2 ** (octaves - 1 - octave)
         coarse = rng.normal(size=(max(2, round(height / step)), max(2, round(width / step))))
-        total += cv2.resize(
-            coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-        ) * 0.6**octave
+        total += (
+            cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+            * 0.6**octave
+        )
     return total / 2
 
 

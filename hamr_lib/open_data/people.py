@@ -98,8 +98,18 @@ def body():
         parts[mine] = np.where(part[:, 1] == part[:, 2], part[:, 1], part[:, 0])
     head = np.isin(owner, [name for name in labels if name.startswith(("neck", "head", "eye"))])
     return Body(
-        faces, whole.texture_coordinates.numpy(), whole.face_texture_coordinate_indices.numpy(),
-        parts, np.array(joints), np.array(tips), rest, hand, arm, head, in_hand, normals_in_hand,
+        faces,
+        whole.texture_coordinates.numpy(),
+        whole.face_texture_coordinate_indices.numpy(),
+        parts,
+        np.array(joints),
+        np.array(tips),
+        rest,
+        hand,
+        arm,
+        head,
+        in_hand,
+        normals_in_hand,
         np.array(frames),
     )
 
@@ -108,7 +118,7 @@ def _part(bone, side):
     """RHD's id of what a bone moves: finger2-3.L is the tip of the left index finger."""
     if not bone.startswith("finger"):
         return part_id(side, "palm")
-    finger, joint = bone[len("finger"):].split(".")[0].split("-")
+    finger, joint = bone[len("finger") :].split(".")[0].split("-")
     return part_id(side, FINGERS[int(finger) - 1], ("base", "middle", "tip")[int(joint) - 1])
 
 
@@ -119,10 +129,12 @@ def _unit(vector):
 def _arm_frames(upper, fore):
     """(2, 3, 3): frames of upper arm and forearm, columns along, hinge, across."""
     hinge = _unit(np.cross(upper, fore))
-    return np.stack([
-        np.stack([_unit(bone), hinge, np.cross(_unit(bone), hinge)], axis=1)
-        for bone in (upper, fore)
-    ])
+    return np.stack(
+        [
+            np.stack([_unit(bone), hinge, np.cross(_unit(bone), hinge)], axis=1)
+            for bone in (upper, fore)
+        ]
+    )
 
 
 @functools.cache
@@ -165,13 +177,14 @@ def sample_arm(rng, side, fingers, target=None):
     """An arm held out somewhere in front of the body, or with the wrist at `target`."""
     out = 1 if side == "left" else -1
     if target is None:
-        direction = np.array([
-            out * rng.uniform(-0.5, 0.9), -rng.uniform(0.45, 1.2), rng.uniform(-0.7, 0.8)
-        ])
+        direction = np.array(
+            [out * rng.uniform(-0.5, 0.9), -rng.uniform(0.45, 1.2), rng.uniform(-0.7, 0.8)]
+        )
         target = _unit(direction) * rng.uniform(0.55, 0.97)
     pole = np.array([out * rng.uniform(0.1, 1.0), rng.uniform(-0.2, 0.6), -1.0])
-    wrist = np.radians([rng.normal(0, 25), rng.normal(0, 9)]).clip(np.radians([-65, -18]),
-                                                                   np.radians([70, 25]))
+    wrist = np.radians([rng.normal(0, 25), rng.normal(0, 9)]).clip(
+        np.radians([-65, -18]), np.radians([70, 25])
+    )
     return ArmPose(target, pole, rng.uniform(-1.4, 1.4), wrist, fingers)
 
 
@@ -199,8 +212,9 @@ def sample_arms(rng, fingers):
     elif kind == "meets":
         # From one shoulder to the other is about 0.65 of an arm.
         across = np.array([0.65 if main == 0 else -0.65, 0, 0])
-        second = sample_arm(rng, other, fingers[1 - main],
-                            arm.target + across + 0.12 * rng.normal(size=3))
+        second = sample_arm(
+            rng, other, fingers[1 - main], arm.target + across + 0.12 * rng.normal(size=3)
+        )
     else:
         second = hanging_arm(rng, other, fingers[1 - main])
     return ((arm, second) if main == 0 else (second, arm)), main

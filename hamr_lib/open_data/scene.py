@@ -99,8 +99,13 @@ def sample_things(rng, joints, held, split):
     if not held:
         middle = joints[rng.integers(len(joints))]
         return [
-            _thing(rng, middle * rng.uniform(0.6, 0.92) + rng.normal(0, 0.035, 3),
-                   rng.uniform(0.008, 0.03), rng.normal(size=3), split)
+            _thing(
+                rng,
+                middle * rng.uniform(0.6, 0.92) + rng.normal(0, 0.035, 3),
+                rng.uniform(0.008, 0.03),
+                rng.normal(size=3),
+                split,
+            )
             for _ in range(rng.integers(1, 3))
         ]
     palm, tips = joints[[0, 5, 9, 13, 17]].mean(0), joints[[4, 8, 12, 16, 20]].mean(0)
@@ -376,8 +381,9 @@ def _lights(rng, backdrop, factors):
     """
     around = unit(_SPHERE @ Rotation.random(rng=rng).as_matrix().T)
     if not factors.lights:
-        return (around, np.full((len(around), 3), 0.5)), [Lamp(unit(np.array([-0.3, -0.5, -0.8])),
-                                                               np.ones(3))]
+        return (around, np.full((len(around), 3), 0.5)), [
+            Lamp(unit(np.array([-0.3, -0.5, -0.8])), np.ones(3))
+        ]
     small = cv2.resize(backdrop, (6, 6), interpolation=cv2.INTER_AREA) ** GAMMA
     column, row = ((around[:, :2] + 1) * 2.99).astype(int).T
     seen = small[row, column] / max(small.mean(), 0.02)

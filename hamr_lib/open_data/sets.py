@@ -30,6 +30,7 @@ from . import backgrounds, people, scene, skin
 BLOCK = 8  # samples; a fixed number, since a batch of bodies is computed together
 RHD_SHAPE, VGA = (320, 320), (480, 640)
 ENOUGH = 10  # joints of the hand that must be seen
+CLOSEST = 0.1  # metres from the camera to a hand
 HOLD = 15  # frames from one pose of a sequence to the next
 _MARKER = "rendered.json"
 
@@ -72,8 +73,10 @@ def render_open_sets(settings, folder=check.ROOT / "data", processes=None):
         dataset = check.stand_in(name, settings, folder)
         if not _begun(dataset, factors):
             wanted[name] = dataset
-    todo = {name: [b for b in _blocks(dataset) if not _labels_path(dataset.root, b).is_file()]
-            for name, dataset in wanted.items()}
+    todo = {
+        name: [b for b in _blocks(dataset) if not _labels_path(dataset.root, b).is_file()]
+        for name, dataset in wanted.items()
+    }
     jobs = [
         (wanted[name].root, factors, block) for name, blocks in todo.items() for block in blocks
     ]
@@ -238,11 +241,19 @@ def _find_view(rng, person, side, factors, split):
         hand = view(person.joints[side])
         things = scene.sample_things(rng, hand, held, split) if cluttered else []
         seen = scene.glimpse(person, view, K, RHD_SHAPE, side, things).sum()
+        if not _at_arms_length(view, person):
+            seen = 0
         if seen > best[0]:
             best = (seen, view, things)
         if seen >= ENOUGH:
             break
     return best[1], K, best[2]
+
+
+def _at_arms_length(view, person):
+    """Whether neither hand is around the camera: each is some way before it, or all behind it."""
+    depths = [view(hand)[:, 2] for hand in person.joints]
+    return all((z > CLOSEST).all() or (z < 0).all() for z in depths)
 
 
 def _moving_hand(root, factors, block):
@@ -269,8 +280,9 @@ def _moving_hand(root, factors, block):
     # One background for both sequences of a B; Dexter's six have one each.
     place = block._replace(sequence=block.sequence[:2] if block.name == "stb" else block.sequence)
     frames = np.arange(block.start, block.stop)
-    arms = [(_drifting(start, ends, frame)._replace(fingers=fingers(frame)), other)
-            for frame in frames]
+    arms = [
+        (_drifting(start, ends, frame)._replace(fingers=fingers(frame)), other) for frame in frames
+    ]
     vertices, joints = people.pose_people([phenotype] * len(arms), arms)
     write = functools.partial((stb if block.name == "stb" else dexter).write_color, root)
     labels = []

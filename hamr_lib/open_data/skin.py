@@ -83,13 +83,26 @@ def sample_look(rng, factors):
     if rng.random() < 0.1:  # varnish
         nails = rng.uniform(0.02, 0.8, 3)
     # Sleeves: none, short, to the elbow, rolled up, or long; the two alike but for how they sit.
-    length = rng.choice([rng.uniform(1.4, 2.2), rng.uniform(0.75, 1.2), rng.uniform(0.3, 0.8),
-                         rng.uniform(0.08, 0.25)], p=(0.4, 0.1, 0.15, 0.35))
+    length = rng.choice(
+        [
+            rng.uniform(1.4, 2.2),
+            rng.uniform(0.75, 1.2),
+            rng.uniform(0.3, 0.8),
+            rng.uniform(0.08, 0.25),
+        ],
+        p=(0.4, 0.1, 0.15, 0.35),
+    )
     inside = _inside(rng, np.maximum(length + rng.normal(0, 0.03, 2), 0.06))
     return Look(
-        colours.astype(np.float32), inside, _inflation(rng, inside), _cloth(rng),
-        rng.uniform(0.03, 0.25), rng.uniform(0.3, 1.0), rng.uniform(0.02, 0.09),
-        nails.astype(np.float32), rng.uniform(0.02, 0.12),
+        colours.astype(np.float32),
+        inside,
+        _inflation(rng, inside),
+        _cloth(rng),
+        rng.uniform(0.03, 0.25),
+        rng.uniform(0.3, 1.0),
+        rng.uniform(0.02, 0.09),
+        nails.astype(np.float32),
+        rng.uniform(0.02, 0.12),
     )
 
 
