@@ -194,7 +194,10 @@ class Training(lightning.LightningModule):
             )
         else:
             optimizer = torch.optim.AdamW(
-                parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+                parameters,
+                lr=train.learning_rate,
+                weight_decay=train.weight_decay,
+                fused=train.clip == 0,  # Lightning clips no fused optimiser under mixed precision
             )
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=train.plateau_factor, patience=train.plateau_patience
