@@ -188,7 +188,10 @@ def square(side, left=-0.5, top=-0.5):
     """An `Estimate` of a flat square under the camera (1, 0, 0), and its two triangles."""
     corners = [[left, top, 0], [left + side, top, 0], [left, top + side, 0],
                [left + side, top + side, 0]]  # fmt: skip
-    vertices = torch.tensor([corners], dtype=torch.float32).requires_grad_()
+    vertices = torch.tensor([corners], dtype=torch.float32)
+    # Turned by half a degree: DEODR does not smooth outlines that run exactly along an axis.
+    vertices = vertices @ torch.tensor([[1, 0.01, 0], [-0.01, 1, 0], [0, 0, 1]])
+    vertices.requires_grad_()
     camera = torch.tensor([[1.0, 0.0, 0.0]]).requires_grad_()
     joints = torch.zeros(1, 21, 3)
     return (
@@ -203,9 +206,10 @@ def test_silhouette_is_the_share_of_pixels_that_differ():
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 16:48] = 1
     same = silhouette_loss(estimate, faces, mask, has_mask, 32).item()
-    assert same < 0.035  # the antialiased outline only
+    # A flat sheet has no inside to move the outline into: it is up to half a pixel larger a side.
+    assert same < (17 / 32) ** 2 - 0.25 + 0.003
     empty = silhouette_loss(estimate, faces, torch.zeros(1, 64, 64), has_mask, 32).item()
-    assert empty == pytest.approx(0.25, abs=0.03)
+    assert empty == pytest.approx(0.25, abs=(17 / 32) ** 2 - 0.25 + 0.003)
     shifted = silhouette_loss(estimate, faces, mask.roll(8, dims=2), has_mask, 32).item()
     assert shifted == pytest.approx(2 * 8 * 32 / 64**2, abs=0.03)  # 8 columns on either side
 

@@ -15,7 +15,7 @@ from hamr_lib.augment import centre_crop
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.model import HAMR
-from hamr_lib.settings import Augment
+from hamr_lib.settings import Augment, load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -349,6 +349,15 @@ def test_bfloat16_trains_too(crops, tmp_path):
     assert {v.dtype for v in weights(tmp_path)["state_dict"].values()} <= {
         torch.float32, torch.int64
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
+def test_what_the_profiles_optimise_with_works_together(profile, crops, tmp_path):
+    chosen = load_settings(profile).train
+    names = ("optimizer", "learning_rate", "weight_decay", "schedule", "precision", "clip")
+    options = {name: getattr(chosen, name) for name in names}
+    history = fit(tmp_path, crops, tiny_settings(**{**options, "steps": 4}))
+    assert math.isfinite(history[-1]["train_total"])
 
 
 def test_a_few_samples_are_learnt_by_heart(tmp_path):

@@ -55,7 +55,9 @@ def _say_once(wanted, other):
 def load_deodr():
     """DEODR's scene class and its compiled module."""
     if not installed("deodr"):
-        raise HamrError(f"DEODR is not installed, and pictures are drawn with it: {INSTALL['deodr']}")
+        raise HamrError(
+            f"DEODR is not installed, and pictures are drawn with it: {INSTALL['deodr']}"
+        )
     from deodr.differentiable_renderer import Scene2DBase
 
     return Scene2DBase, importlib.import_module("deodr.differentiable_renderer_cython")

@@ -67,6 +67,9 @@ class Lights(NamedTuple):
     lamps: tuple = (((0.3, 0.5, 1.0), (0.6, 0.6, 0.6)),)
 
 
+DAYLIGHT = Lights()
+
+
 def render(
     vertices,
     faces,
@@ -77,7 +80,7 @@ def render(
     uv=None,
     faces_uv=None,
     parts=None,
-    lights=Lights(),
+    lights=DAYLIGHT,
     background=(1.0, 1.0, 1.0),
     supersample=1,
     cull=True,
@@ -204,9 +207,7 @@ def rasterize(vertices, faces, camera, size, cull=True):
     kept = _seen_faces(points, faces, shape, near_enough, cull)
     if len(kept) == 0:
         nothing = np.zeros(0, int)
-        return Fragments(
-            shape, nothing, nothing, np.zeros((0, 3), "f4"), np.zeros(0, "f4"), faces
-        )
+        return Fragments(shape, nothing, nothing, np.zeros((0, 3), "f4"), np.zeros(0, "f4"), faces)
     corners = faces[kept].ravel()
     points, depths = points[corners], vertices[corners, 2]
     # A hand covers little of a photo: only the box around it is drawn.

@@ -14,7 +14,7 @@ from .checks import check_faces, check_size
 # Pixels over which an outline fades: the least that leaves no gap between pixel centres.
 FADE = 1.0
 # PyTorch3D keeps this many faces a pixel and forgets the others, so it fades over less: within half
-# a pixel of an outline there are seldom more, and an outline that lost its face has no gradient.
+# a pixel of an outline there are seldom more, and an outline whose face is lost has no gradient.
 FACES_PER_PIXEL = 10
 NARROW_FADE = 0.5
 # Twice the area in pixels^2 below which a face counts as seen from the side.
@@ -208,7 +208,8 @@ def draw_adjoint(scenes, images, depths, gradient, count):
 
 
 def _pytorch3d(vertices, camera, topology, size):
-    """The same drawing from PyTorch3D's rasteriser: distances of pixels to faces.
+    """The same drawing from PyTorch3D's rasteriser: which pixels are inside, and how far the others
+    are from the nearest face.
 
     The usual blend of soft rasterisation multiplies over all faces near a pixel. That makes seams
     inside the hand translucent and, with faces as small as ours, hands fat. Here the nearest face
@@ -217,27 +218,28 @@ def _pytorch3d(vertices, camera, topology, size):
     from pytorch3d.renderer import rasterize_meshes
     from pytorch3d.structures import Meshes
 
+    fade = NARROW_FADE * 2 / size  # pixels in units of half the image
     # PyTorch3D's x points left and y up, and it sees only positive depths.
     xy = -(camera[:, None, :1] * vertices[..., :2] + camera[:, None, 1:])
     with torch.no_grad():
         faces = torch.from_numpy(topology.faces).to(vertices.device)
         faces = faces.expand(len(vertices), -1, -1)
-        z = camera[:, None, :1] * vertices[..., 2:]
-        z = z - z.amin(1, keepdim=True) + 1
-        inwards = -Meshes(torch.cat([xy, z], dim=-1), faces).verts_normals_padded()[..., :2]
-        fade = NARROW_FADE * 2 / size  # pixels in units of the image's half side
-    seen, _, _, distances = rasterize_meshes(
-        Meshes(torch.cat([xy + inwards * (fade / 2), z], dim=-1), faces),
-        image_size=size,
-        blur_radius=fade**2,
-        faces_per_pixel=FACES_PER_PIXEL,
-        cull_backfaces=True,
+        solid = torch.cat([xy, camera[:, None, :1] * vertices[..., 2:]], dim=-1)
+        normals = Meshes(solid, faces).verts_normals_padded()
+    xy = xy - normals[..., :2] * (fade / 2)
+    # Of the faces near a pixel those in front are kept. What lies in front makes no difference to
+    # a silhouette, so this depth puts the outline there, where surfaces are seen from the side.
+    meshes = Meshes(torch.cat([xy, 1 + normals[..., 2:].abs()], dim=-1), faces)
+    options = {"image_size": size, "cull_backfaces": True}
+    with torch.no_grad():
+        inside = rasterize_meshes(meshes, faces_per_pixel=1, **options)[0][..., 0] >= 0
+    near, _, _, distances = rasterize_meshes(
+        meshes, blur_radius=fade**2, faces_per_pixel=FACES_PER_PIXEL, **options
     )
-    # Squared distances, negative inside a face; -1 where there is no face.
-    distances = torch.where(seen >= 0, distances, fade**2).amin(-1)
-    # The root's slope is infinite at 0; the least distance is a thousandth of a pixel.
+    distances = torch.where(near >= 0, distances, fade**2).amin(-1)  # squared
+    # The root's slope is infinite at 0; the least distance is a thousandth of the fade.
     outside = distances.clamp(min=(1e-3 * fade) ** 2).sqrt() / fade
-    return torch.where(distances < 0, 1, 1 - outside).clamp(0, 1)
+    return torch.where(inside, 1, 1 - outside).clamp(0, 1)
 
 
 # --------------------------------------------------------------------------------- faces and checks
@@ -271,7 +273,9 @@ def _topology(content, count):
 
 def _caps(faces):
     """(N, 3) faces that close the holes, a fan over the rim of each."""
-    edges = {(a, b) for face in faces.tolist() for a, b in zip(face, face[1:] + face[:1], strict=True)}
+    edges = {
+        (a, b) for face in faces.tolist() for a, b in zip(face, face[1:] + face[:1], strict=True)
+    }
     following = {b: a for a, b in sorted(edges) if (b, a) not in edges}
     caps = []
     while following:

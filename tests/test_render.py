@@ -1,0 +1,401 @@
+"""The renderer against geometry: spheres have known outlines, areas, depths and slopes."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from hamr_lib import bench
+from hamr_lib.errors import HamrError
+from hamr_lib.render import (
+    Lights,
+    backends,
+    rasterize,
+    render,
+    sample_texture,
+    silhouette,
+    vertex_normals,
+)
+
+BOTH = ("deodr", "pytorch3d")
+RADIUS = 0.1
+BALL = trimesh.creation.icosphere(subdivisions=4, radius=RADIUS)
+VERTICES, FACES = np.asarray(BALL.vertices), np.asarray(BALL.faces)
+K = np.array([[500, 0, 99.5], [0, 480, 79.5], [0, 0, 1.0]])
+
+
+def ball(count=1, level=3):
+    mesh = trimesh.creation.icosphere(subdivisions=level, radius=RADIUS)
+    vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
+    return vertices.expand(count, -1, -1), torch.tensor(mesh.faces)
+
+
+def cameras(*rows):
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+# ----------------------------------------------------------------------------- rasterize and render
+
+
+@pytest.mark.parametrize("middle", [(0, 0, 0.8), (0.1, -0.08, 0.5), (0.02, 0.03, 0.16)])
+def test_every_pixel_sees_the_sphere_where_its_ray_meets_it(middle):
+    seen = rasterize(VERTICES + middle, FACES, K, (160, 200))
+    y, x = np.divmod(np.arange(160 * 200), 200)
+    ray = np.stack([(x - 99.5) / 500, (y - 79.5) / 480, np.ones(x.size)], axis=1)
+    b, a, c = ray @ middle, (ray**2).sum(1), np.dot(middle, middle) - RADIUS**2
+    hits = b**2 - a * c
+    depth = (b - np.sqrt(np.maximum(hits, 0))) / a
+    drawn = np.zeros(x.size, bool)
+    drawn[seen.pixel] = True
+    # The facets lie a little inside the sphere.
+    assert (drawn & (hits < 0)).sum() == 0
+    assert (drawn != (hits > 0)).sum() < 0.02 * drawn.sum() + 10
+    errors = np.abs(seen.depth - depth[seen.pixel])
+    assert np.median(errors) < 2e-4 and np.quantile(errors, 0.95) < 2e-3
+    # Interpolating the corners themselves gives the point that the pixel sees.
+    points = seen.interpolate(VERTICES + middle)
+    pixels = points @ K.T
+    np.testing.assert_allclose(
+        pixels[:, :2] / pixels[:, 2:], np.stack([x, y], 1)[seen.pixel], atol=2e-3
+    )
+
+
+def test_a_weak_camera_projects_as_equation_4_in_any_depth_and_shape():
+    shift = np.array([0.01, -0.02, -3.0])  # wholly behind where a pinhole would be
+    seen = rasterize(VERTICES + shift, FACES, (5.0, 0.1, 0.2), (60, 100))
+    mask = seen.image(np.ones(len(seen.pixel)))
+    y, x = np.nonzero(mask)
+    # 50 pixels a crop unit around the middle of the image.
+    assert x.mean() == pytest.approx(49.5 + 50 * (5 * 0.01 + 0.1), abs=0.2)
+    assert y.mean() == pytest.approx(29.5 + 50 * (5 * -0.02 + 0.2), abs=0.2)
+    assert mask.sum() == pytest.approx(np.pi * (50 * 5 * RADIUS) ** 2, rel=0.02)
+    assert seen.depth.min() == pytest.approx(-3 - RADIUS, abs=1e-3)  # the side that faces us
+
+
+def test_the_nearer_of_two_meshes_hides_the_other_and_ids_stay_whole():
+    both = np.concatenate([VERTICES + (0, 0, 1), VERTICES * 0.5 + (0.02, 0, 0.7)])
+    parts = np.repeat([3, 40], len(FACES))
+    picture = render(both, np.concatenate([FACES, FACES + len(VERTICES)]), K, 160, parts=parts)
+    assert set(np.unique(picture.parts)) == {-1, 3, 40}
+    assert (picture.parts[np.isfinite(picture.depth) & (picture.depth < 0.75)] == 40).all()
+    assert ((picture.parts == -1) == (picture.coverage == 0)).all()
+
+
+def test_faces_behind_or_too_near_a_pinhole_are_left_out():
+    assert len(rasterize(VERTICES - (0, 0, 1), FACES, K, 64).pixel) == 0
+    assert len(rasterize(VERTICES, FACES, K, 64, cull=False).pixel) > 0  # the camera is inside
+    seen = rasterize(VERTICES + (0, 0, 0.1), FACES, K, 64)
+    assert (seen.depth > 0.01).all() and np.isfinite(seen.weights).all()
+
+
+def test_back_faces_show_only_when_asked():
+    inside_out = FACES[:, ::-1]
+    far = VERTICES + (0, 0, 1)
+    assert rasterize(far, inside_out, K, 64).depth.min() > 0.985  # only its far side
+    assert rasterize(far, inside_out, K, 64, cull=False).depth.min() < 0.91
+
+
+def test_normals_light_and_texture():
+    normals = vertex_normals(VERTICES, FACES)
+    np.testing.assert_allclose(normals, VERTICES / RADIUS, atol=0.01)
+    lights = Lights(0.2, (((0, 0, 1), (0.5, 0.4, 0.3)),))
+    picture = render(VERTICES + (0, 0, 1), FACES, K, (160, 200), colours=(1, 1, 1), lights=lights)
+    np.testing.assert_allclose(picture.colour[79, 99], (0.7, 0.6, 0.5), atol=0.01)
+    np.testing.assert_allclose(picture.normals[79, 99], (0, 0, -1), atol=0.05)
+    # Seen from far away, Lambert's law leaves cos = -n_z everywhere.
+    covered = picture.coverage > 0
+    np.testing.assert_allclose(
+        picture.colour[covered][:, 0], 0.2 - 0.5 * picture.normals[covered][:, 2].clip(max=0),
+        atol=1e-5,
+    )  # fmt: skip
+    texture = np.random.default_rng(0).random((5, 7, 3))
+    rows, columns = np.mgrid[:5, :7]
+    middles = np.stack([(columns + 0.5) / 7, 1 - (rows + 0.5) / 5], axis=-1).reshape(-1, 2)
+    np.testing.assert_allclose(sample_texture(texture, middles), texture.reshape(-1, 3), atol=1e-6)
+    assert sample_texture(texture, middles[:0]).shape == (0, 3)
+
+
+def test_a_seam_of_the_texture_has_its_own_corners():
+    corners = np.array([[-1, -1, 2], [1, -1, 2], [1, 1, 2], [-1, 1, 2.0]])
+    square = np.array([[0, 3, 2], [0, 2, 1]])
+    uv = np.array([[0, 0], [0, 1], [0.5, 1], [0.5, 0], [1, 1], [1, 0.0]])
+    texture = np.zeros((8, 8, 3))
+    texture[:, :4, 0] = texture[:, 4:, 1] = 1
+    picture = render(
+        corners * (0.1, 0.1, 1), square, K, (160, 200), texture=texture, uv=uv, lights=Lights(1.0, ()),
+        faces_uv=np.array([[0, 1, 1], [4, 4, 5]]), cull=False,
+    )  # fmt: skip
+    seen = picture.colour[picture.coverage == 1]
+    assert {tuple(row) for row in seen.round(3).tolist()} == {(1, 0, 0), (0, 1, 0)}
+
+
+def test_supersampling_smooths_outlines_over_the_image_behind():
+    behind = np.random.default_rng(0).random((160, 200, 3))
+    plain, smooth = (
+        render(VERTICES + (0, 0, 1), FACES, K, (160, 200), background=behind, supersample=n)
+        for n in (1, 5)
+    )
+    assert set(np.unique(plain.coverage)) == {0, 1}
+    edge = (smooth.coverage > 0) & (smooth.coverage < 1)
+    assert edge.sum() > 100
+    assert smooth.coverage.sum() == pytest.approx(np.pi * 500 * 480 * 0.1**2 / 0.99, rel=5e-3)
+    np.testing.assert_allclose(smooth.colour[smooth.coverage == 0], behind[smooth.coverage == 0])
+    np.testing.assert_array_equal(plain.parts, smooth.parts)
+    np.testing.assert_allclose(plain.depth, smooth.depth, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vertices": np.zeros((0, 3))}, "vertices has shape"),
+        ({"vertices": np.full((4, 3), np.nan)}, "vertices has NaN"),
+        ({"faces": np.zeros((0, 3), int)}, "faces has shape"),
+        ({"faces": [[0, 1, 9]]}, "index 9"),
+        ({"faces": [[0, 1, -1]]}, "index -1"),
+        ({"faces": [[0.0, 1.0, 2.0]]}, "faces is float"),
+        ({"camera": np.zeros(4)}, "camera has shape"),
+        ({"size": 0}, "size is 0"),
+        ({"size": (3, 4, 5)}, "size is"),
+        ({"size": 2.5}, "size is 2.5"),
+    ],
+)
+def test_bad_input_of_pictures_is_named(change, message):
+    good = {"vertices": np.eye(4, 3), "faces": [[0, 1, 2]], "camera": (1.0, 0, 0), "size": 8}
+    with pytest.raises(HamrError, match=message):
+        render(**(good | change))
+
+
+# --------------------------------------------------------------------------------- the silhouette
+
+
+@pytest.mark.parametrize("backend", BOTH)
+@pytest.mark.parametrize("size", [32, 64])
+def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
+    vertices, faces = ball(40, level=2)
+    # Anywhere between the pixels, since a single picture sees its outline only where they are.
+    rng = torch.Generator().manual_seed(0)
+    camera = torch.rand(40, 3, generator=rng) * 0.2 + torch.tensor([5, -0.1, -0.1])
+    camera.requires_grad_()
+    drawn = silhouette(vertices, faces, camera, size, backend)
+    assert drawn.shape == (40, size, size) and drawn.min() >= 0 and drawn.max() <= 1
+    area = (torch.pi * (camera[:, 0] * RADIUS * size / 2) ** 2).detach()
+    torch.testing.assert_close(drawn.sum((1, 2)), area, rtol=0.03, atol=0)
+    drawn.sum().backward()
+    slope = camera.grad / area[:, None]
+    assert slope[:, 0].mean() == pytest.approx(2 / 5.1, rel=0.05)
+    # Moved within the image, a disc keeps its area.
+    assert slope[:, 1:].mean(0).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("backend", BOTH)
+def test_pixels_lie_where_the_camera_says(backend):
+    vertices, faces = ball()
+    drawn = silhouette(vertices, faces, cameras((3, 0.25, -0.5)), 64, backend)[0]
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    assert (drawn * x).sum() / drawn.sum() == pytest.approx(((1 + 0.25) * 64 - 1) / 2, abs=0.1)
+    assert (drawn * y).sum() / drawn.sum() == pytest.approx(((1 - 0.5) * 64 - 1) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize("backend", BOTH)
+def test_a_hole_is_closed(backend):
+    vertices, faces = ball()
+    open_faces = faces[(vertices[0, faces, 2] > -0.05).all(1)]  # the side that faces us is missing
+    assert len(open_faces) < 0.8 * len(faces)
+    camera = cameras((6, 0.01, 0.02))
+    drawn, whole = (silhouette(vertices, f, camera, 64, backend) for f in (open_faces, faces))
+    assert (drawn - whole).abs().sum() < 0.01 * whole.sum()
+
+
+@pytest.mark.parametrize("backend", BOTH)
+@pytest.mark.parametrize(
+    "camera", [(6, 1.0, 0), (6, -0.9, 0.9), (6, 9, 0), (6, 1e4, -1e4), (1e4, 0, 0), (1e-6, 0, 0)]
+)
+def test_hands_partly_or_wholly_outside_give_finite_gradients(backend, camera):
+    vertices, faces = ball(2, level=2)
+    vertices = vertices.clone().requires_grad_()
+    camera = cameras((6, 0, 0), camera).requires_grad_()
+    drawn = silhouette(vertices, faces, camera, 32, backend)
+    (drawn - 0.5).abs().sum().backward()
+    assert drawn.isfinite().all()
+    assert vertices.grad.isfinite().all() and camera.grad.isfinite().all()
+    if camera[1, 1] > 2:
+        assert drawn[1].sum() == 0 and camera.grad[1].abs().sum() == 0
+    assert camera.grad[0].abs().sum() > 0  # its neighbour in the batch is not disturbed
+
+
+def test_a_second_call_and_a_second_backward_give_the_same():
+    vertices, faces = ball(3)
+    camera = cameras((6, 0, 0), (3, 0.3, 0), (6, 9, 9)).requires_grad_()
+    weights = torch.rand(3, 32, 32)
+    found = []
+    for _ in range(2):
+        drawn = silhouette(vertices, faces, camera, 32, "deodr")
+        for _ in range(2):
+            camera.grad = None
+            (drawn * weights).sum().backward(retain_graph=True)
+            found.append(camera.grad)
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_other_float_types_keep_their_type():
+    vertices, faces = ball()
+    for kind in (torch.float64, torch.bfloat16):
+        camera = cameras((6, 0, 0)).to(kind).requires_grad_()
+        drawn = silhouette(vertices.to(kind), faces, camera, 16)
+        assert drawn.dtype == kind
+        drawn.sum().backward()
+        assert camera.grad.dtype == kind
+
+
+def test_the_silhouette_is_the_outline_of_the_picture():
+    hands = bench.random_hands(12, seed=5)
+    with torch.no_grad():
+        drawn = silhouette(hands.vertices(), hands.hand.faces, hands.camera, 128)
+        vertices = hands.vertices().numpy()
+    faces = hands.hand.faces.numpy()
+    pictures = [
+        render(v, faces, c, 128, supersample=4, cull=False).coverage
+        for v, c in zip(vertices, hands.camera.numpy(), strict=True)
+    ]
+    assert bench.overlap(drawn, torch.from_numpy(np.stack(pictures))).min() >= 0.975
+
+
+# ----------------------------------------------------------------- figures that both backends hold
+
+
+def test_both_backends_draw_the_same_masks():
+    overlap = bench.mask_agreement(bench.random_hands(40))
+    assert overlap.min() >= 0.99
+
+
+def test_both_backends_pull_the_same_way():
+    cosines = bench.gradient_agreement(bench.random_hands(24))
+    assert cosines["camera"].median() >= 0.9
+    assert cosines["pose"].median() >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("backend", "count", "least"), [("deodr", 100, 0.95), ("pytorch3d", 8, 0.7)]
+)
+def test_gradients_agree_with_finite_differences(backend, count, least):
+    gradient, difference = bench.finite_differences(bench.random_hands(count, seed=1), backend)
+    cosine = torch.nn.functional.cosine_similarity(gradient, difference)
+    assert cosine.min() >= least
+    slope = (gradient * difference).sum(1) / (gradient**2).sum(1)
+    assert slope.median() == pytest.approx(1, abs=0.1 if backend == "deodr" else 0.25)
+
+
+def test_fits_from_fifty_random_starts_converge():
+    hands = bench.random_hands(50, seed=2)
+    with torch.no_grad():
+        vertices = hands.vertices()
+    before, after = bench.fit_from_random_starts(vertices, hands.hand.faces, hands.camera, "deodr")
+    assert before.mean() < 0.7  # or the test would show nothing
+    assert after.min() >= 0.97
+
+
+def test_fits_with_pytorch3d_converge():
+    """PyTorch3D is too slow for fifty hands here (`make bench` has them): a few simpler bodies."""
+    vertices, faces = ball(6, level=1)
+    bent = vertices * (torch.rand(6, 1, 3, generator=torch.Generator().manual_seed(0)) + 0.3)
+    bent[..., 0] += 4 * bent[..., 1] ** 2
+    camera = cameras((7, 0, 0)).expand(6, 3)
+    before, after = bench.fit_from_random_starts(
+        bent, faces, camera, "pytorch3d", steps=80, rate=0.08
+    )
+    assert before.mean() < 0.75
+    assert after.min() >= 0.97
+
+
+def test_random_hands_are_seeded_and_fill_the_image():
+    one, same, other = (bench.random_hands(3, seed=s) for s in (1, 1, 2))
+    assert torch.equal(one.hand_pose, same.hand_pose) and not torch.equal(one.betas, other.betas)
+    xy = one.camera[:, None, :1] * one.vertices()[..., :2] + one.camera[:, None, 1:]
+    torch.testing.assert_close(xy.abs().amax((1, 2)), torch.full((3,), bench.FILL))
+
+
+# --------------------------------------------------------------------------- bad input and backends
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vertices": np.zeros((1, 4, 3))}, "vertices is float64, expected a float tensor"),
+        ({"vertices": torch.zeros(1, 4, 3, dtype=torch.long)}, "vertices is torch.int64"),
+        ({"vertices": torch.zeros(4, 3)}, "vertices has shape"),
+        ({"vertices": torch.zeros(1, 0, 3)}, "vertices has shape"),
+        ({"vertices": torch.full((1, 4, 3), math.nan)}, "vertices has NaN"),
+        ({"camera": torch.zeros(2, 3)}, "camera has shape"),
+        ({"camera": torch.zeros(1, 4)}, "camera has shape"),
+        ({"camera": torch.full((1, 3), math.inf)}, "camera has NaN"),
+        ({"camera": torch.zeros(1, 3, device="meta")}, "camera is on meta"),
+        ({"faces": torch.zeros(0, 3, dtype=torch.long)}, "faces has shape"),
+        ({"faces": torch.zeros(2, 4, dtype=torch.long)}, "faces has shape"),
+        ({"faces": torch.zeros(1, 3)}, "faces is float32"),
+        ({"faces": torch.tensor([[0, 1, 4]])}, "index 4"),
+        ({"faces": torch.tensor([[0, 1, -2]])}, "index -2"),
+        ({"faces": torch.zeros(1, 3, dtype=torch.long, device="meta")}, "faces is on meta"),
+        ({"size": 0}, "size is 0"),
+        ({"size": -3}, "size is -3"),
+        ({"size": 8.0}, "size is 8.0"),
+        ({"size": True}, "size is True"),
+        ({"backend": "opengl"}, "backend is 'opengl'"),
+    ],
+)
+def test_bad_input_of_the_silhouette_is_named(change, message):
+    good = {
+        "vertices": torch.eye(4, 3)[None],
+        "faces": torch.tensor([[0, 1, 2]]),
+        "camera": torch.ones(1, 3),
+        "size": 8,
+    }
+    silhouette(**good)
+    with pytest.raises(HamrError, match=message):
+        silhouette(**(good | change))
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Make backends look as if they were not installed."""
+
+    def hide(*names):
+        monkeypatch.setattr(backends, "installed", lambda name: name not in names)
+        backends._say_once.cache_clear()
+
+    yield hide
+    backends._say_once.cache_clear()
+
+
+def test_a_missing_backend_is_replaced_and_that_is_said_once(without):
+    vertices, faces = ball(level=1)
+    camera = cameras((6, 0, 0))
+    expected = silhouette(vertices, faces, camera, 16, "pytorch3d")
+    without("deodr")
+    with pytest.warns(UserWarning, match="deodr is not installed, pytorch3d draws") as told:
+        drawn = [silhouette(vertices, faces, camera, 16) for _ in range(2)]
+    assert len(told) == 1
+    assert torch.equal(drawn[0], expected)
+    with pytest.raises(HamrError, match="deodr.*not installed: pip install deodr"):
+        silhouette(vertices, faces, camera, 16, "deodr")
+
+
+def test_auto_takes_pytorch3d_on_cuda_and_deodr_elsewhere(without):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose("auto", cuda=True) == "pytorch3d"
+        assert backends.choose("auto", cuda=False) == "deodr"
+    without("pytorch3d")
+    with pytest.warns(UserWarning, match="pytorch3d is not installed"):
+        assert backends.choose("auto", cuda=True) == "deodr"
+
+
+def test_without_backends_the_error_tells_how_to_install_each(without):
+    without(*BOTH)
+    vertices, faces = ball(level=1)
+    with pytest.raises(HamrError, match="pip install deodr.*pip install easypytorch3d"):
+        silhouette(vertices, faces, cameras((6, 0, 0)), 16)
+    with pytest.raises(HamrError, match="pip install deodr"):
+        render(VERTICES, FACES, (5.0, 0, 0), 16)
