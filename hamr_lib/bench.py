@@ -174,7 +174,7 @@ def fit_from_random_starts(vertices, faces, camera, backend, size=32, steps=150,
         seed: of the starts.
 
     Returns:
-        two (B,) IoU of hard masks at 128 pixels: before and after.
+        two (B,) IoU of hard masks at 128 pixels, by DEODR: before and after.
     """
     count = len(vertices)
     generator = torch.Generator().manual_seed(seed)
@@ -196,7 +196,7 @@ def fit_from_random_starts(vertices, faces, camera, backend, size=32, steps=150,
 
     with torch.no_grad():
         rest = torch.zeros_like(amounts)
-        mask, fine = draw(rest, size, "deodr"), draw(rest, 128, "deodr")
+        mask, fine = draw(rest, size, backend), draw(rest, 128, "deodr")
         before = overlap(draw(amounts, 128, "deodr"), fine)
     optimiser = torch.optim.Adam([amounts], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, rate / 50)

@@ -231,11 +231,11 @@ def _pytorch3d(vertices, camera, topology, size):
     # a silhouette, so this depth puts the outline there, where surfaces are seen from the side.
     meshes = Meshes(torch.cat([xy, 1 + normals[..., 2:].abs()], dim=-1), faces)
     options = {"image_size": size, "cull_backfaces": True}
-    with torch.no_grad():
-        inside = rasterize_meshes(meshes, faces_per_pixel=1, **options)[0][..., 0] >= 0
     near, _, _, distances = rasterize_meshes(
         meshes, blur_radius=fade**2, faces_per_pixel=FACES_PER_PIXEL, **options
     )
+    with torch.no_grad():
+        inside = rasterize_meshes(meshes, faces_per_pixel=1, **options)[0][..., 0] >= 0
     distances = torch.where(near >= 0, distances, fade**2).amin(-1)  # squared
     # The root's slope is infinite at 0; the least distance is a thousandth of the fade.
     outside = distances.clamp(min=(1e-3 * fade) ** 2).sqrt() / fade
@@ -296,14 +296,15 @@ def _check(vertices, faces, camera, size):
             raise HamrError(f"{name} is {kind}, expected a float tensor {shape}")
         if value.ndim != shape.count(",") + 1 or value.shape[-1] != 3 or 0 in value.shape[1:]:
             raise HamrError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
-        if not torch.isfinite(value.detach()).all():
-            raise HamrError(f"{name} has NaN or infinite values, expected finite ones")
     if len(camera) != len(vertices):
         raise HamrError(
             f"camera has shape {tuple(camera.shape)}, expected ({len(vertices)}, 3) as vertices"
         )
     if camera.device != vertices.device:
         raise HamrError(f"camera is on {camera.device}, expected {vertices.device} as vertices")
+    for name, value in (("vertices", vertices), ("camera", camera)):
+        if not torch.isfinite(value.detach()).all():
+            raise HamrError(f"{name} has NaN or infinite values, expected finite ones")
     check_size(size)
     if isinstance(faces, torch.Tensor):
         if faces.device != vertices.device:
