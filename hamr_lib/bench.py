@@ -239,9 +239,16 @@ def silhouette_step(vertices, faces, camera, size, backend):
 
 
 def bare_deodr(vertices, faces, camera, size):
-    """A function that makes the DEODR calls alone, on scenes that are ready."""
+    """A function that makes the DEODR calls alone: whole meshes, scenes and outlines ready."""
     topology = topology_of(faces, vertices.shape[1])
     scenes = outline_scenes(vertices.numpy(), camera.numpy(), topology, size)
+    for scene in scenes:  # put back the faces that were culled, for DEODR to cull
+        drawn = {tuple(face) for face in scene.faces.tolist()}
+        left = np.array([f for f in topology.faces.tolist() if tuple(f) not in drawn], np.uint32)
+        scene.faces = np.concatenate([scene.faces, left])
+        scene.edgeflags = np.concatenate([scene.edgeflags, np.zeros(left.shape, bool)])
+        scene.faces_uv = np.zeros_like(scene.faces)
+        scene.textured = scene.shaded = np.zeros(len(scene.faces), bool)
     gradient = torch.rand(len(vertices), size, size).numpy()
 
     def calls():
@@ -254,7 +261,8 @@ def bare_deodr(vertices, faces, camera, size):
 def renderer_speed(hands):
     """Rows: forward and backward of a batch of 8 with each backend."""
     with torch.no_grad():
-        vertices, faces, camera = hands.vertices()[:BATCH], hands.hand.faces, hands.camera[:BATCH]
+        vertices = hands.vertices()[:BATCH]
+    faces, camera = hands.hand.faces, hands.camera[:BATCH]
     for size, repeats in ((64, 3), (256, 1)):
         step = silhouette_step(vertices, faces, camera, size, "deodr")
         slow = silhouette_step(vertices, faces, camera, size, "pytorch3d")
