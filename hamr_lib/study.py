@@ -112,9 +112,9 @@ def publish(profile):
         raise HamrError(f"{source} holds no 06_figures.ipynb: finish `make reproduce` first")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    kept = [*source.glob("*.ipynb"), source / "metrics.csv", source / "run.json"]
-    for path in kept:
-        shutil.copy(path, target)
+    for path in [*source.glob("*.ipynb"), source / "metrics.csv", source / "run.json"]:
+        # Whose machine it ran on is nobody's business: paths start at the project.
+        (target / path.name).write_text(path.read_text().replace(f"{ROOT}/", ""))
     for folder in ("tables", "figures"):
         shutil.copytree(source / folder, target / folder)
     main = source / "runs" / "main"
