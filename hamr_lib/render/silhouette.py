@@ -67,33 +67,41 @@ class _Deodr(torch.autograd.Function):
     """DEODR's antialiased drawing and its adjoint, for a batch.
 
     DEODR holds the interpreter's lock and takes a fraction of a millisecond a hand, so neither
-    threads nor processes would make it faster.
+    threads nor processes would make it faster. The arithmetic around it is numpy's, since waking
+    torch's threads would take longer than the work.
     """
 
     @staticmethod
     def forward(ctx, vertices, camera, topology, size):
-        scenes = outline_scenes(
-            vertices.detach().cpu().numpy(), camera.detach().cpu().numpy(), topology, size
-        )
+        points, weak = vertices.detach().cpu().numpy(), camera.detach().cpu().numpy()
+        _check_finite(np.isfinite(points), np.isfinite(weak))
+        scenes = outline_scenes(points, weak, topology, size)
         images, depths = draw_scenes(scenes, size)
         ctx.scenes, ctx.images, ctx.depths = scenes, images, depths
         ctx.save_for_backward(vertices, camera)
-        return torch.from_numpy(images[..., 0]).to(vertices)
+        return torch.from_numpy(images[..., 0].astype(np.float32)).to(vertices.device)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         vertices, camera = ctx.saved_tensors
-        size = gradient.shape[-1]
+        points, weak = vertices.detach().cpu().numpy(), camera.detach().cpu().numpy()
         moved = draw_adjoint(
             ctx.scenes, ctx.images, ctx.depths, gradient.cpu().numpy(), vertices.shape[1]
         )
         # pixel = (s X + t) size / 2 + constant, from Eq. 4
-        moved = torch.from_numpy(moved).to(vertices) * (size / 2)
-        to_vertices = torch.zeros_like(vertices)
-        to_vertices[..., :2] = camera[:, None, :1] * moved
-        to_scale = (moved * vertices[..., :2]).sum((1, 2))
-        return to_vertices, torch.cat([to_scale[:, None], moved.sum(1)], dim=1), None, None
+        moved *= gradient.shape[-1] / 2
+        to_vertices = np.zeros_like(points)
+        np.multiply(weak[:, None, :1], moved, out=to_vertices[..., :2], casting="same_kind")
+        to_camera = np.concatenate(
+            [(moved * points[..., :2]).sum((1, 2))[:, None], moved.sum(1)], axis=1
+        )
+        return (
+            torch.from_numpy(to_vertices).to(vertices.device),
+            torch.from_numpy(to_camera.astype(np.float32)).to(vertices.device),
+            None,
+            None,
+        )
 
 
 def outline_scenes(vertices, camera, topology, size):
@@ -218,6 +226,7 @@ def _pytorch3d(vertices, camera, topology, size):
     from pytorch3d.renderer import rasterize_meshes
     from pytorch3d.structures import Meshes
 
+    _check_finite(torch.isfinite(vertices), torch.isfinite(camera))
     fade = NARROW_FADE * 2 / size  # pixels in units of half the image
     # PyTorch3D's x points left and y up, and it sees only positive depths.
     xy = -(camera[:, None, :1] * vertices[..., :2] + camera[:, None, 1:])
@@ -302,11 +311,15 @@ def _check(vertices, faces, camera, size):
         )
     if camera.device != vertices.device:
         raise HamrError(f"camera is on {camera.device}, expected {vertices.device} as vertices")
-    for name, value in (("vertices", vertices), ("camera", camera)):
-        if not torch.isfinite(value.detach()).all():
-            raise HamrError(f"{name} has NaN or infinite values, expected finite ones")
     check_size(size)
     if isinstance(faces, torch.Tensor):
         if faces.device != vertices.device:
             raise HamrError(f"faces is on {faces.device}, expected {vertices.device} as vertices")
     return topology_of(faces, vertices.shape[1])
+
+
+def _check_finite(vertices, camera):
+    """A `HamrError` unless all of both arrays of booleans are true."""
+    for name, finite in (("vertices", vertices), ("camera", camera)):
+        if not finite.all():
+            raise HamrError(f"{name} has NaN or infinite values, expected finite ones")
