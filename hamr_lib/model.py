@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import PretrainedStem
 from .camera import project_weak
 from .errors import HamrError
 from .joints import NUM_JOINTS, WRIST
@@ -94,11 +95,15 @@ class PoseModule(nn.Module):
     def __init__(self, settings):
         super().__init__()
         width, maps, stacks = settings.channels, settings.maps, settings.stacks
-        self.stem = nn.Sequential(
-            conv(3, width // 4, kernel=7, stride=2),
-            conv(width // 4, width // 2),
-            nn.AvgPool2d(2),
-            block(width // 2, width, settings.convs),
+        self.stem = (
+            PretrainedStem(width)
+            if settings.stem == "efficientnet_lite0"
+            else nn.Sequential(
+                conv(3, width // 4, kernel=7, stride=2),
+                conv(width // 4, width // 2),
+                nn.AvgPool2d(2),
+                block(width // 2, width, settings.convs),
+            )
         )
         self.hourglasses = nn.ModuleList(
             Hourglass(width, settings.depth, settings.convs) for _ in range(stacks)

@@ -72,6 +72,8 @@ class Model:
     image_size: int = 256
     # The paper gives 64 output maps; 256 channels inside is the hourglass's usual width.
     channels: int = 256
+    # The paper's convolutions, or a network trained on photographs (see backbone.py).
+    stem: str = one_of("convolutions", "efficientnet_lite0")
     convs: int = 2  # 3x3 convolutions in place of each residual block
     maps: int = 64  # output maps of each stack, the first 21 supervised; side image_size / 4
     stacks: int = 2
