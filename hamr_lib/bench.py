@@ -16,16 +16,13 @@ import pandas as pd
 import torch
 from smplx.lbs import batch_rodrigues
 
+from . import bench_training
 from .files import ROOT, commit, write_aside
 from .hand import load_hand
-from .joints import NUM_JOINTS
-from .losses import hamr_losses, silhouette_loss
-from .model import HAMR
 from .poses import angles_to_axis_angle, sample_poses
 from .render import silhouette
 from .render.silhouette import draw_adjoint, draw_scenes, outline_scenes, topology_of
 from .settings import load_settings
-from .train import precision
 
 BATCH = 8
 HANDS = 200
@@ -316,8 +313,9 @@ def _cuda_speed():
         step = silhouette_step(vertices, faces, camera, size, "pytorch3d")
         (spent,) = least_times([step], 20)
         yield f"PyTorch3D on CUDA, batch 32, {size} px", spent * 1e3 / 32, "ms an image"
-    step, _ = training_steps(load_settings("paper", train__batch_size=32), "cuda")
-    (spent,) = least_times([step], 20)
+    settings = load_settings("paper", train__batch_size=32, hand__model="open")
+    bare = bench_training.Bare(settings, bench_training.noise_crops(settings, hands), hands.hand)
+    (spent,) = least_times([bare.step], 20)
     yield "network's step on CUDA, paper profile, batch 32", spent * 1e3 / 32, "ms an image"
 
 
@@ -344,77 +342,6 @@ def renderer_agreement(hands):
         yield f"{backend}: least IoU of {STARTS} fits", after.min().item(), ""
 
 
-# ---------------------------------------------------------------------------------------- training
-
-
-def training_steps(settings, device="cpu"):
-    """Two functions: a training step on random images, and its silhouette loss alone.
-
-    Both go forward and backward; the first also moves the weights.
-    """
-    torch.manual_seed(0)
-    count, size = settings.train.batch_size, settings.model.image_size
-    hand = load_hand("open", pose_components=settings.hand.pose_components)
-    network = HAMR(settings.model, hand).to(device, memory_format=torch.channels_last).train()
-    hands = random_hands(count)
-    with torch.no_grad():
-        vertices = hands.vertices()
-        mesh = hands.hand(hands.betas, hands.global_orient, hands.hand_pose)
-        mask = silhouette(vertices, hand.faces.cpu(), hands.camera, size)
-    everything = torch.ones(count, NUM_JOINTS, dtype=torch.bool, device=device)
-    batch = {
-        "joints_3d": (mesh.joints - mesh.joints[:, :1]).to(device),
-        "joints_2d": (
-            hands.camera[:, None, :1] * mesh.joints[..., :2] + hands.camera[:, None, 1:]
-        ).to(device),
-        "valid_2d": everything,
-        "valid_3d": everything,
-        "mask": mask.to(device),
-        "has_mask": torch.ones(count, dtype=torch.bool, device=device),
-    }
-    image = torch.rand(count, 3, size, size, device=device)
-    image = image.contiguous(memory_format=torch.channels_last)
-    weights = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=1e-6, fused=True)
-    half = precision(settings.train) == "bf16"
-
-    def step():
-        optimiser.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            output = network(image)
-            loss = hamr_losses(output, batch, settings.losses, network.hand.faces)["total"]
-        loss.backward()
-        optimiser.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    with torch.no_grad():
-        estimate = network(image).estimates[-1]
-    fixed = estimate._replace(
-        vertices=vertices.to(device).requires_grad_(),
-        camera=hands.camera.to(device).requires_grad_(),
-    )
-
-    def silhouette_alone():
-        silhouette_loss(
-            fixed, network.hand.faces, batch["mask"], batch["has_mask"],
-            settings.losses.silhouette_size,
-        ).backward()  # fmt: skip
-
-    return step, silhouette_alone
-
-
-def training():
-    """Rows: a training step of the `cpu` profile, and the silhouette's share of it."""
-    settings = load_settings("cpu")
-    step, alone = least_times(training_steps(settings), 10)
-    where = f"cpu profile, batch {settings.train.batch_size}"
-    yield f"training step, {where}", step * 1e3, "ms"
-    yield f"training images, {where}", settings.train.batch_size / step, "images a second"
-    yield f"silhouette loss, {settings.losses.silhouette_size} px, {where}", alone * 1e3, "ms"
-    yield "silhouette's share of the training step", 100 * alone / step, "%"
-
-
 # -------------------------------------------------------------------------------------------- main
 
 
@@ -439,7 +366,7 @@ def renderer():
     yield from renderer_agreement(hands)
 
 
-SECTIONS = {"renderer": renderer, "training": training}
+SECTIONS = {"renderer": renderer, "training": lambda: bench_training.rows(random_hands)}
 
 
 def main(arguments=None):

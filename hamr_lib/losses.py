@@ -9,7 +9,7 @@ parts for the open hand in random poses and views: the start estimate with empty
 estimate that is 11 mm off in space, with maps 0.7 of their 64 pixels off:
 
     part         unit                                       start   11 mm off
-    joints_3d    metres^2                                   28      0.2
+    joints_3d    metres^2 (or metres, see the settings)     28      0.2
     joints_2d    crop units (half the crop's side)          0.7     0.07
     geometric    none (products of unit vectors)            0.006   0.03
     camera       (crop units a metre)^2                     0.2     0.003
@@ -50,7 +50,9 @@ def hamr_losses(output, batch, settings, faces):
     estimate = output.estimates[-1]
     valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
     parts = {
-        "joints_3d": lambda: joints_3d_loss(estimate.joints_3d, batch["joints_3d"], valid_3d),
+        "joints_3d": lambda: joints_3d_loss(
+            estimate.joints_3d, batch["joints_3d"], valid_3d, settings.joints_3d_kind
+        ),
         "joints_2d": lambda: joints_2d_loss(estimate.joints_2d, batch["joints_2d"], valid_2d),
         "geometric": lambda: geometric_loss(estimate.joints_3d),
         "camera": lambda: camera_loss(
@@ -89,14 +91,19 @@ def difference(prediction, label, valid):
     return prediction - label
 
 
-def joints_3d_loss(prediction, label, valid):
-    """Eq. 6: squared distance, metres^2, averaged over the labelled joints.
+def joints_3d_loss(prediction, label, valid, kind="squared"):
+    """Eq. 6: squared distance, metres^2, or the distance itself, averaged over the labelled joints.
 
     Args:
         prediction, label: (B, 21, 3) metres, root-relative.
         valid: (B, 21) bool.
+        kind: "squared" or "distance".
     """
-    return mean_where(difference(prediction, label, valid).square().sum(dim=-1), valid)
+    if kind not in ("squared", "distance"):
+        raise HamrError(f"losses.joints_3d_kind={kind!r}: expected squared or distance")
+    squared = difference(prediction, label, valid).square().sum(dim=-1)
+    # A square root's slope at zero is infinite; a micrometre more is nothing.
+    return mean_where(squared if kind == "squared" else (squared + 1e-12).sqrt(), valid)
 
 
 def joints_2d_loss(prediction, label, valid):

@@ -148,8 +148,10 @@ class Regression(nn.Module):
             *(conv(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         )
         hidden, dropout = settings.hidden, settings.dropout
+        self.places = settings.places
+        seen = widths[-1] + (3 * NUM_JOINTS if settings.places else 0)
         self.layers = nn.Sequential(
-            nn.Linear(widths[-1] + len(start), hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
+            nn.Linear(seen + len(start), hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(hidden, len(start)),
         )  # fmt: skip
@@ -158,12 +160,15 @@ class Regression(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
         self.register_buffer("start", start)
 
-    def forward(self, joined):
-        """(B, C, size, size) -> a list of (B, N) estimates, one an iteration, in float32."""
+    def forward(self, joined, heatmaps):
+        """(B, C, size, size), maps (B, M, size, size) -> a list of (B, N) estimates, one an
+        iteration, in float32."""
         features = self.encoder(joined).flatten(1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
             features = features.float()
+            if self.places:
+                features = torch.cat([features, heatmap_places(heatmaps).flatten(1)], dim=1)
             estimates = [self.start.expand(len(features), -1)]
             for _ in range(self.iterations):
                 residual = self.layers(torch.cat([features, estimates[-1]], dim=1))
@@ -232,7 +237,7 @@ class HAMR(nn.Module):
         if image.shape[1:] != expected:
             raise HamrError(f"image is {tuple(image.shape)}, expected (B, {expected})")
         joined, heatmaps = self.pose_module(image)
-        raw = self.regression(joined)
+        raw = self.regression(joined, heatmaps[-1])
         wanted = raw if all_iterations else raw[-1:]
         with torch.autocast(image.device.type, enabled=False):
             return Output(heatmaps, [self.decode(r) for r in wanted])
@@ -263,6 +268,24 @@ def rotation_from_6d(numbers):
     """Zhou et al. 2019: (B, 6), a matrix's first two columns before Gram-Schmidt, to (B, 3, 3)."""
     columns = numbers.unflatten(-1, (2, 3)).transpose(-1, -2)
     return roma.special_gramschmidt(columns, epsilon=1e-6)
+
+
+def heatmap_places(heatmaps):
+    """Where the joints are on average, under the softmax of their maps, and how sure that is.
+
+    Args:
+        heatmaps: (B, M, h, h) logits, M >= 21.
+
+    Returns:
+        (B, 21, 3): x and y in crop units, and the sum of the squared probabilities, which is one
+        where all is in a single pixel.
+    """
+    maps = heatmaps[:, :NUM_JOINTS].float()
+    size = maps.shape[-1]
+    chance = maps.flatten(2).softmax(-1).unflatten(2, (size, size))
+    axis = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
+    x, y = (chance.sum(2) * axis).sum(-1), (chance.sum(3) * axis).sum(-1)
+    return torch.stack([x, y, chance.square().sum((2, 3))], dim=-1)
 
 
 def heatmap_peaks(heatmaps):

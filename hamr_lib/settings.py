@@ -81,6 +81,7 @@ class Model:
     hidden: int = 2048  # width of the two fully connected layers
     dropout: float = 0.4
     iterations: int = 3
+    places: bool = False  # the fully connected layers also see where the maps find the joints
     mesh: bool = True  # off: the head regresses 21 joints and no mesh (ablation)
     # Three axis-angle numbers as in the paper, or the continuous 6-D form of Zhou et al. 2019.
     rotation: str = one_of("axis_angle", "6d")
@@ -96,6 +97,9 @@ class Losses:
     camera: float = 0.1
     heatmap: float = 100.0
     silhouette: float = 10.0
+    # Squared distance as in the paper, or the distance, whose pull does not fade as errors shrink
+    # (see losses.py); it wants a `joints_3d` weight of about 100.
+    joints_3d_kind: str = one_of("squared", "distance")
     # Squared error as in the paper, or cross-entropy of the Gaussian and the map's softmax, whose
     # unit (see losses.py) wants a `heatmap` weight of about 1.
     heatmap_kind: str = one_of("squared", "cross_entropy")

@@ -1,0 +1,251 @@
+"""What training and inference cost: the second half of `make bench`.
+
+Everything runs on crops of noise with labels of random hands, held in memory: what an image shows
+does not change what it costs. Loops that are compared take turns within one process.
+"""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import train
+from .augment import augment, centre_crop
+from .data.crops import Crops, stored_size
+from .evaluate import best_device
+from .hand import load_hand
+from .losses import hamr_losses
+from .model import HAMR
+from .settings import load_settings
+
+WINDOW = 6  # steps of one loop before it is the other's turn
+
+
+def noise_crops(settings, hands, seed=0):
+    """`Crops` of noise, labelled with `bench.Hands` (B of them)."""
+    count, size = len(hands.camera), settings.model.image_size
+    stored = stored_size(size, settings.augment)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (count, 4, stored, stored), dtype=np.uint8)
+    with torch.no_grad():
+        joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
+    flat = hands.camera[:, None, :1] * joints[..., :2] + hands.camera[:, None, 1:]
+    everywhere = np.ones((count, 21), bool)
+    labels = {
+        "joints_2d": flat.numpy(),
+        "joints_3d": (joints - joints[:, :1]).numpy(),
+        "valid_2d": everywhere,
+        "valid_3d": everywhere,
+        "has_mask": np.ones(count, bool),
+        "root": np.tile(np.float32([0, 0, 0.5]), (count, 1)),
+        "has_root": np.ones(count, bool),
+        "center": np.full((count, 2), size / 2, np.float32),
+        "side": np.full(count, size, np.float32),
+        "left": np.zeros(count, bool),
+    }
+    rows = np.stack([np.zeros(count, np.int64), np.arange(count)], axis=1)
+    return Crops([pixels], rows, labels, [str(i) for i in range(count)], "noise", size)
+
+
+class Bare:
+    """The network alone: forward, losses, backward and step, on one batch that is ready."""
+
+    def __init__(self, settings, crops, hand):
+        torch.manual_seed(0)
+        self.settings, self.device = settings, best_device()
+        self.half = train.precision(settings.train) == "bf16"
+        self.network = HAMR(settings.model, hand)
+        self.network.to(self.device, memory_format=torch.channels_last).train()
+        weights = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(weights, lr=1e-6, fused=settings.train.clip == 0)
+        self.crops, self.weights = crops, weights
+        self.batch = self.augmented(self.load())
+        self.spent = {}
+
+    def load(self):
+        batch = self.crops.batch(np.arange(self.settings.train.batch_size))
+        return {key: value.to(self.device) for key, value in batch.items()}
+
+    def augmented(self, batch):
+        size, generator = self.settings.model.image_size, torch.Generator().manual_seed(0)
+        batch = augment(batch, self.settings.augment, size, generator)
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        return {**batch, "image": image}
+
+    def step(self):
+        """One step; the seconds of each part are added up in `spent`."""
+        clock = self._clock
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            output = clock("forward", lambda: self.network(self.batch["image"]))
+            options = self.settings.losses
+            without = dataclasses.replace(options, silhouette=0.0)
+            only = dataclasses.replace(
+                options, **{f.name: 0.0 for f in dataclasses.fields(options)
+                            if f.type is float and f.name not in ("silhouette", "heatmap_variance")}
+            )  # fmt: skip
+            faces = self.network.hand.faces
+            total = clock("losses", lambda: hamr_losses(output, self.batch, without, faces))
+            total = total["total"]
+            if options.silhouette:
+                drawn = clock("silhouette", lambda: hamr_losses(output, self.batch, only, faces))
+                total = total + drawn["total"]
+        clock("backward", total.backward)
+        clock("step", self._move)
+
+    def _move(self):
+        if self.settings.train.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.settings.train.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def _clock(self, name, function):
+        started = time.perf_counter()
+        result = function()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.spent[name] = self.spent.get(name, 0) + time.perf_counter() - started
+        return result
+
+
+class _Turns(train.Training):
+    """The study's own loop, which lets the bare network run after every window of steps."""
+
+    def __init__(self, *arguments, bare):
+        super().__init__(*arguments)
+        self.bare, self.own, self.others = bare, [], []
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.global_step % WINDOW:
+            return
+        for times, begun in ((self.own, self.begun), (self.others, None)):
+            if begun is None:
+                begun = time.perf_counter()
+                for _ in range(WINDOW):
+                    self.bare.step()
+            times.append(time.perf_counter() - begun)
+        self.begun = time.perf_counter()
+
+
+def loop_and_bare(settings, crops, hand, turns):
+    """Images a second of `train.fit`'s loop and of the bare network, taking turns.
+
+    Returns:
+        (loop, bare, `Bare`) the first two from the fastest window of each.
+    """
+    steps = WINDOW * turns
+    settings = dataclasses.replace(
+        settings, train=dataclasses.replace(settings.train, steps=steps, validate_every=steps)
+    )
+    bare = Bare(settings, crops, hand)
+    with tempfile.TemporaryDirectory() as folder:
+        network = HAMR(settings.model, hand)
+        module = _Turns(settings, Path(folder), network, "noise", bare=bare)
+        data = train.CropData(settings.train, crops, crops.subset(np.arange(2)))
+        train._trainer(settings).fit(module, datamodule=data)
+    images = WINDOW * settings.train.batch_size
+    # The first turn also pays for compiling kernels and growing memory.
+    return images / min(module.own[1:]), images / min(module.others[1:]), bare
+
+
+class _OneByOne(torch.utils.data.Dataset):
+    """Crops that are read and augmented one at a time, as the plain loop does."""
+
+    def __init__(self, settings, crops):
+        self.settings, self.crops = settings, crops
+
+    def __len__(self):
+        return len(self.crops)
+
+    def __getitem__(self, index):
+        size, generator = self.settings.model.image_size, torch.Generator().manual_seed(index)
+        batch = augment(self.crops.batch([index]), self.settings.augment, size, generator)
+        return {key: value[0] for key, value in batch.items()}
+
+
+def plain_loop(settings, crops, hand, steps):
+    """Images a second of the loop one writes first, on the processor that the study would use.
+
+    Single precision, eager, channels first, an optimiser that goes through the weights one by one,
+    and samples one at a time through the loader.
+    """
+    torch.manual_seed(0)
+    device, size = best_device(), settings.train.batch_size
+    network = HAMR(settings.model, hand).to(device).train()
+    weights = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-6, foreach=False)
+    loader = torch.utils.data.DataLoader(_OneByOne(settings, crops), batch_size=size)
+    times, begun = [], time.perf_counter()
+    while len(times) <= steps:
+        for batch in loader:
+            batch = {key: value.to(device) for key, value in batch.items()}
+            output = network(batch["image"])
+            loss = hamr_losses(output, batch, settings.losses, network.hand.faces)["total"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss.item()
+            times.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+    return size / min(times[1:])
+
+
+@torch.inference_mode()
+def inference(settings, crops, hand, count, repeats):
+    """Milliseconds an image from the stored crop to the mesh, in batches of `count`."""
+    device, size = best_device(), settings.model.image_size
+    network = HAMR(settings.model, hand).to(device, memory_format=torch.channels_last).eval()
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        batch = centre_crop(crops.batch(np.arange(count)), size)
+        image = batch["image"].to(device).contiguous(memory_format=torch.channels_last)
+        network(image).estimates[-1].vertices.cpu()
+        times.append(time.perf_counter() - started)
+    return 1000 * min(times[1:]) / count
+
+
+def rows(random_hands):
+    """Rows (name, value, unit) for the `cpu` profile, and for the paper's size.
+
+    Args:
+        random_hands: `bench.random_hands`.
+    """
+    for name, profile, turns, batch in (("cpu profile", "cpu", 6, 32), ("paper size", "gpu", 2, 8)):
+        if torch.cuda.is_available():
+            batch *= 2
+        settings = load_settings(profile, train__batch_size=batch, hand__model="open")
+        hand = load_hand("open", pose_components=settings.hand.pose_components)
+        crops = noise_crops(settings, random_hands(batch))
+        where = f"{name}, batch {batch}"
+        loop, bare, parts = loop_and_bare(settings, crops, hand, turns)
+        yield f"training loop, {where}", loop, "images a second"
+        yield f"bare network, {where}", bare, "images a second"
+        yield f"loop / bare network, {where}", loop / bare, "times"
+        yield from _shares(parts, where)
+        plain = plain_loop(settings, crops, hand, turns)
+        yield f"plain loop, {where}", plain, "images a second"
+        yield f"loop / plain loop, {where}", loop / plain, "times"
+        for count in (1, batch):
+            spent = inference(settings, crops, hand, count, 3 * turns)
+            yield f"inference, crop to mesh, {name}, batch {count}", spent, "ms an image"
+
+
+def _shares(bare, where):
+    """Rows: how a step's time divides, each part measured by itself."""
+    bare.spent = {}
+    for _ in range(WINDOW):
+        loaded = bare._clock("load", bare.load)
+        bare._clock("augment", lambda loaded=loaded: bare.augmented(loaded))
+        bare.step()
+    whole = sum(bare.spent.values())
+    for name, spent in bare.spent.items():
+        yield f"share of {name}, {where}", 100 * spent / whole, "%"
+    yield f"a step's parts together, {where}", 1000 * whole / WINDOW, "ms"
