@@ -57,20 +57,25 @@ reproduce: setup ## The whole study: data, training, evaluation, ablations, comp
 	@$(MAKE) --no-print-directory study
 
 ifneq ($(wildcard $(INSTALLED)),)
-# Nothing runs on a profile that does not read: `runs` checks it and lists the ablation runs.
-RUNS := $(if $(filter data train evaluate ablations compare figures study $(RESULTS)/%,$(MAKECMDGOALS)),$(shell $(PY) -m hamr_lib.study runs $(PROFILE) || echo BROKEN))
-ifeq ($(RUNS),BROKEN)
+# Nothing runs on a profile that does not read: `runs` checks it and lists the ablation runs,
+# `methods` the comparisons that have a run of their own.
+ifneq ($(filter data train evaluate ablations compare figures study $(RESULTS)/%,$(MAKECMDGOALS)),)
+RUNS := $(shell $(PY) -m hamr_lib.study runs $(PROFILE) || echo BROKEN)
+METHODS := $(shell $(PY) -m hamr_lib.study methods $(PROFILE) || echo BROKEN)
+endif
+ifneq ($(filter BROKEN,$(RUNS) $(METHODS)),)
 $(error the profile $(PROFILE) cannot be used, see above)
 endif
 endif
 EXECUTE = @$(PY) -m hamr_lib.study execute $(PROFILE)
 EVALUATED := $(RUNS:%=$(RESULTS)/runs/%/03_evaluate.ipynb)
+COMPARED := $(METHODS:%=$(RESULTS)/comparisons/%/05_comparisons.ipynb)
 
 data: setup $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
 train: setup $(RESULTS)/02_train.ipynb ## Train the network
 evaluate: setup $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
 ablations: setup $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
-compare: setup $(RESULTS)/05_comparisons.ipynb ## Score other methods on the same data
+compare: setup $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
 figures: setup $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
 study: $(RESULTS)/06_figures.ipynb
 	@echo "the study is complete: $(RESULTS)/"
@@ -87,7 +92,9 @@ $(RESULTS)/runs/%/03_evaluate.ipynb: notebooks/03_evaluate.ipynb $(RESULTS)/runs
 	$(EXECUTE) 03_evaluate $@ run=$*
 $(RESULTS)/04_ablations.ipynb: notebooks/04_ablations.ipynb $(RESULTS)/03_evaluate.ipynb $(EVALUATED)
 	$(EXECUTE) 04_ablations $@
-$(RESULTS)/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/03_evaluate.ipynb
+$(RESULTS)/comparisons/%/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/01_data.ipynb
+	$(EXECUTE) 05_comparisons $@ method=$*
+$(RESULTS)/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/03_evaluate.ipynb $(COMPARED)
 	$(EXECUTE) 05_comparisons $@
 $(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/04_ablations.ipynb $(RESULTS)/05_comparisons.ipynb
 	$(EXECUTE) 06_figures $@

@@ -24,10 +24,11 @@ SECTIONS = ("data", "hand", "model", "losses", "augment", "train")
 RELEASE_BYTES = 40e6
 
 
-def describe(settings, data_digest, hand, step, metrics):
-    """The `hamr` part of a checkpoint: plain values only."""
+def describe(settings, data_digest, hand, step, metrics, task="hamr"):
+    """The `hamr` part of a checkpoint: plain values only. `task` is the name of a `train.Task`."""
     return {
         "format": FORMAT,
+        "task": task,
         "settings": settings.to_dict(),
         "data_digest": data_digest,
         "seed": settings.train.seed,
@@ -105,6 +106,16 @@ def model_state(checkpoint):
     return {key.removeprefix("network."): v for key, v in checkpoint["state_dict"].items()}
 
 
+def check_task(path, description, task):
+    """Refuse the checkpoint of another network: a comparison's is none of HAMR's.
+
+    Checkpoints from before there were comparisons do not say what they are of: HAMR.
+    """
+    found = description.get("task", "hamr")
+    if found != task:
+        raise HamrError(f"{path} holds a network of {found!r}, expected one of {task!r}")
+
+
 def check_same_run(path, description, settings, data_digest):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
     theirs, ours = description["settings"], settings.to_dict()
@@ -151,6 +162,7 @@ def load_model(path, device="cpu"):
 
     checkpoint = read(path)
     description = checkpoint["hamr"]
+    check_task(path, description, "hamr")
     settings = from_dict(description["settings"], source=f"{path}: settings")
     hand = load_hand(
         description["hand"],

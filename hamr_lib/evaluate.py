@@ -11,6 +11,7 @@ only what is in photo pixels is mirrored back):
                                without a wrist to the mean of the labelled joints
     joints_2d, true_joints_2d  (N, 21, 2) crop units; also peaks_2d, of the heat maps
     pixels, true_pixels        (N, 21, 2) pixels of the photo; also peak_pixels
+                               (joints_3d, joints_2d and pixels only where the method gives joints)
     valid_3d, valid_2d         (N, 21) bool, which labels there are
     camera, global_orient, hand_pose, betas   (N, ...) where the method estimates them
     iou, iou_background        (N,) see `metrics.iou`; NaN where the set or the method has no mask
@@ -22,6 +23,7 @@ only what is in photo pixels is mirrored back):
     dataset, split, method, seed, commit, mask_size   what this is
 """
 
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +32,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from . import metrics
 from .augment import centre_crop
 from .camera import crop_to_pixels
 from .data.crops import EvenBatches
 from .errors import HamrError
-from .files import commit, write_aside
+from .files import commit, write_aside, write_json
 from .joints import WRIST
 from .model import heatmap_peaks
 from .render import silhouette
@@ -55,6 +58,15 @@ LABELS = {
     "no-camera": "without camera loss",
     "no-geometric": "without geometric loss",
     "no-silhouette": "without silhouette loss",
+    "hamr": "HAMR, same budget",
+    "zimmermann": "Zimmermann & Brox",
+    "hmr": "HMR",
+    "smplify": "SMPLify",
+    "pavlakos": "Pavlakos et al.",
+    "deeplab": "DeepLab v3",
+    "bodynet": "BodyNet",
+    "boukhayma": "Boukhayma et al.",
+    "iqbal": "Iqbal et al.",
     "mean-pose": "mean pose",
     "untrained": "untrained network",
 }
@@ -68,9 +80,8 @@ METRICS = {
     "miou": "mIoU",
     "miou_classes": "mIoU, hand and background",
 }
-REQUIRED = ("joints_3d", "true_joints_3d", "valid_3d", "pixels", "true_pixels", "valid_2d", "iou",
-            "iou_background", "keys", "dataset", "split", "method", "seed", "commit",
-            "mask_size")  # fmt: skip
+REQUIRED = ("true_joints_3d", "valid_3d", "true_pixels", "valid_2d", "iou", "iou_background",
+            "keys", "dataset", "split", "method", "seed", "commit", "mask_size")  # fmt: skip
 
 
 def best_device():
@@ -92,31 +103,34 @@ def network_estimator(model, mask_size):
     """The network as `predict` wants a method: a function of images (B, 3, S, S).
 
     It returns a dict of tensors: joints_3d (B, 21, 3) metres and joints_2d (B, 21, 2) crop units
-    and, where there are such, peaks_2d, camera, global_orient, hand_pose, betas, vertices
-    (B, V, 3) and mask (B, mask_size, mask_size) coverage of the projected mesh.
+    (a method of masks alone has neither) and, where there are such, peaks_2d, camera,
+    global_orient, hand_pose, betas, vertices (B, V, 3) and mask (B, mask_size, mask_size)
+    coverage of the projected mesh.
     """
     model.eval()
 
-    def estimate(image):
-        output = model(image)
-        last = output.estimates[-1]
-        found = {
-            "joints_3d": last.joints_3d,
-            "joints_2d": last.joints_2d,
-            "peaks_2d": heatmap_peaks(output.heatmaps[-1]),
-            "camera": last.camera,
-        }
-        if last.vertices is not None:
-            found |= {
-                "global_orient": last.global_orient,
-                "hand_pose": last.hand_pose,
-                "betas": last.betas,
-                "vertices": last.vertices,
-                "mask": silhouette(last.vertices, model.hand.faces, last.camera, mask_size),
-            }
-        return found
+    return lambda image: output_answer(model(image), model.hand.faces, mask_size)
 
-    return estimate
+
+def output_answer(output, faces, mask_size):
+    """What a `model.Output` says, as `network_estimator` describes it; maps only if it has any."""
+    last = output.estimates[-1]
+    found = {
+        "joints_3d": last.joints_3d,
+        "joints_2d": last.joints_2d,
+        "camera": last.camera,
+    }
+    if output.heatmaps:
+        found["peaks_2d"] = heatmap_peaks(output.heatmaps[-1])
+    if last.vertices is not None:
+        found |= {
+            "global_orient": last.global_orient,
+            "hand_pose": last.hand_pose,
+            "betas": last.betas,
+            "vertices": last.vertices,
+            "mask": silhouette(last.vertices, faces, last.camera, mask_size),
+        }
+    return found
 
 
 @torch.no_grad()
@@ -145,7 +159,7 @@ def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=No
         indices = batch["index"].numpy()
         batch = centre_crop({k: v.to(device) for k, v in batch.items()}, size)
         found = {k: v.float().cpu() for k, v in estimate(batch["image"]).items()}
-        for name in ("joints_3d", "joints_2d"):
+        for name in {"joints_3d", "joints_2d", "mask"} & found.keys():
             bad = ~found[name].isfinite().flatten(1).all(1)
             if bad.any():
                 image = crops.keys[indices[int(bad.nonzero()[0])]]
@@ -166,10 +180,10 @@ def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=No
             "valid_2d": batch["valid_2d"].cpu().numpy(),
             "mirrored": batch["left"].cpu().numpy(),
             "true_pixels": _photo_pixels(batch["joints_2d"], batch),
-            "pixels": _photo_pixels(found["joints_2d"], batch),
         }
-        if "peaks_2d" in found:
-            rows["peak_pixels"] = _photo_pixels(found["peaks_2d"], batch)
+        for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
+            if name in found:
+                rows[pixels] = _photo_pixels(found[name], batch)
         _append(columns, rows)
         shown = np.isin(indices, kept)
         pictures = {
@@ -236,13 +250,20 @@ def main_protocol(predictions):
 
 
 def errors_3d(predictions, protocol):
-    """(N, 21) millimetres under a protocol, NaN where unscored."""
+    """(N, 21) millimetres under a protocol, NaN where unscored; all of it without joints."""
+    if "joints_3d" not in predictions:
+        return np.full(predictions["valid_3d"].shape, np.nan)
     names = ("joints_3d", "true_joints_3d", "valid_3d")
     return metrics.joint_errors_3d(*(predictions[name] for name in names), protocol)
 
 
 def errors_2d(predictions, points="pixels"):
-    """(N, 21) pixels of the photo, of the projected joints or of the heat maps' "peak_pixels"."""
+    """(N, 21) pixels of the photo, of the projected joints or of the heat maps' "peak_pixels".
+
+    All NaN for a method that gives no joints.
+    """
+    if points not in predictions:
+        return np.full(predictions["valid_2d"].shape, np.nan)
     return metrics.joint_errors_2d(
         predictions[points], predictions["true_pixels"], predictions["valid_2d"]
     )
@@ -371,21 +392,50 @@ def unlabelled(predictions):
     }
 
 
-def evaluate_method(estimate, settings, folder, sets, *, method, seed, faces=None, device="cpu"):
+class Timed:
+    """A method that remembers how long it took, ms an image of each batch."""
+
+    def __init__(self, estimate):
+        self.estimate, self.times = estimate, []
+
+    def __call__(self, images):
+        started = time.perf_counter()
+        found = self.estimate(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        self.times.append(1000 * (time.perf_counter() - started) / len(images))
+        return found
+
+
+@torch.no_grad()
+def gigaflops(estimate, size, device="cpu"):
+    """What one image of `size` pixels costs a method, as torch counts: a multiplication and its
+    addition are two. Drawing a silhouette is not counted."""
+    with FlopCounterMode(display=False) as counter:
+        estimate(torch.zeros(1, 3, size, size, device=device))
+    return counter.get_total_flops() / 1e9
+
+
+def evaluate_method(
+    estimate, settings, folder, sets, *, method, seed, faces=None, device="cpu", network=None
+):
     """Predict, save and score every test set.
 
     Args:
         estimate, method, seed, faces, device: as in `predict`.
-        folder: receives `predictions-<set>.npz`, `metrics.csv` and `protocols.csv`.
+        folder: receives `predictions-<set>.npz`, `metrics.csv`, `protocols.csv` and `cost.json`
+            (trained parameters, GFLOP and median ms an image, and where that was measured).
         sets: dict of (display name, split) to `Crops`.
+        network: the module behind the method, if there is one.
 
     Returns:
         The content of `metrics.csv`.
     """
     rows, matrix = [], []
+    timed = Timed(estimate)
     for (dataset, split), crops in sets.items():
         predictions = predict(
-            estimate, crops, settings, dataset=dataset, split=split, method=method, seed=seed,
+            timed, crops, settings, dataset=dataset, split=split, method=method, seed=seed,
             faces=faces, device=device,
         )  # fmt: skip
         save_predictions(predictions_path(folder, dataset), predictions)
@@ -396,6 +446,15 @@ def evaluate_method(estimate, settings, folder, sets, *, method, seed, faces=Non
         )
         rows.append(score([predictions], settings.evaluate))
         matrix.append(score_protocols([predictions], settings.evaluate))
+    cost = {
+        "parameters": 0 if network is None else sum(p.numel() for p in network.parameters()),
+        "gflop": 0 if network is None else gigaflops(estimate, settings.model.image_size, device),
+        "ms_an_image": float(np.median(timed.times)),
+        "batch_size": settings.evaluate.batch_size,
+        "device": torch.cuda.get_device_name() if torch.device(device).type == "cuda" else "cpu",
+        "commit": commit(),
+    }
+    write_json(Path(folder) / "cost.json", cost)
     write_rows(Path(folder) / "protocols.csv", pd.concat(matrix, ignore_index=True))
     return write_rows(Path(folder) / "metrics.csv", pd.concat(rows, ignore_index=True))
 
@@ -413,6 +472,7 @@ def evaluate_network(model, settings, folder, sets):
     return evaluate_method(
         network_estimator(model, settings.evaluate.mask_size), settings, folder, sets,
         method=method, seed=settings.train.seed, faces=model.hand.faces, device=device,
+        network=model,
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from .evaluate import (
 from .files import write_aside
 from .model import describe
 from .render import render
-from .tables import STAND_IN, run_predictions, variant_runs
+from .tables import STAND_IN, comparison_folders, run_predictions, variant_runs
 
 STYLE = {
     "font.size": 8,
@@ -102,7 +102,7 @@ def fig6(results_dir, settings):
     Needs the predictions of `runs/main` and of any `comparisons/`.
     """
     results_dir = Path(results_dir)
-    methods = _methods(results_dir)
+    methods = _methods(results_dir, joints=True)
     sets = list(methods["main"])
     fig, axes = plt.subplots(1, len(sets), figsize=(WIDTH, 2.5), squeeze=False)
     tables = []
@@ -142,7 +142,7 @@ def fig6(results_dir, settings):
 def fig7(results_dir, settings):
     """Fig. 7: 2-D PCK on Dexter+Object (or its stand-in), which no method was trained on."""
     results_dir = Path(results_dir)
-    methods = _methods(results_dir)
+    methods = _methods(results_dir, joints=True)
     dataset = _find(methods["main"], "dexter")
     ours = methods["main"][dataset]
     curves = {"main": [errors_2d(ours)], "main, heat maps": [errors_2d(ours, "peak_pixels")]}
@@ -224,11 +224,15 @@ def training_curves(log):
     return save_figure(fig, table[columns], caption, log.parent, "training")
 
 
-def _methods(results_dir):
-    """Name -> display name of a set -> predictions: the main run, then the comparisons."""
-    methods = {"main": run_predictions(results_dir / "runs" / "main")}
-    for path in sorted(results_dir.glob("comparisons/*/metrics.csv")):
-        methods[path.parent.name] = run_predictions(path.parent)
+def _methods(results_dir, joints=False):
+    """Name -> display name of a set -> predictions: the main run, then the comparisons.
+
+    With joints=True only those that give joints, and not masks alone.
+    """
+    folders = {"main": results_dir / "runs" / "main"} | comparison_folders(results_dir)
+    methods = {name: run_predictions(folder) for name, folder in folders.items()}
+    if joints:
+        methods = {k: m for k, m in methods.items() if "joints_3d" in next(iter(m.values()))}
     return methods
 
 

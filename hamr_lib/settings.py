@@ -18,6 +18,12 @@ from .errors import HamrError
 from .files import ROOT, digest
 
 PROFILES = ROOT / "notebooks" / "profiles"
+# The methods that the network is compared with (see `comparisons`); the first is HAMR itself,
+# trained for as many steps as the others.
+COMPARISONS = (
+    "hamr", "zimmermann", "hmr", "smplify", "pavlakos", "deeplab", "bodynet", "boukhayma", "iqbal",
+    "mean-pose", "untrained",
+)  # fmt: skip
 
 
 def one_of(default, *choices):
@@ -167,6 +173,14 @@ class Study:
     # Steps of each ablation run, the full model's own row in that table included, so that all
     # rows of Fig. 8 have the same budget.
     ablation_steps: int = 200000
+    comparisons: tuple[str, ...] = COMPARISONS
+    comparison_steps: int = 200000  # of each method that is trained, HAMR among them
+    # ResNet-50 as HMR and Boukhayma et al. have it, and below DeepLab; or what a CPU can train:
+    # ResNet-18, and below DeepLab MobileNet v3, for torchvision's ResNet-18 does not dilate.
+    comparison_encoder: str = one_of("resnet50", "resnet18")
+    # Each method in a notebook run of its own, which `make -j` spreads and an interruption spares;
+    # off: all in one, where starting a kernel (some 6 s) would take longer than the method.
+    comparisons_apart: bool = True
 
 
 @dataclass(frozen=True)
@@ -259,6 +273,26 @@ def load_run(profile, run="main"):
         raise HamrError(f"run {run!r}: expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'")
     steps = load_settings(profile).study.ablation_steps
     return load_settings(profile, variant, train__steps=steps, train__seed=int(seed))
+
+
+def load_comparison(profile, method):
+    """Settings under which a method of `COMPARISONS` is trained: the profile's, another budget.
+
+    Raises:
+        HamrError: for a method that is not known.
+    """
+    settings = load_settings(profile)
+    check_methods((method,), f"method={method!r}")
+    return load_settings(profile, train__steps=settings.study.comparison_steps)
+
+
+def check_methods(methods, source):
+    """Raise a `HamrError` that names the first of the methods that is not known."""
+    for method in methods:
+        if method not in COMPARISONS:
+            raise HamrError(
+                f"{source}: unknown method {method!r} (known: {', '.join(COMPARISONS)})"
+            )
 
 
 def from_dict(values, source="settings"):

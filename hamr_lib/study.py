@@ -2,7 +2,8 @@
 
 `python -m hamr_lib.study runs PROFILE` checks a profile and lists its ablation runs;
 `python -m hamr_lib.study execute PROFILE NOTEBOOK OUT [name=value ...]` executes one notebook by
-papermill. Papermill only warns about a parameter that a notebook does not know, so both the
+papermill; `python -m hamr_lib.study methods PROFILE` lists the comparisons that have a run of
+their own. Papermill only warns about a parameter that a notebook does not know, so both the
 settings and the parameters are checked before a kernel starts. `python -m hamr_lib.study publish
 PROFILE` copies what a finished study shows to `results/reference/` and its table into the README.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from .errors import HamrError
 from .files import ROOT, commit, read_json, write_aside, write_json
-from .settings import load_run, load_settings
+from .settings import check_methods, load_comparison, load_run, load_settings
 
 NOTEBOOKS = ROOT / "notebooks"
 # The packages whose versions decide a result.
@@ -42,6 +43,12 @@ def ablation_runs(settings):
     ]
 
 
+def comparison_runs(settings):
+    """Names of the comparisons that are run each in a notebook of its own."""
+    check_methods(settings.study.comparisons, "study.comparisons")
+    return list(settings.study.comparisons) if settings.study.comparisons_apart else []
+
+
 def execute(profile, notebook, out, parameters):
     """Execute `notebooks/<notebook>.ipynb` into `out`, which appears only when it succeeded.
 
@@ -61,6 +68,8 @@ def execute(profile, notebook, out, parameters):
     import papermill
 
     load_run(profile, parameters.get("run", "main"))
+    if "method" in parameters:
+        load_comparison(profile, parameters["method"])
     source, out = NOTEBOOKS / f"{notebook}.ipynb", Path(out)
     if not source.is_file():
         raise HamrError(f"{source} does not exist")
@@ -72,7 +81,7 @@ def execute(profile, notebook, out, parameters):
 
     failed = out.with_suffix(".failed.ipynb")
     started = time.time()
-    print(f"[{profile}] {notebook} {parameters.get('run', '')}", flush=True)
+    print(f"[{profile}]", notebook, *list(parameters.values())[1:], flush=True)
     with write_aside(out) as aside:
         try:
             papermill.execute_notebook(
@@ -187,6 +196,8 @@ def main(argv=None):
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("runs", help="check a profile and list its ablation runs")
     runs.add_argument("profile")
+    methods = commands.add_parser("methods", help="list the comparisons with a run of their own")
+    methods.add_argument("profile")
     finished = commands.add_parser("publish", help="copy a finished study to results/reference")
     finished.add_argument("profile")
     run = commands.add_parser("execute", help="execute one notebook")
@@ -199,6 +210,8 @@ def main(argv=None):
     try:
         if args.command == "runs":
             print(*ablation_runs(load_settings(args.profile)))
+        elif args.command == "methods":
+            print(*comparison_runs(load_settings(args.profile)))
         elif args.command == "publish":
             publish(args.profile)
         else:

@@ -18,7 +18,7 @@ from .evaluate import (
     read_rows,
     score,
 )
-from .files import write_aside
+from .files import read_json, write_aside
 from .settings import VARIANTS
 
 STAND_IN = (
@@ -137,24 +137,89 @@ def ablations(results_dir, settings):
 
 
 def comparisons(results_dir, settings):
-    """The methods of `comparisons/` beside the network, with paired differences to it."""
+    """The methods of `comparisons/` beside the network, with paired differences to HAMR.
+
+    The difference is to HAMR with the comparisons' budget; where that was not run, to the main
+    run, as the column's title says. What a method stands for, how it departs from it and what it
+    costs is written as a second table, `methods`.
+    """
     results_dir = Path(results_dir)
-    main = run_predictions(results_dir / "runs" / "main")
-    folders = sorted(results_dir.glob("comparisons/*/metrics.csv"))
-    if not folders:
+    main = results_dir / "runs" / "main"
+    folders = {"main": main} | comparison_folders(results_dir)
+    if len(folders) == 1:
         raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
-    others = {path.parent.name: run_predictions(path.parent) for path in folders}
+    methods = {name: run_predictions(folder) for name, folder in folders.items()}
+    ours = "hamr" if "hamr" in methods else "main"
     rows, gains = [], []
-    for dataset, ours in main.items():
-        for found in (main, *others.values()):
-            rows.append(score([found[dataset]], settings.evaluate))
-            gains.append(_difference([ours], [found[dataset]], settings))
-    table = _with_differences(rows, gains, "3-D AUC of ours minus it")
+    for dataset in methods["main"]:
+        for found in methods.values():
+            scored = score([found[dataset]], settings.evaluate)
+            if len(scored):  # a method of masks alone has no row on a set without them
+                rows.append(scored)
+                pair = [methods[ours][dataset]], [found[dataset]]
+                gains.append(_difference(*pair, settings))
+    title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
+    table = _with_differences(rows, gains, title)
+    costs = _costs(folders, settings)
+    for column in ("fit (s)", "ms an image"):
+        table.insert(2, column, table.method.map(costs[column]))
+    for column in ("GFLOP an image", "parameters (M)"):
+        table.insert(2, column, table.method.map(costs[column]))
     caption = (
-        "Other methods on the same crops under the same protocol. Differences are paired by image; "
-        "p from a Wilcoxon signed-rank test."
+        "Other methods on the same crops under the same protocol, each rebuilt by us and trained "
+        f"for {settings.study.comparison_steps} steps (HAMR's main run: {settings.train.steps}). "
+        "Differences are paired by image; p from a Wilcoxon signed-rank test. Seconds and "
+        "milliseconds were taken on whatever else the machine did meanwhile. How each departs from "
+        "the work whose name it has: table `methods`."
     )
+    _methods(folders, costs, results_dir)
     return write_table(table, caption, results_dir / "tables", "comparisons")
+
+
+def comparison_folders(results_dir):
+    """Name -> folder of each comparison that was scored, in the order of `LABELS`."""
+    folder = Path(results_dir) / "comparisons"
+    return {name: folder / name for name in LABELS if (folder / name / "metrics.csv").is_file()}
+
+
+def _costs(folders, settings):
+    """What each method costs, indexed by its label: text, "-" where it was not recorded."""
+    rows = {}
+    for name, folder in folders.items():
+        row = dict.fromkeys(("parameters (M)", "GFLOP an image", "fit (s)", "ms an image"), "-")
+        if (folder / "cost.json").is_file():
+            cost = read_json(folder / "cost.json")
+            row["parameters (M)"] = f"{cost['parameters'] / 1e6:.2f}"
+            row["GFLOP an image"] = f"{cost['gflop']:.2f}"
+            row["ms an image"] = f"{cost['ms_an_image']:.2g}"
+        if (folder / "log.csv").is_file():
+            log = pd.read_csv(folder / "log.csv")
+            images = log.step.diff().fillna(log.step) * settings.train.batch_size
+            row["fit (s)"] = f"{(images / log.images_per_second).sum():.0f}"
+        rows[LABELS.get(name, name)] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _methods(folders, costs, results_dir):
+    """The second table of `comparisons`: what each method is."""
+    known = [folder for folder in folders.values() if (folder / "about.json").is_file()]
+    about = pd.DataFrame([read_json(folder / "about.json") for folder in known])
+    if about.empty:
+        return
+    label = about.method.replace(LABELS)
+    table = pd.DataFrame({
+        "method": label,
+        "stands for": about.reference,
+        "steps": about.steps,
+        **{column: label.map(costs[column]) for column in costs},
+        "departures": about.departures,
+    })  # fmt: skip
+    caption = (
+        "The methods compared: what each stands for, what it costs (parameters; floating-point "
+        "operations of one image, drawing not counted; training without validation; answering a "
+        "batch), and how it departs from that work. None uses the authors' code or weights."
+    )
+    write_table(table, caption, results_dir / "tables", "methods")
 
 
 def run_predictions(folder):
@@ -189,6 +254,8 @@ def _difference(runs_a, runs_b, settings):
     """A paired test in words; the runs of several seeds stand side by side as further joints."""
     protocol = main_protocol(runs_a[0])
     a, b = (np.hstack([errors_3d(run, protocol) for run in runs]) for runs in (runs_a, runs_b))
+    if np.isnan(a).all() or np.isnan(b).all():
+        return "-", "-"  # a method that gives no joints
     test = metrics.paired_test(
         a, b, metrics.THRESHOLDS[protocol.thresholds], settings.evaluate.bootstrap
     )

@@ -1,5 +1,7 @@
 """Training, Section 4.1: one Lightning module, one loop, and a run that can be trusted.
 
+What is trained is a `Task`: HAMR, or a method that it is compared with.
+
 A run is a function of its settings and data. Which samples a step sees, how they are augmented and
 what dropout drops are drawn from (seed, step) alone, so that nothing random has to be saved, and a
 run that was killed and taken up again computes what an unbroken one computes.
@@ -37,7 +39,43 @@ SETTLED = 100  # steps before that mean is trusted
 WARM_UP = 0.05  # share of the steps, with the cosine schedule
 
 
-def fit(settings, run_dir, train_crops, val_crops, hand):
+class Task:
+    """What a run trains and by what it is judged: HAMR, as it stands here.
+
+    A comparison overrides all of it (`comparisons.common.Trained`), so that its network sees the
+    same batches, augmentation, optimiser, precision and checkpoints.
+
+    Attributes:
+        name: kept in the checkpoints, which those of another name refuse.
+        judged_by: the validation figure, least is best, by which best.ckpt is chosen.
+        told: how a line of progress tells it.
+    """
+
+    name = "hamr"
+    judged_by = "joints_3d_mm"
+    told = "joints {:.1f} mm"
+
+    def build(self, settings, hand, crops):
+        """The network, newly drawn: a module of images (B, 3, S, S). `crops` it will train on."""
+        return HAMR(settings.model, hand)
+
+    def losses(self, network, output, batch, settings):
+        """The parts of the loss of its output, unweighted scalars by name, and their "total"."""
+        return hamr_losses(output, batch, settings.losses, network.hand.faces)
+
+    def error(self, network, output, batch):
+        """The figure `judged_by`, a scalar: the mean over a batch."""
+        return joints_error(output.estimates[-1].joints_3d, batch)
+
+
+def joints_error(joints_3d, batch):
+    """Mean distance of joints (B, 21, 3) from their labels, millimetres."""
+    error = (joints_3d.float() - batch["joints_3d"]).norm(dim=-1)
+    valid = batch["valid_3d"]
+    return 1000 * (error * valid).sum() / valid.sum().clamp(min=1)
+
+
+def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
     """Train one network, or go on where an earlier call was interrupted.
 
     Under `torchrun` the number of processes is torchrun's; otherwise `train.devices` and
@@ -48,15 +86,18 @@ def fit(settings, run_dir, train_crops, val_crops, hand):
         run_dir: folder of the run: checkpoints/best.ckpt, checkpoints/last.ckpt and log.csv.
         train_crops, val_crops: `data.crops.Crops`, held apart by `Crops.split`.
         hand: the module of `hand.load_hand`.
+        task: the `Task`; None for HAMR.
 
     Returns:
         list of dicts, the rows of log.csv: step, learning_rate, train_* and val_* parts of the
-        loss (unweighted, and total), val_joints_3d_mm, images_per_second.
+        loss (unweighted, and total), val_joints_3d_mm (or what else the task is judged by),
+        images_per_second.
 
     Raises:
-        HamrError: for settings or data other than the run's, a broken checkpoint, or a loss that
-            is not finite or explodes.
+        HamrError: for settings, data or a task other than the run's, a broken checkpoint, or a
+            loss that is not finite or explodes.
     """
+    task = task or Task()
     run_dir = Path(run_dir)
     last = run_dir / "checkpoints" / "last.ckpt"
     every, steps = settings.train.validate_every, settings.train.steps
@@ -69,6 +110,7 @@ def fit(settings, run_dir, train_crops, val_crops, hand):
     if last.is_file():
         content = checkpoint.read(last)
         before = content["hamr"]
+        checkpoint.check_task(last, before, task.name)
         checkpoint.check_same_run(last, before, settings, data)
         checkpoint.check_hand(last, before, hand)
         if before["step"] >= steps:
@@ -76,10 +118,10 @@ def fit(settings, run_dir, train_crops, val_crops, hand):
             return before["history"]
 
     torch.manual_seed(settings.train.seed)
-    network = HAMR(settings.model, hand)
+    network = task.build(settings, hand, train_crops)
     if before:  # Lightning will do this again, but would not say what is wrong in plain words
         checkpoint.load_state(last, network, checkpoint.model_state(content))
-    module = Training(settings, run_dir, network, data, before)
+    module = Training(settings, run_dir, network, hand, task, data, before)
     _trainer(settings).fit(
         module,
         datamodule=CropData(settings.train, train_crops, val_crops),
@@ -126,16 +168,17 @@ class CropData(lightning.LightningDataModule):
 class Training(lightning.LightningModule):
     """What happens in a step, at a validation, and when a run is saved."""
 
-    def __init__(self, settings, run_dir, network, data_digest, before=None):
+    def __init__(self, settings, run_dir, network, hand, task, data_digest, before=None):
         super().__init__()
         self.settings, self.run_dir, self.data_digest = settings, run_dir, data_digest
+        self.hand, self.task = hand, task
         self.network = network.to(memory_format=torch.channels_last)
         if settings.train.compile:
             self.network.compile()
         self.before = before
         self.history = list(before["history"]) if before else []
         self.watch = Watch(before["watch"] if before else None)
-        self.progress = Progress(settings.train)
+        self.progress = Progress(settings.train, task)
         self.generator = torch.Generator()
         self.sums, self.count = {}, 0
 
@@ -162,7 +205,7 @@ class Training(lightning.LightningModule):
         """The network's output for a batch, and the parts of its loss."""
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         output = self.network(image)
-        return output, hamr_losses(output, batch, self.settings.losses, self.network.hand.faces)
+        return output, self.task.losses(self.network, output, batch, self.settings)
 
     def _add(self, parts, weight=1):
         """Add parts of the loss to the running sums, without waiting for the device."""
@@ -264,10 +307,8 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         output, parts = self.losses(batch)
-        error = (output.estimates[-1].joints_3d.float() - batch["joints_3d"]).norm(dim=-1)
-        valid = batch["valid_3d"]
-        parts["joints_3d_mm"] = 1000 * (error * valid).sum() / valid.sum().clamp(min=1)
-        self._add(parts, weight=len(error))
+        parts[self.task.judged_by] = self.task.error(self.network, output, batch)
+        self._add(parts, weight=len(batch["image"]))
 
     def on_validation_epoch_end(self):
         self.row |= self._means("val_")
@@ -280,8 +321,9 @@ class Training(lightning.LightningModule):
     def on_train_epoch_end(self):
         """Write best, last and log. A kill between any two of them leaves a run to go on from."""
         folder = self.run_dir / "checkpoints"
-        best = min(row["val_joints_3d_mm"] for row in self.history)
-        if self.trainer.is_global_zero and self.row["val_joints_3d_mm"] == best:
+        judged_by = f"val_{self.task.judged_by}"
+        best = min(row[judged_by] for row in self.history)
+        if self.trainer.is_global_zero and self.row[judged_by] == best:
             checkpoint.save_model(folder / "best.ckpt", self.network, self._description())
         self.trainer.save_checkpoint(folder / "last.ckpt")
         if self.trainer.is_global_zero:
@@ -289,8 +331,9 @@ class Training(lightning.LightningModule):
             self.progress.show(self.trainer.global_step, self.row)
 
     def _description(self):
+        step, row = self.trainer.global_step, self.row
         return checkpoint.describe(
-            self.settings, self.data_digest, self.network.hand, self.trainer.global_step, self.row
+            self.settings, self.data_digest, self.hand, step, row, self.task.name
         )
 
     def on_save_checkpoint(self, content):
@@ -344,8 +387,8 @@ class Watch:
 class Progress:
     """Now and then a line, with an estimate of what is left: fit for a terminal and for a log."""
 
-    def __init__(self, train):
-        self.train = train
+    def __init__(self, train, task=None):
+        self.train, self.task = train, task or Task()
 
     def start(self, step):
         """Begin counting time at this step."""
@@ -368,7 +411,8 @@ class Progress:
         if row:
             text += (
                 f", train loss {row['train_total']:.4g}, validation loss {row['val_total']:.4g}, "
-                f"joints {row['val_joints_3d_mm']:.1f} mm, {row['images_per_second']:.1f} images/s"
+                f"{self.task.told.format(row[f'val_{self.task.judged_by}'])}, "
+                f"{row['images_per_second']:.1f} images/s"
             )
         print(text, file=sys.stderr, flush=True)
 
