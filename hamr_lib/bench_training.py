@@ -147,7 +147,7 @@ def loop_and_bare(settings, crops, hand, turns):
     bare = Bare(settings, crops, hand)
     with tempfile.TemporaryDirectory() as folder:
         network = HAMR(settings.model, hand)
-        module = _Turns(settings, Path(folder), network, "noise", bare=bare)
+        module = _Turns(settings, Path(folder), network, hand, train.Task(), "noise", bare=bare)
         data = train.CropData(settings.train, crops, crops.subset(np.arange(2)))
         train._trainer(settings).fit(module, datamodule=data)
     images = WINDOW * settings.train.batch_size

@@ -225,6 +225,9 @@ VARIANTS = {
     "iterations-2": {"model.iterations": 2},
     "squared-heatmaps": {"losses.heatmap_kind": "squared", "losses.heatmap": 100.0},
     "axis-angle": {"model.rotation": "axis_angle"},
+    "untaught-stem": {"model.stem": "convolutions"},
+    "no-places": {"model.places": False},
+    "squared-joints": {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0},
 }
 
 
