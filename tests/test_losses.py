@@ -67,6 +67,7 @@ def test_joints_3d_is_the_mean_squared_distance_of_labelled_joints():
     valid[1] = False
     valid[0, 5:] = False
     assert joints_3d_loss(prediction, label, valid) == pytest.approx(0.05**2 / 5, rel=1e-4)
+    assert joints_3d_loss(prediction, label, valid, "distance") == pytest.approx(0.05 / 5, rel=1e-4)
 
 
 def test_joints_2d_is_the_mean_absolute_difference_of_labelled_coordinates():

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hamr_lib.camera import project_weak
 from hamr_lib.errors import HamrError
-from hamr_lib.model import HAMR, describe, heatmap_peaks, rotation_from_6d
+from hamr_lib.model import HAMR, describe, heatmap_peaks, heatmap_places, rotation_from_6d
 from hamr_lib.settings import Model
 
 
@@ -94,7 +94,8 @@ def test_each_iteration_adds_to_the_last_estimate():
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.arange(22) / 100)
-    raw = model.regression(model.pose_module(images())[0])
+    joined, heatmaps = model.pose_module(images())
+    raw = model.regression(joined, heatmaps[-1])
     for k, estimate in enumerate(raw, start=1):
         expected = model.regression.start + k * torch.arange(22) / 100
         torch.testing.assert_close(estimate, expected.expand(2, -1))
@@ -192,6 +193,27 @@ def test_peaks_of_gaussians_at_known_places():
     assert (heatmap_peaks(maps.double().clamp_min(1e-300).log() + 7)[0] - expected).abs().max() < (
         1e-3 * pixel
     )
+
+
+def test_places_are_the_mean_and_the_sharpness_of_the_softmax():
+    maps = torch.full((1, 21, 8, 8), -50.0)
+    maps[0, :, 2, 5] = 50.0  # all in one pixel: row 2, column 5
+    maps[0, 1, 2, 7] = 50.0  # or half in each of two
+    places = heatmap_places(maps)[0]
+    centre = lambda pixel: (2 * pixel + 1) / 8 - 1  # noqa: E731
+    torch.testing.assert_close(places[0], torch.tensor([centre(5), centre(2), 1.0]))
+    torch.testing.assert_close(places[1], torch.tensor([centre(6), centre(2), 0.5]))
+    even = heatmap_places(torch.zeros(1, 21, 8, 8))[0, 0]
+    torch.testing.assert_close(even, torch.tensor([0.0, 0.0, 1 / 64]))
+
+
+def test_the_layers_see_the_places():
+    torch.manual_seed(0)
+    model = small(places=True).eval()
+    joined, heatmaps = model.pose_module(images())
+    first = model.regression(joined, heatmaps[-1])[-1]
+    moved = model.regression(joined, heatmaps[-1].roll(1, dims=-1))[-1]
+    assert not torch.allclose(first, moved)
 
 
 def test_peaks_on_the_border_stay_in_the_crop():
