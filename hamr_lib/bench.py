@@ -373,19 +373,23 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m hamr_lib.bench", description=__doc__)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all unless named")
     sections = parser.parse_args(arguments).sections or list(SECTIONS)
-    rows = []
     for section in sections:
+        rows = []
         for name, value, unit in SECTIONS[section]():
             print(f"{section}: {name}: {value:.4g} {unit}".rstrip(), flush=True)
             rows.append((section, name, value, unit, machine(), commit()))
+        save(section, rows)
+
+
+def save(section, rows, path=ROOT / "results" / "reference" / "bench.csv"):
+    """Write a section's rows to bench.csv; the other sections keep their last figures."""
     table = pd.DataFrame(rows, columns=["section", "name", "value", "unit", "machine", "commit"])
-    path = ROOT / "results" / "reference" / "bench.csv"
-    if path.exists():  # sections that were not measured now keep their last figures
+    if path.exists():
         before = pd.read_csv(path, keep_default_na=False)
-        table = pd.concat([before[~before["section"].isin(sections)], table])
+        table = pd.concat([before[before["section"] != section], table])
     with write_aside(path) as aside:
         table.to_csv(aside, index=False, float_format="%.6g")
-    print(f"written to {path.relative_to(ROOT)}")
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":
