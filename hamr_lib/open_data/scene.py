@@ -13,7 +13,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from ..camera import project_pinhole
-from ..render import rasterize, vertex_normals
+from ..render import depth_map, rasterize, vertex_normals
 from .backgrounds import draw_background, draw_photograph, draw_swatch
 from .environments import draw_surroundings
 from .people import body
@@ -167,8 +167,7 @@ def glimpse(person, view, K, shape, side, things=()):
     """(21,) bool: which joints of a hand a picture would show; an eighth of the pixels decide."""
     small = (shape[0] // 8, shape[1] // 8)
     vertices, faces = _assembled(view(person.vertices), body().faces, things)
-    fragments = rasterize(vertices, faces, K / np.array([[8], [8], [1]]), small)
-    depth = fragments.image(fragments.depth, np.inf)
+    depth = depth_map(vertices, faces, K / np.array([[8], [8], [1]]), small)
     return seen_joints(view(person.joints[side]), K, shape, depth)
 
 
@@ -305,7 +304,10 @@ def _surface(rng, samples, values, look, body_faces, things, factors):
     skin, cloth = np.flatnonzero(kind == SKIN), np.flatnonzero(kind == CLOTH)
     shift = rng.uniform(0, 1, 2)
     if factors.textures and len(skin):
-        crease, nail = details()(_interpolated_uv(samples, skin, body_faces)).T
+        crease, nail = np.zeros((2, len(skin)), np.float32)
+        on_hand = np.flatnonzero(_on_hand()[body_faces[samples.face[skin]]])
+        uv = _interpolated_uv(samples, skin[on_hand], body_faces)
+        crease[on_hand], nail[on_hand] = details()(uv).T
         grain = _grain(place[:, skin], shift)
         crease = np.float32(look.creases) * crease * (1 - nail)
         tone = 1 + np.float32(look.grain) * grain - np.float32(0.35) * crease
@@ -340,6 +342,12 @@ def _faces(people, side):
     if people:
         return np.arange(len(shared.faces))
     return np.flatnonzero((shared.hand[shared.faces] == side + 1).all(1))
+
+
+@functools.cache
+def _on_hand():
+    """(F,) bool: the body's faces that `skin.details` covers."""
+    return (body().hand[body().faces] > 0).all(1)
 
 
 def _interpolated_uv(fragments, rows, body_faces):
@@ -452,11 +460,13 @@ def _vertex_light(vertices, faces, normals, middle, sky, lamps, factors, reach=0
         casters = row[faces[inside[faces].all(1)]]
         points, slack = (vertices[near] - middle) / (1.5 * reach), 0.005 / (1.5 * reach)
         for number, toward in enumerate(np.concatenate([axes, -axes])):
-            falls[number, near] *= _reached(points, casters, toward, axes[(number + 1) % 3], slack, 96)
+            falls[number, near] *= _reached(
+                points, casters, toward, axes[(number + 1) % 3], slack, 80
+            )
         for number, lamp in enumerate(lamps[:2]):
             side = unit(_cross(lamp.toward, (0.3, 0.9, 0.2)))
             light[near, 3 + number] = _reached(
-                points, casters, lamp.toward, side, slack, 224, _TAPS
+                points, casters, lamp.toward, side, slack, 176, _TAPS
             )
     light[:, :3] = falls.T @ colours.astype(np.float32)
     return light
@@ -479,8 +489,7 @@ def _reached(points, faces, toward, side, slack, size, taps=_TAPS[:1]):
     `side` is any unit vector across `toward`.
     """
     seen = points @ np.stack([side, _cross(side, toward), -toward]).T  # from the light
-    fragments = rasterize(seen, faces, np.array([1.0, 0, 0]), size)
-    depth = fragments.image(fragments.depth, np.float32(np.inf))
+    depth = depth_map(seen, faces, np.array([1.0, 0, 0]), size)
     u, v = np.rint(((seen[:, :2] + 1) * size - 1) / 2).astype(np.int32).T
     behind = seen[:, 2].astype(np.float32) - np.float32(slack)
     total = np.zeros(len(points), np.float32)
@@ -593,7 +602,9 @@ def _mixed_spectrum(rng, image, split, size=64):
     share = rng.uniform(0.1, 0.7) * low[..., None]
     ratio = np.abs(wanted) / np.maximum(np.abs(spectrum), 1e-6)
     change = np.fft.irfft2(share * (ratio - 1) * spectrum, (size, size), axes=(0, 1))
-    change = cv2.resize(change.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    change = cv2.resize(
+        change.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_CUBIC
+    )
     return image + change
 
 
