@@ -47,6 +47,8 @@ class OpenData:
     lights: bool = True  # several coloured lights and shadow; off: one white light
     lens: bool = True  # exposure, white balance, blur, noise, JPEG; off: a perfect camera
     photographs: bool = True  # photographs behind the hand; off: procedural textures only
+    environments: bool = True  # light, and often the background, of real places all around
+    spectrum: bool = True  # in some images, low frequencies mixed with a photograph's
 
 
 @dataclass(frozen=True)

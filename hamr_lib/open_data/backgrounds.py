@@ -67,7 +67,7 @@ def identity():
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=400)
 def _read(path):
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
@@ -76,20 +76,27 @@ def _read(path):
     return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 
 
-def draw_background(rng, shape, split, photographs_too=True):
+def draw_background(rng, shape, split, photographs_too=True, around=None):
     """A background of (height, width): float32 RGB in [0, 1], as displayed (not linear).
 
-    Mostly a photograph where they are allowed, turned, mirrored and cut at random; else a gradient
-    with texture and clutter.
+    Often the place whose light falls on the hand, if there is one. Else mostly a photograph where
+    they are allowed, turned, mirrored and cut at random; else a gradient with texture and clutter.
+
+    Args:
+        photographs_too: whether photographs may be seen.
+        around: `environments.Surroundings`, or None.
     """
-    if photographs_too and rng.uniform() < 0.75:
-        paths = photographs(split)
-        image = _read(paths[rng.integers(len(paths))])
-        return _photograph(rng, image, shape)
+    if around is not None and rng.uniform() < 0.45:
+        return around.picture(shape, max(shape) * rng.uniform(0.4, 0.8))
+    if photographs_too and rng.uniform() < 0.8:
+        return draw_photograph(rng, split, shape)
     return _pattern(rng, shape)
 
 
-def _photograph(rng, image, shape):
+def draw_photograph(rng, split, shape):
+    """A part of a photograph, (height, width, 3) float32 RGB in [0, 1]."""
+    paths = photographs(split)
+    image = _read(paths[rng.integers(len(paths))])
     height, width = shape
     # At least a quarter of the photograph's shorter side, so that little is blown up.
     side = rng.uniform(0.35, 1.0) * min(image.shape[:2])
@@ -149,8 +156,7 @@ def _pattern(rng, shape):
 def draw_swatch(rng, split, size=128):
     """What a thing is covered with: (size, size, 3) float32 linear RGB that repeats."""
     if rng.random() < 0.4:
-        paths = photographs(split)
-        image = _photograph(rng, _read(paths[rng.integers(len(paths))]), (size, size))
+        image = draw_photograph(rng, split, (size, size))
     elif rng.random() < 0.5:
         image = _pattern(rng, (size, size))
     else:

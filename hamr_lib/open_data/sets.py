@@ -25,7 +25,7 @@ from ..data import check, dexter, rhd, stb
 from ..errors import HamrError
 from ..files import digest, read_json, write_aside, write_json
 from ..joints import TIPS
-from . import backgrounds, people, scene, skin
+from . import backgrounds, environments, people, scene, skin
 
 BLOCK = 8  # samples; a fixed number, since a batch of bodies is computed together
 RHD_SHAPE, VGA = (320, 320), (480, 640)
@@ -142,7 +142,9 @@ def _identity(dataset, factors):
     """A digest of all that decides what a set holds; of the counts, only its own."""
     values = dataclasses.asdict(factors)
     values = {key: v for key, v in values.items() if key == "seed" or isinstance(v, bool)}
-    return digest(_source(), values, _blocks(dataset), backgrounds.identity())
+    return digest(
+        _source(), values, _blocks(dataset), backgrounds.identity(), environments.identity()
+    )
 
 
 def _blocks(dataset):
@@ -236,13 +238,15 @@ def _find_view(rng, person, side, factors, split):
     cluttered, held = factors.objects and rng.random() < 0.35, rng.random() < 0.6
     best = (-1,)
     for _ in range(12):
-        length = np.exp(rng.uniform(np.log(85), np.log(290)))
+        # One in five is a close-up, which the hand may more than fill.
+        near = rng.random() < 0.2
+        length = np.exp(rng.uniform(*np.log((220, 400) if near else (85, 290))))
         view = scene.sample_view(rng, person, side, K, RHD_SHAPE, length)
-        hand = view(person.joints[side])
-        things = scene.sample_things(rng, hand, held, split) if cluttered else []
-        seen = scene.glimpse(person, view, K, RHD_SHAPE, side, things).sum()
-        if not _at_arms_length(view, person):
-            seen = 0
+        hand, things, seen = view(person.joints[side]), [], 0
+        if _at_arms_length(view, person):
+            if cluttered:
+                things = scene.sample_things(rng, hand, held, split)
+            seen = scene.glimpse(person, view, K, RHD_SHAPE, side, things).sum()
         if seen > best[0]:
             best = (seen, view, things)
         if seen >= ENOUGH:
@@ -395,6 +399,11 @@ def _write_card(dataset, factors, identity):
         "Behind them: procedural patterns and these photographs, which keep their own licences:",
         "",
         *(f"- {line}" for line in backgrounds.credits()),
+        "",
+        "Around them, as light and background: panoramas of Poly Haven (CC0), by way of the npm "
+        "package @pmndrs/assets 1.7.0 (CC0):",
+        "",
+        *(f"- {split}: {', '.join(names)}" for split, names in environments.PLACES.items()),
         "",
         "The labels and our share of the images are free to use under CC0.",
     ]

@@ -203,23 +203,11 @@ def rasterize(vertices, faces, camera, size, cull=True):
         `Fragments`. Faces that reach closer than `NEAR` to a pinhole are left out.
     """
     vertices, faces, camera, shape = _checked(vertices, faces, camera, size)
-    points, near_enough = _project(vertices, camera, shape)
-    kept = _seen_faces(points, faces, shape, near_enough, cull)
+    kept, low, ids, depth = _draw_nearest(vertices, faces, camera, shape, cull, True)
     if len(kept) == 0:
         nothing = np.zeros(0, int)
         return Fragments(shape, nothing, nothing, np.zeros((0, 3), "f4"), np.zeros(0, "f4"), faces)
-    corners = faces[kept].ravel()
-    points, depths = points[corners], vertices[corners, 2]
-    # A hand covers little of a photo: only the box around it is drawn.
-    # (Column by column: NumPy's minimum over the rows of a narrow array is 50 times slower.)
-    low = np.maximum([int(np.floor(column.min())) for column in points.T], 0)
-    high = np.minimum([int(np.ceil(column.max())) + 1 for column in points.T], shape[::-1])
-    width, height = high - low
-    # DEODR sees only positive depths; a weak camera sees all.
-    perspective = camera.shape == (3, 3)
-    nearest = 0.0 if perspective else depths.min() - 1
-    ids, depth = _draw_corners(points - low, depths - nearest, (height, width), perspective)
-    depth += nearest
+    width = depth.shape[1]
     box = np.flatnonzero(np.isfinite(depth))
     seen = ids.reshape(-1, 3).take(box, axis=0)
     face = kept[np.rint(seen[:, 0]).astype(np.int32)]
@@ -230,6 +218,38 @@ def rasterize(vertices, faces, camera, size, cull=True):
     y, x = np.divmod(box, width)
     pixel = (y + low[1]) * shape[1] + x + low[0]
     return Fragments(shape, pixel, face, weights, depth.ravel()[box].astype(np.float32), faces)
+
+
+def depth_map(vertices, faces, camera, size):
+    """Depth (H, W) float32 in metres alone, infinite for nothing; arguments as in `rasterize`."""
+    vertices, faces, camera, shape = _checked(vertices, faces, camera, size)
+    kept, low, _, depth = _draw_nearest(vertices, faces, camera, shape, True, False)
+    image = np.full(shape, np.float32(np.inf))
+    if len(kept):
+        image[low[1] : low[1] + depth.shape[0], low[0] : low[0] + depth.shape[1]] = depth
+    return image
+
+
+def _draw_nearest(vertices, faces, camera, shape, cull, ids):
+    """Rows of the faces drawn, the (x, y) corner of the box they lie in, and the box as
+    `_draw_corners` gives it."""
+    points, near_enough = _project(vertices, camera, shape)
+    kept = _seen_faces(points, faces, shape, near_enough, cull)
+    if len(kept) == 0:
+        return kept, None, None, None
+    corners = faces[kept].ravel()
+    points, depths = points[corners], vertices[corners, 2]
+    # A hand covers little of a photo: only the box around it is drawn.
+    # (Column by column: NumPy's minimum over the rows of a narrow array is 50 times slower.)
+    low = np.maximum([int(np.floor(column.min())) for column in points.T], 0)
+    high = np.minimum([int(np.ceil(column.max())) + 1 for column in points.T], shape[::-1])
+    width, height = high - low
+    # DEODR sees only positive depths; a weak camera sees all.
+    perspective = camera.shape == (3, 3)
+    nearest = 0.0 if perspective else depths.min() - 1
+    ids, depth = _draw_corners(points - low, depths - nearest, (height, width), perspective, ids)
+    depth += nearest
+    return kept, low, ids, depth
 
 
 def _project(vertices, camera, shape):
@@ -262,7 +282,7 @@ def _seen_faces(points, faces, shape, visible, cull):
     return kept[shows]
 
 
-def _draw_corners(points, depths, shape, perspective):
+def _draw_corners(points, depths, shape, perspective, ids):
     """The nearest of K triangles at each pixel, in DEODR.
 
     DEODR interpolates colours between vertices. Here every triangle has three vertices to itself,
@@ -273,16 +293,19 @@ def _draw_corners(points, depths, shape, perspective):
         depths: (3 K,) metres.
         shape: (height, width).
         perspective: interpolate in space, not on the image.
+        ids: False draws one channel that means nothing, for the depth alone.
 
     Returns:
         (H, W, 3) colours and (H, W) depth, infinite for nothing.
     """
     scene_class, compiled = load_deodr()
-    image, z_buffer = np.empty((*shape, 3)), np.empty(shape)
+    channels = 3 if ids else 1
+    image, z_buffer = np.empty((*shape, channels)), np.empty(shape)
     count = len(points) // 3
-    colours = np.zeros((count, 3, 3))
-    colours[..., 0] = np.arange(count)[:, None]
-    colours[:, 0, 1] = colours[:, 1, 2] = 1
+    colours = np.zeros((count, 3, channels))
+    if ids:
+        colours[..., 0] = np.arange(count)[:, None]
+        colours[:, 0, 1] = colours[:, 1, 2] = 1
     corners = np.arange(3 * count, dtype=np.uint32).reshape(count, 3)
     none = np.zeros(count, bool)
     scene = scene_class(
@@ -293,14 +316,14 @@ def _draw_corners(points, depths, shape, perspective):
         textured=none,
         uv=np.zeros((3 * count, 2)),
         shade=np.zeros(3 * count),
-        colors=colours.reshape(-1, 3),
+        colors=colours.reshape(-1, channels),
         shaded=none,
         edgeflags=np.zeros((count, 3), bool),
         height=shape[0],
         width=shape[1],
-        nb_colors=3,
-        texture=np.zeros((0, 0, 3)),
-        background_color=np.zeros(3),
+        nb_colors=channels,
+        texture=np.zeros((0, 0, channels)),
+        background_color=np.zeros(channels),
         backface_culling=False,
         perspective_correct=perspective,
     )
