@@ -13,7 +13,7 @@ from hamr_lib.data import check, dexter, rhd, stb
 from hamr_lib.errors import HamrError
 from hamr_lib.hand import load_hand
 from hamr_lib.joints import BONES, TIPS
-from hamr_lib.open_data import backgrounds, people, sets
+from hamr_lib.open_data import backgrounds, environments, people, sets
 from hamr_lib.settings import Data, OpenData, Settings
 
 FACTORS = OpenData(rhd_training=10, rhd_evaluation=2, stb_frames=1, dexter_frames=2)
@@ -165,6 +165,36 @@ def test_splits_share_no_person_pose_or_photograph():
         assert len(drawn[split]) == 24
     assert not drawn["training"] & drawn["evaluation"]
     assert not set(backgrounds.photographs("training")) & set(backgrounds.photographs("evaluation"))
+    # All 18 panoramas are used, and those of one split are never drawn for the other.
+    seen = {
+        split: {
+            id(environments.draw_surroundings(np.random.default_rng(i), split, np.eye(3)).place)
+            for i in range(120)
+        }
+        for split in environments.PLACES
+    }
+    assert not seen["training"] & seen["evaluation"]
+    assert [len(places) for places in seen.values()] == [14, 4]
+
+
+def test_a_place_lights_what_faces_its_lamps_and_is_seen_where_the_camera_looks():
+    place = environments.read_place("sunset")
+    # The world's up is z; a camera that looks level has it at -y, and forward at z.
+    level = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], float)
+    around = environments.Surroundings(place, level)
+    sky, ground = around.picture((40, 60), 30)[[0, -1]].mean((1, 2))
+    assert sky > ground + 0.1
+    toward, colour = around.lamps()[0]
+    assert np.linalg.norm(toward) == pytest.approx(1) and (colour > 0).all()
+    up, down = around.light_from(np.array([[0, -1.0, 0], [0, 1.0, 0]])).sum(1)
+    assert up > 1.5 * down
+    # Light and picture agree on where the sun is: looking there, it is in the middle.
+    sun = place.lamps[0][0]
+    x = np.cross(-sun, [0, 0, 1.0])
+    x = -x / np.linalg.norm(x)
+    at_sun = environments.Surroundings(place, np.stack([x, np.cross(sun, x), sun]))
+    picture = at_sun.picture((64, 64), 40).mean(2)
+    assert picture[24:40, 24:40].mean() > 1.2 * picture.mean()
 
 
 def test_a_users_photographs_are_split_and_join_the_identity(tmp_path, monkeypatch):
@@ -206,11 +236,13 @@ def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
 
 
 @pytest.mark.parametrize(
-    "factor", ["people", "textures", "objects", "lights", "lens", "photographs"]
+    "factor",
+    ["people", "textures", "objects", "lights", "lens", "photographs", "environments", "spectrum"],
 )
 def test_every_factor_changes_the_picture(factor, tmp_path):
-    # Things are in a third of the images, so more of them are drawn for that.
-    block = sets.Block("rhd", "training", "", 0, 8 if factor == "objects" else 1)
+    # Some factors are in a share of the images only, so more of them are drawn for those.
+    rare = factor in ("objects", "environments", "spectrum")
+    block = sets.Block("rhd", "training", "", 0, 8 if rare else 1)
     images = []
     for name, value in (("with", True), ("without", False)):
         asked = dataclasses.replace(FACTORS, **{factor: value})

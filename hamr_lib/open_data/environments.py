@@ -72,6 +72,8 @@ def read_place(name):
     with np.load(FILE) as stored:
         light = stored["light"][list(stored["names"]).index(name)].astype(np.float64)
         picture = cv2.imdecode(stored[f"picture_{name}"], cv2.IMREAD_COLOR_RGB)
+    # A phone takes out most of a place's cast: here two thirds of it.
+    light *= (light.mean() / light.mean((0, 1))) ** 0.67
     rows, columns = light.shape[:2]
     polar = (np.arange(rows) + 0.5) / rows * np.pi
     turn = ((np.arange(columns) + 0.5) / columns - 0.5) * 2 * np.pi

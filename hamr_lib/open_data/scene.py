@@ -550,7 +550,7 @@ def develop(rng, lens, image, split, factors):
     if not factors.lens:
         return image
     # Now and then the white balance or the exposure is far off.
-    astray = 1 + 2.0 * (rng.random(2) < 0.15)
+    astray = 1 + 1.2 * (rng.random(2) < 0.15)
     balance = rng.normal(0, 0.03, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1])
     gamma, contrast, brightness = rng.normal(0, (0.18, 0.12, 0.04))
     tones = np.arange(256)[:, None] / 255 * np.exp(astray[0] * balance)
@@ -599,7 +599,7 @@ def _mixed_spectrum(rng, image, split, size=64):
     spectrum, wanted = (np.fft.rfft2(each, axes=(0, 1)) for each in (small, other))
     y, x = np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size)
     low = np.maximum(np.abs(y)[:, None], x[None]) <= rng.integers(1, 5)
-    share = rng.uniform(0.1, 0.7) * low[..., None]
+    share = rng.uniform(0.1, 0.45) * low[..., None]
     ratio = np.abs(wanted) / np.maximum(np.abs(spectrum), 1e-6)
     change = np.fft.irfft2(share * (ratio - 1) * spectrum, (size, size), axes=(0, 1))
     change = cv2.resize(
