@@ -378,7 +378,8 @@ class _Rows:
         })  # fmt: skip
 
     def table(self):
-        return pd.DataFrame(self.rows, columns=COLUMNS)
+        numbers = {"value": float, "ci_low": float, "ci_high": float, "n": int}
+        return pd.DataFrame(self.rows, columns=COLUMNS).astype(numbers)  # also without any row
 
 
 def unlabelled(predictions):
