@@ -11,7 +11,7 @@ import torchvision
 from saved_results import drawn_sets, small_settings
 from tiny import TinyHand, draw_frames
 
-from hamr_lib import checkpoint, comparisons, evaluate, train
+from hamr_lib import checkpoint, comparisons, evaluate, study, train
 from hamr_lib.bench import random_hands
 from hamr_lib.camera import ground_truth_camera, project_weak
 from hamr_lib.comparisons import bodynet, boukhayma, deeplab, iqbal, pavlakos, smplify, zimmermann
@@ -107,7 +107,7 @@ def test_each_learns_a_few_samples_by_heart(name, tmp_path, tiny_hand):
     """Eight samples, no augmentation: far better than the mean hand or the mean mask."""
     plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
                     saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
-    settings = quick(steps=80, validate_every=80, batch_size=8, learning_rate=3e-3,
+    settings = quick(steps=240, validate_every=240, batch_size=8, learning_rate=3e-3,
                      optimizer="adamw", schedule="cosine", clip=1.0)  # fmt: skip
     settings = dataclasses.replace(
         settings,
@@ -187,7 +187,10 @@ def test_unknown_methods_are_named(crops, tmp_path):
 
 def test_which_run_fits_which_method():
     assert comparisons.to_run(load_settings("cpu"), "hmr") == ("hmr",)
-    assert comparisons.to_run(load_settings("cpu"), "") == ()  # each has a run of its own
+    # What is trained has a run of its own.
+    assert comparisons.to_run(load_settings("cpu"), "") == ("mean-pose", "untrained")
+    assert study.comparison_runs(load_settings("cpu")) == TRAINED
+    assert study.comparison_runs(load_settings("smoke")) == []
     assert comparisons.to_run(load_settings("smoke"), "") == COMPARISONS
     settings = load_comparison("cpu", "hmr")
     assert settings.train.steps == settings.study.comparison_steps
