@@ -444,7 +444,8 @@ def evaluate_method(
             left = unlabelled(predictions)
             print(
                 f"{method} on {dataset}: {left['images']} images, {left['images_unscored']} of "
-                f"them unscored; {left['joints_unscored']} of {left['joints']} joints carry no label"
+                f"them unscored; {left['joints_unscored']} of {left['joints']} joints carry no "
+                "label"
             )
         else:
             print(f"{method} on {dataset}: {len(crops)} images, masks alone")
