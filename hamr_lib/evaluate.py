@@ -378,7 +378,8 @@ class _Rows:
         })  # fmt: skip
 
     def table(self):
-        return pd.DataFrame(self.rows, columns=COLUMNS)
+        numbers = {"value": float, "ci_low": float, "ci_high": float, "n": int}
+        return pd.DataFrame(self.rows, columns=COLUMNS).astype(numbers)  # also without any row
 
 
 def unlabelled(predictions):
@@ -439,11 +440,15 @@ def evaluate_method(
             faces=faces, device=device,
         )  # fmt: skip
         save_predictions(predictions_path(folder, dataset), predictions)
-        left = unlabelled(predictions)
-        print(
-            f"{method} on {dataset}: {left['images']} images, {left['images_unscored']} of them "
-            f"unscored; {left['joints_unscored']} of {left['joints']} joints carry no label"
-        )
+        if "joints_3d" in predictions:
+            left = unlabelled(predictions)
+            print(
+                f"{method} on {dataset}: {left['images']} images, {left['images_unscored']} of "
+                f"them unscored; {left['joints_unscored']} of {left['joints']} joints carry no "
+                "label"
+            )
+        else:
+            print(f"{method} on {dataset}: {len(crops)} images, masks alone")
         rows.append(score([predictions], settings.evaluate))
         matrix.append(score_protocols([predictions], settings.evaluate))
     cost = {

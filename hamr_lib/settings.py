@@ -20,9 +20,10 @@ from .files import ROOT, digest
 PROFILES = ROOT / "notebooks" / "profiles"
 # The methods that the network is compared with (see `comparisons`); the first is HAMR itself,
 # trained for as many steps as the others.
+FLOORS = ("mean-pose", "untrained")  # nothing of these is trained
 COMPARISONS = (
     "hamr", "zimmermann", "hmr", "smplify", "pavlakos", "deeplab", "bodynet", "boukhayma", "iqbal",
-    "mean-pose", "untrained",
+    *FLOORS,
 )  # fmt: skip
 
 
@@ -177,11 +178,10 @@ class Study:
     ablation_steps: int = 200000
     comparisons: tuple[str, ...] = COMPARISONS
     comparison_steps: int = 200000  # of each method that is trained, HAMR among them
-    # ResNet-50 as HMR and Boukhayma et al. have it, and below DeepLab; or what a CPU can train:
-    # ResNet-18, and below DeepLab MobileNet v3, for torchvision's ResNet-18 does not dilate.
+    # ResNet-50, as HMR and Boukhayma et al. have it, and below DeepLab; or what a CPU can train.
     comparison_encoder: str = one_of("resnet50", "resnet18")
-    # Each method in a notebook run of its own, which `make -j` spreads and an interruption spares;
-    # off: all in one, where starting a kernel (some 6 s) would take longer than the method.
+    # Each trained method in a notebook run of its own, which `make -j` spreads and an interruption
+    # spares; off: all in one, where starting a kernel (some 6 s) would take longer than a method.
     comparisons_apart: bool = True
 
 
@@ -288,7 +288,9 @@ def load_comparison(profile, method):
     """
     settings = load_settings(profile)
     check_methods((method,), f"method={method!r}")
-    return load_settings(profile, train__steps=settings.study.comparison_steps)
+    steps = settings.study.comparison_steps
+    every = min(steps, settings.train.validate_every)
+    return load_settings(profile, train__steps=steps, train__validate_every=every)
 
 
 def check_methods(methods, source):

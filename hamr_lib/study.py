@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .errors import HamrError
 from .files import ROOT, commit, read_json, write_aside, write_json
-from .settings import check_methods, load_comparison, load_run, load_settings
+from .settings import FLOORS, check_methods, load_comparison, load_run, load_settings
 
 NOTEBOOKS = ROOT / "notebooks"
 # The packages whose versions decide a result.
@@ -46,7 +46,8 @@ def ablation_runs(settings):
 def comparison_runs(settings):
     """Names of the comparisons that are run each in a notebook of its own."""
     check_methods(settings.study.comparisons, "study.comparisons")
-    return list(settings.study.comparisons) if settings.study.comparisons_apart else []
+    apart = settings.study.comparisons if settings.study.comparisons_apart else ()
+    return [method for method in apart if method not in FLOORS]
 
 
 def execute(profile, notebook, out, parameters):

@@ -191,7 +191,7 @@ def _costs(folders, settings):
             cost = read_json(folder / "cost.json")
             row["parameters (M)"] = f"{cost['parameters'] / 1e6:.2f}"
             row["GFLOP an image"] = f"{cost['gflop']:.2f}"
-            row["ms an image"] = f"{cost['ms_an_image']:.2g}"
+            row["ms an image"] = f"{cost['ms_an_image']:.3g}"
         if (folder / "log.csv").is_file():
             log = pd.read_csv(folder / "log.csv")
             images = log.step.diff().fillna(log.step) * settings.train.batch_size

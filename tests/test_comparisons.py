@@ -1,66 +1,513 @@
-"""The two methods that cannot see."""
+"""The methods compared with: each runs through the one interface, and each idea against theory."""
+
+import dataclasses
+import json
+import math
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from saved_results import drawn_sets, small_settings
 from tiny import TinyHand, draw_frames
 
-from hamr_lib import comparisons, evaluate
+from hamr_lib import checkpoint, comparisons, evaluate, study, train
+from hamr_lib.bench import random_hands
+from hamr_lib.camera import ground_truth_camera, project_weak
+from hamr_lib.comparisons import bodynet, boukhayma, deeplab, iqbal, pavlakos, smplify, zimmermann
+from hamr_lib.comparisons.common import cell_centres, mean_lengths, soft_argmax
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
+from hamr_lib.joints import BONES, WRIST
+from hamr_lib.settings import COMPARISONS, Augment, from_dict, load_comparison, load_settings
 
-SETTINGS = small_settings()
+pytestmark = pytest.mark.filterwarnings("ignore")
+TRAINED = [name for name in COMPARISONS if name not in ("mean-pose", "untrained")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The order of sums depends on the number of threads, and small sums are faster on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def quick(**train_settings):
+    """Settings under which a method is trained in a moment."""
+    values = small_settings().to_dict()
+    values["train"].update({"steps": 4, "batch_size": 4, "validate_every": 2, **train_settings})
+    values["losses"]["silhouette_size"] = 16
+    values["study"]["comparison_encoder"] = "resnet18"
+    return from_dict(values)
+
+
+SETTINGS = quick()
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
+    """Training, validation and test sets of drawn hands; some samples lack labels."""
     cache = tmp_path_factory.mktemp("crops")
-    frames = draw_frames(12, seed=9)
-    for frame in frames[:6]:  # half of the training samples have no mask, and one no thumb tip
+    frames = draw_frames(16, seed=9)
+    for frame in frames[:6]:
         frame.mask = None
     frames[3].joints_3d[4] = np.nan
-    return load_crops(frames, "training", 32, SETTINGS.augment, cache=cache), drawn_sets(
-        cache, SETTINGS
+    frames[8].joints_3d[WRIST] = np.nan
+    frames[9].joints_2d[7] = np.nan
+    training = load_crops(frames, "training", 32, SETTINGS.augment, cache=cache)
+    return *training.split(0.25, 0), drawn_sets(cache, SETTINGS)
+
+
+@pytest.fixture
+def tiny_hand(monkeypatch):
+    monkeypatch.setattr(comparisons, "load_hand", lambda *args, **kwargs: TinyHand())
+
+
+@pytest.fixture(scope="module")
+def hands():
+    return random_hands(12, seed=3)
+
+
+# --- the interface -------------------------------------------------------------------------------
+
+
+def test_the_methods_are_those_of_the_settings():
+    assert tuple(comparisons.METHODS) == COMPARISONS
+    assert set(COMPARISONS) <= evaluate.LABELS.keys()
+    for name, method in comparisons.METHODS.items():
+        assert not issubclass(method, train.Task) or method.name == name
+        assert method.departures(load_settings("paper")).endswith(".") and method.reference
+    small = comparisons.METHODS["hmr"].departures(load_settings("cpu"))
+    assert "ResNet-18 for ResNet-50" in small
+    assert "ResNet-18" not in comparisons.METHODS["hmr"].departures(load_settings("paper"))
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_each_trains_and_answers(name, crops, tmp_path, tiny_hand):
+    *training, sets = crops
+    table = comparisons.run(name, SETTINGS, tmp_path, *training, sets)
+    assert set(table.method) == {name} and np.isfinite(table.value).all()
+    joints, masks = name != "deeplab", name not in ("zimmermann", "iqbal")
+    assert ("auc" in set(table.metric)) == joints and ("miou" in set(table.metric)) == masks
+    for dataset, _ in sets:
+        found = evaluate.load_predictions(evaluate.predictions_path(tmp_path, dataset))
+        assert ("joints_3d" in found) == ("pixels" in found) == joints
+
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about["method"] == name and about["steps"] == (4 if name in TRAINED else 0)
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert (cost["parameters"] > 0) == (cost["gflop"] > 0) == (name != "mean-pose")
+    assert cost["ms_an_image"] > 0
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_learns_a_few_samples_by_heart(name, tmp_path, tiny_hand):
+    """Eight samples, no augmentation: far better than the mean hand or the mean mask."""
+    plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
+                    saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
+    settings = quick(steps=240, validate_every=240, batch_size=8, learning_rate=3e-3,
+                     optimizer="adamw", schedule="cosine", clip=1.0)  # fmt: skip
+    settings = dataclasses.replace(
+        settings,
+        augment=plain,
+        model=dataclasses.replace(settings.model, dropout=0.0, rotation="6d"),
+        losses=dataclasses.replace(settings.losses, heatmap_kind="cross_entropy", heatmap=10.0),
     )
+    eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
+    sets = {("open-rhd", "evaluation"): eight}
+    scores = {}
+    for method in (name, "mean-pose"):
+        table = comparisons.run(method, settings, tmp_path / method, eight, eight, sets)
+        scores[method] = table.set_index("metric").value
+    ours, floor = scores[name], scores["mean-pose"]
+    if name == "deeplab":
+        assert ours["miou"] > floor["miou"]
+    elif name == "smplify":  # its hand is fitted to what is learnt: the joints in the image
+        assert ours["auc_2d_heatmaps"] > 0.8 and ours["epe_2d"] < 0.6 * floor["epe_2d"]
+    else:
+        assert ours["epe_mean"] < 0.5 * floor["epe_mean"]
+
+
+@pytest.mark.parametrize("name", ["deeplab", "iqbal", "pavlakos"])
+def test_an_interrupted_run_goes_on_to_the_same_end(name, crops, tmp_path, tiny_hand, monkeypatch):
+    *training, sets = crops
+    whole = comparisons.run(name, SETTINGS, tmp_path / "whole", *training, sets)
+
+    class Killed(Exception):
+        pass
+
+    step = train.Training.training_step
+
+    def dying_step(self, batch, batch_idx):
+        if batch["step"] == 3:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Training, "training_step", dying_step)
+        with pytest.raises(Killed):
+            comparisons.run(name, SETTINGS, tmp_path / "killed", *training, sets)
+    last = checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.ckpt")
+    assert last["hamr"]["step"] == 2
+    again = comparisons.run(name, SETTINGS, tmp_path / "killed", *training, sets)
+    np.testing.assert_array_equal(again.value, whole.value)
+
+
+def test_the_best_mask_is_kept(crops, tmp_path, tiny_hand):
+    """A network of masks alone is judged by its wrong pixels."""
+    *training, sets = crops
+    comparisons.run("deeplab", quick(steps=6), tmp_path, *training, sets)
+    log = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
+    best = checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["hamr"]
+    assert best["metrics"]["val_mask_percent"] == log["val_mask_percent"].min()
+    assert ((log["val_mask_percent"] >= 0) & (log["val_mask_percent"] <= 100)).all()
+
+
+def test_a_comparison_is_no_hamr(crops, tmp_path, tiny_hand):
+    *training, sets = crops
+    comparisons.run("hmr", SETTINGS, tmp_path, *training, sets)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    with pytest.raises(HamrError, match="holds a network of 'hmr', expected one of 'hamr'"):
+        checkpoint.load_model(best)
+    with pytest.raises(HamrError, match="holds a network of 'hmr', expected one of 'boukhayma'"):
+        comparisons.run("boukhayma", SETTINGS, tmp_path, *training, sets)
+
+
+def test_unknown_methods_are_named(crops, tmp_path):
+    with pytest.raises(HamrError, match="unknown method 'magic'"):
+        comparisons.run("magic", SETTINGS, tmp_path, *crops)
+    with pytest.raises(HamrError, match="unknown method 'magic'"):
+        load_comparison("smoke", "magic")
+    broken = from_dict({"study": {"comparisons": ["hmr", "magic"]}})
+    with pytest.raises(HamrError, match="study.comparisons: unknown method 'magic'"):
+        comparisons.to_run(broken, "")
+
+
+def test_which_run_fits_which_method():
+    assert comparisons.to_run(load_settings("cpu"), "hmr") == ("hmr",)
+    # What is trained has a run of its own.
+    assert comparisons.to_run(load_settings("cpu"), "") == ("mean-pose", "untrained")
+    assert study.comparison_runs(load_settings("cpu")) == TRAINED
+    assert study.comparison_runs(load_settings("smoke")) == []
+    assert comparisons.to_run(load_settings("smoke"), "") == COMPARISONS
+    settings = load_comparison("cpu", "hmr")
+    assert settings.train.steps == settings.study.comparison_steps
+    assert settings.train.steps % settings.train.validate_every == 0
+
+
+# --- floors --------------------------------------------------------------------------------------
 
 
 def test_the_mean_pose_is_the_mean_of_the_labels(crops):
-    training, _ = crops
-    method = comparisons.MeanPose.fit(SETTINGS, training, None)
+    training = crops[0]
+    method = comparisons.MeanPose.fit(SETTINGS, training, None, None, None)
     answer = method.estimate(torch.zeros(3, 3, 32, 32))
-    joints = training.labels["joints_3d"].copy()
-    assert not training.labels["valid_3d"][3, 4]
-    joints[3, 4] = np.nan
-    for row in answer["joints_3d"]:
-        np.testing.assert_allclose(row, np.nanmean(joints, axis=0), atol=1e-6)
-    np.testing.assert_allclose(
-        answer["joints_2d"][0], training.labels["joints_2d"].mean(0), atol=1e-6
-    )
+    for name, dimension in (("joints_3d", 3), ("joints_2d", 2)):
+        values = training.labels[name].copy()
+        values[~training.labels[f"valid_{dimension}d"]] = np.nan
+        for row in answer[name]:
+            np.testing.assert_allclose(row, np.nanmean(values, axis=0), atol=1e-6)
+    masked = training.subset(np.flatnonzero(training.labels["has_mask"]))
     edge = (training.pixels[0].shape[-1] - 32) // 2
-    masks = training.pixels[0][6:, 3, edge : edge + 32, edge : edge + 32] / 255.0
+    masks = masked.batch(range(len(masked)))["mask"][:, edge : edge + 32, edge : edge + 32] / 255
     expected = masks.mean(0).reshape(16, 2, 16, 2).mean((1, 3))
     assert answer["mask"].shape == (3, 16, 16)
-    assert np.abs(answer["mask"][0].numpy() - expected).mean() < 0.03
+    assert (answer["mask"][0] - expected).abs().mean() < 0.03
 
 
 def test_it_needs_every_joint_labelled_once(crops):
-    training, _ = crops
+    training = crops[0]
     labels = {k: v.copy() for k, v in training.labels.items()}
     labels["valid_2d"][:, 7] = False
+    labels["valid_3d"][:, 5] = False
     broken = type(training)(training.pixels, training.rows, labels, training.keys, "", 32)
     with pytest.raises(HamrError, match="joints_2d is labelled in no training sample"):
-        comparisons.MeanPose.fit(SETTINGS, broken, None)
+        labels["valid_3d"][:, 5] = True
+        comparisons.MeanPose.fit(SETTINGS, broken, None, None, None)
+    labels["valid_3d"][:, 5] = False
+    with pytest.raises(HamrError, match="no training sample labels both wrist and index MCP"):
+        mean_lengths(broken)
 
 
-def test_both_run_through_the_one_interface(crops, tmp_path, monkeypatch):
-    training, sets = crops
-    monkeypatch.setattr(comparisons, "load_hand", lambda *args, **kwargs: TinyHand())
-    for name in comparisons.METHODS:
-        table = comparisons.run(name, SETTINGS, tmp_path / name, training, sets)
-        assert set(table.method) == {name} and set(table.dataset) == {d for d, _ in sets}
-        assert evaluate.predictions_path(tmp_path / name, "open-rhd").is_file()
-    again = comparisons.run("untrained", SETTINGS, tmp_path / "again", training, sets)
-    np.testing.assert_array_equal(again.value, table.value)
-    with pytest.raises(HamrError, match="unknown method 'magic'"):
-        comparisons.run("magic", SETTINGS, tmp_path, training, sets)
+# --- shared --------------------------------------------------------------------------------------
+
+
+def test_mean_places_are_exact_for_a_gaussian():
+    """In the plane and in space: the logits of a Gaussian well inside the grid."""
+    flat, deep = torch.arange(24.0), torch.arange(16.0)
+    middle = torch.tensor([7.3, 11.8, 12.45])  # z, y, x in cells
+    square = sum(
+        (axis - m).square().view(shape)
+        for axis, m, shape in zip(
+            (deep, flat, flat), middle, ((-1, 1, 1), (-1, 1), (-1,)), strict=True
+        )
+    )
+    maps = (-square / (2 * 1.5)).expand(2, 21, 16, 24, 24)
+    found, share = soft_argmax(maps, (deep, flat, flat))
+    assert found.shape == (2, 21, 3)
+    torch.testing.assert_close(found, middle.expand(2, 21, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(share.sum(dim=(2, 3, 4)), torch.ones(2, 21))
+    joints = bodynet.volume_joints(maps)
+    expected = torch.tensor([2 * (12.45 + 0.5) / 24 - 1, 2 * (11.8 + 0.5) / 24 - 1])
+    torch.testing.assert_close(joints[0, 5, :2], expected, atol=1e-4, rtol=0)
+    assert joints[..., 2].abs().max() < 1e-6  # all as deep as the wrist
+
+
+def test_cells_fill_the_range():
+    centres = cell_centres(4, -1.0, 1.0, torch.zeros(1))
+    assert centres.tolist() == [-0.75, -0.25, 0.25, 0.75]
+
+
+# --- each idea -----------------------------------------------------------------------------------
+
+
+def test_zimmermann_canonical_frame_and_back(hands):
+    mesh = hands.hand(hands.betas, hands.global_orient, hands.hand_pose)
+    joints = mesh.joints - mesh.joints[:, WRIST, None]
+    frame = zimmermann.canonical_frame(joints)
+    eye = torch.eye(3).expand(12, 3, 3)
+    torch.testing.assert_close(frame @ frame.transpose(1, 2), eye, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(frame), torch.ones(12))
+    canonical = joints @ frame.transpose(1, 2)
+    up, side = canonical[:, zimmermann.TOWARDS], canonical[:, zimmermann.SIDEWAYS]
+    assert up[:, [0, 2]].abs().max() < 1e-6 and (up[:, 1] > 0).all()
+    assert side[:, 2].abs().max() < 1e-6 and (side[:, 0] > 0).all()
+    # The frame does not depend on how the hand was turned, and lifting undoes it.
+    turned = hands.hand(hands.betas, hands.global_orient.roll(1, 0), hands.hand_pose).joints
+    turned = turned - turned[:, WRIST, None]
+    again = turned @ zimmermann.canonical_frame(turned).transpose(1, 2)
+    torch.testing.assert_close(again, canonical, atol=1e-5, rtol=0)
+    length = (joints[:, zimmermann.BONE[1]] - joints[:, zimmermann.BONE[0]]).norm(dim=-1)
+    for i in range(12):
+        lifted = zimmermann.lift(canonical[i, None] / length[i], frame[i, None], length[i])
+        torch.testing.assert_close(lifted[0], joints[i], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("distance", [0.4, 0.7, 1.5])
+def test_iqbal_closed_form_depth_is_exact(hands, distance):
+    """A hand before a pinhole camera, its bone measured as 1: the root's depth comes out."""
+    joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
+    joints = joints - joints[:, WRIST, None] + torch.tensor([0.03, -0.05, distance])
+    joints = joints.double()
+    n, m = iqbal.BONE
+    length = (joints[:, n] - joints[:, m]).norm(dim=-1)
+    scaled = joints / length[:, None, None]
+    points = scaled[..., :2] / scaled[..., 2:]
+    depth = scaled[..., 2] - scaled[:, WRIST, None, 2]
+    # A bone that points at the camera has no image to measure: those are left out.
+    seen = (points[:, n] - points[:, m]).square().sum(dim=-1) > iqbal.STEEP
+    assert seen.sum() >= 6
+    root = iqbal.root_depth(points[seen], depth[seen])
+    torch.testing.assert_close(root, scaled[seen, WRIST, 2], rtol=1e-6, atol=0)
+    found = length[seen, None, None] * iqbal.unproject(points[seen], depth[seen], root)
+    expected = joints[seen] - joints[seen][:, WRIST, None]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_iqbal_focal_length_of_a_crop(crops):
+    """f = s Z: what a pinhole of 300 pixels is in crop units, whose half side is one."""
+    training = crops[0]
+    side = np.median(training.labels["side"])
+    assert iqbal.focal_length(training).item() == pytest.approx(2 * 300 / side, rel=0.1)
+
+
+def test_smplify_recovers_known_joints(hands):
+    """Joints of known hands, as if found without error: within 1 % of the crop's side for most,
+    and 3 % for all (a crop is 2 units wide)."""
+    settings = load_settings("smoke")
+    network = smplify.Joints2D(settings.model, random_hands(1).hand, "squared").eval()
+    with torch.no_grad():
+        joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
+        points = project_weak(joints, hands.camera)
+        fitted = smplify.fit_hand(network, points, torch.ones(12, 21))
+    error = (fitted.joints_2d - points).norm(dim=-1).mean(dim=1)
+    assert error.median() < 0.02 and error.max() < 0.06, error
+    # What the image does not show is guessed well for most: the mean hand is 60 mm off and more.
+    true = joints - joints[:, WRIST, None]
+    apart = (fitted.joints_3d - true).norm(dim=-1).mean(dim=1)
+    assert apart.median() < 0.02, apart
+
+
+def test_smplify_first_view_is_the_true_one(hands):
+    """A rigid hand, turned, scaled and shifted: the directions tried lie 8 degrees apart."""
+    rest = hands.hand(torch.zeros(1, 10), torch.zeros(1, 3), torch.zeros(1, 45)).joints[0]
+    rest = rest - rest[WRIST]
+    turned = hands.hand(
+        torch.zeros(12, 10), hands.global_orient, torch.zeros(12, 45)
+    ).joints  # fmt: skip
+    turned = turned - turned[:, WRIST, None]
+    points = project_weak(turned, hands.camera)
+    rotation, camera = smplify.first_views(rest, points, torch.ones(12, 21), count=2000)
+    found = torch.einsum("bij,nj->bni", rotation[:, 0], rest)
+    assert (project_weak(found, camera[:, 0]) - points).norm(dim=-1).mean(dim=1).max() < 0.02
+    assert (found - turned).norm(dim=-1).mean(dim=1).median() < 0.006
+    # The second start looks from elsewhere.
+    cosine = (rotation[:, 0, 2] * rotation[:, 1, 2]).sum(dim=-1)
+    assert (cosine <= smplify.APART + 1e-6).all()
+
+
+def test_smplify_ignores_a_joint_it_is_not_sure_of(hands):
+    maps = torch.zeros(1, 21, 32, 32)
+    grid = torch.arange(32.0)
+    blob = torch.exp(-((grid - 12) ** 2) / 5)
+    maps[:, 1:] = blob[:, None] * blob
+    maps[:, 0] = 0.01  # nothing found
+    sure = smplify.score(maps, "squared")
+    assert (sure[0, 1:] > 0.7).all() and sure[0, 0] < 0.05
+
+
+def test_pavlakos_second_stage_sees_maps_alone(crops):
+    """Features change nothing; joints change rotation and pose, the silhouette only the shape."""
+    network = pavlakos.Pavlakos().build(SETTINGS, TinyHand(), crops[0]).eval()
+    torch.nn.init.normal_(network.regression.pose[-1].weight)
+    torch.nn.init.normal_(network.regression.shape[-1].weight)
+    channels = SETTINGS.model.channels
+    joined = torch.rand(1, channels + 22, 8, 8)
+    with torch.no_grad():
+        (before,) = network.regression(joined)
+        features, joints, mask = joined.clone(), joined.clone(), joined.clone()
+        features[:, :channels] += 1
+        joints[:, channels : channels + 21] = torch.rand(1, 21, 8, 8)
+        mask[:, -1] += 2
+        assert torch.equal(network.regression(features)[0], before)
+        moved = (network.regression(joints)[0] - before)[0].abs()
+        shaped = (network.regression(mask)[0] - before)[0].abs()
+    assert (moved[:-10] > 1e-6).all() and (moved[-10:] == 0).all()
+    assert (shaped[-10:] > 1e-6).all() and (shaped[:-10] == 0).all()
+
+
+def test_deeplab_dilates_like_torchvision():
+    """Our way for small ResNets gives torchvision's own result where it has one."""
+    torch.manual_seed(0)
+    ours = torchvision.models.resnet50(weights=None)
+    theirs = torchvision.models.resnet50(
+        weights=None, replace_stride_with_dilation=[False, False, True]
+    )
+    theirs.load_state_dict(ours.state_dict())
+    deeplab.dilate(ours.layer4)
+    features = torch.rand(1, 1024, 8, 8)
+    with torch.no_grad():
+        found, expected = (net.eval().layer4(features) for net in (ours, theirs))
+    assert found.shape == (1, 2048, 8, 8)
+    torch.testing.assert_close(found, expected)
+    # A small one: with its strides undone, dilated features are the finer grid's, thinned out.
+    plain, fine = (torchvision.models.resnet18(weights=None).eval() for _ in range(2))
+    fine.load_state_dict(plain.state_dict())
+    deeplab.dilate(fine.layer4)
+    features = torch.rand(1, 256, 32, 32)
+    with torch.no_grad():
+        coarse, dense = plain.layer4(features), fine.layer4(features)
+    torch.testing.assert_close(dense[..., ::2, ::2][..., 3:-3, 3:-3], coarse[..., 3:-3, 3:-3])
+
+
+def test_deeplab_answers_a_mask(crops, tmp_path):
+    method = deeplab.DeepLab()
+    method.network, method.mask_size = deeplab.Mask("resnet18").eval(), 16
+    with torch.no_grad():
+        answer = method.estimate(torch.rand(2, 3, 64, 64))
+    assert set(answer) == {"mask"} and answer["mask"].shape == (2, 16, 16)
+    assert ((answer["mask"] > 0) & (answer["mask"] < 1)).all()
+    logits = torch.full((3, 4, 4), 5.0)
+    batch = {"mask": torch.zeros(3, 4, 4), "has_mask": torch.tensor([True, True, False])}
+    batch["mask"][0] = 1
+    assert method.error(None, logits, batch).item() == 50  # one of the two that are labelled
+
+
+def test_bodynet_views_of_a_box():
+    """A box of voxels is seen as its sides: a rectangle from the front and one from the side."""
+    volume = torch.zeros(1, 16, 32, 32)
+    volume[:, 3:7, 10:25, 4:12] = 1  # z, y, x
+    front, side = bodynet.views(volume)
+    expected_front, expected_side = torch.zeros(1, 32, 32), torch.zeros(1, 16, 32)
+    expected_front[:, 10:25, 4:12] = 1
+    expected_side[:, 3:7, 10:25] = 1
+    assert torch.equal(front, expected_front) and torch.equal(side, expected_side)
+
+
+def test_bodynet_flesh_is_a_capsule():
+    """One straight bone, everything else in the wrist: its voxels are those of a capsule."""
+    joints = torch.zeros(1, 21, 3)
+    a, b = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.06, 0.02, 0.05])
+    joints[:, 4] = b
+    joints[:, 3] = a
+    camera = torch.tensor([[10.0, 0.1, -0.2]])
+    found = bodynet.capsules(joints, camera, 64, 64)[0]
+    z = cell_centres(64, -bodynet.REACH, bodynet.REACH, joints)
+    flat = cell_centres(64, -1.0, 1.0, joints)
+    x, y = (flat - 0.1) / 10, (flat + 0.2) / 10
+    squeeze = bodynet.FLESH / (bodynet.FLESH + bodynet.REACH / 64)
+    z, b = z * squeeze, b * torch.tensor([1, 1, squeeze])
+    grid = torch.stack(torch.meshgrid(z, y, x, indexing="ij"), dim=-1).flip(-1)
+    t = ((grid - a) @ (b - a) / (b - a).square().sum()).clamp(0, 1)
+    distance = (grid - a - t[..., None] * (b - a)).norm(dim=-1)
+    clear = (distance - bodynet.FLESH).abs() > 1e-6
+    assert torch.equal(found[clear], (distance < bodynet.FLESH)[clear])
+    voxel = squeeze * (2 * bodynet.REACH / 64) * (2 / 64 / 10) ** 2
+    r, length = bodynet.FLESH, (b - a).norm().item()
+    volume = math.pi * r**2 * length + 4 / 3 * math.pi * r**3
+    assert found.sum().item() * voxel == pytest.approx(volume, rel=0.05)
+    # However few layers there are, and wherever between them a bone lies, none is lost.
+    for depth in (2, 3, 4, 8):
+        seen = bodynet.views(bodynet.capsules(joints, camera, depth, 64).float())[0][0]
+        assert seen.sum() > 60
+
+
+def test_bodynet_scale_from_the_bones(hands):
+    joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
+    parent, child = torch.tensor(BONES).T
+    total = (joints[:, child] - joints[:, parent]).norm(dim=-1).sum(dim=1)
+    seen = torch.cat([project_weak(joints, hands.camera), joints[..., 2:]], dim=-1)
+    for i in range(12):
+        scale = bodynet.metric_scale(seen[i, None], total[i])
+        assert scale.item() == pytest.approx(hands.camera[i, 0].item(), rel=1e-3)
+    too_deep = torch.zeros(1, 21, 3)
+    too_deep[:, 1::2, 2] = 1.0
+    assert bodynet.metric_scale(too_deep, 0.5).item() == pytest.approx(bodynet.LARGEST, rel=1e-3)
+
+
+def test_boukhayma_vertices_outside_of_the_mask():
+    mask = torch.zeros(2, 8, 8)
+    mask[:, :, :4] = 1  # the left half
+    points = torch.tensor([[-0.5, 0.0], [-0.5, 0.5], [-0.5, -0.5], [0.5, 0.0]]).repeat(2, 1, 1)
+    has = torch.tensor([True, False])
+    assert boukhayma.mask_loss(points, mask, has).item() == pytest.approx(0.25)
+    assert boukhayma.mask_loss(points, mask, has & ~has).item() == 0
+    # A vertex on the border is drawn inside.
+    point = torch.tensor([[[0.05, 0.0]]], requires_grad=True)
+    boukhayma.mask_loss(point, mask[:1], has[:1]).backward()
+    assert point.grad[0, 0, 0] > 0
+
+
+def test_labels_that_lack_reach_no_loss(crops, tmp_path):
+    """A batch with NaN where nothing is labelled: losses and gradients stay finite."""
+    training = crops[0]
+    for name in TRAINED:
+        task = comparisons.METHODS[name]()
+        torch.manual_seed(0)
+        network = task.build(SETTINGS, TinyHand(), training).train()
+        batch = train.centre_crop(training.batch(range(4)), 32)
+        batch["valid_3d"][0] = False
+        batch["valid_3d"][1, WRIST] = False
+        batch["valid_2d"][2, 3:] = False
+        batch["has_mask"][:] = torch.tensor([False, True, True, False])
+        losses = task.losses(network, network(batch["image"]), batch, SETTINGS)
+        losses["total"].backward()
+        assert all(loss.isfinite() for loss in losses.values()), name
+        grads = [p.grad for p in network.parameters() if p.grad is not None]
+        assert grads and all(g.isfinite().all() for g in grads), name
+        batch["has_mask"][:] = False
+        for key in ("valid_2d", "valid_3d"):
+            batch[key][:] = False
+        nothing = task.losses(network, network(batch["image"]), batch, SETTINGS)
+        if name not in ("hamr", "boukhayma"):  # these have terms that need no label
+            assert nothing["total"] == 0, name
+
+
+def test_the_camera_behind_a_crop_is_the_labels(crops):
+    """What BodyNet's volume rests on: Eq. 5 takes labelled joints to where they are seen."""
+    batch = train.centre_crop(crops[0].batch([0]), 32)
+    camera = ground_truth_camera(batch["joints_3d"], batch["joints_2d"])
+    seen = project_weak(batch["joints_3d"], camera)
+    assert (seen - batch["joints_2d"]).norm(dim=-1).mean() < 0.1

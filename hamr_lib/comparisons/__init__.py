@@ -26,7 +26,7 @@ import pandas as pd
 from ..evaluate import LABELS, best_device, evaluate_method
 from ..files import read_json, write_json
 from ..hand import load_hand
-from ..settings import check_methods
+from ..settings import FLOORS, check_methods
 from .bodynet import BodyNet
 from .boukhayma import Boukhayma
 from .deeplab import DeepLab
@@ -61,8 +61,9 @@ def to_run(settings, method):
     if method:
         check_methods((method,), "method")
         return (method,)
-    check_methods(settings.study.comparisons, "study.comparisons")
-    return () if settings.study.comparisons_apart else settings.study.comparisons
+    methods, apart = settings.study.comparisons, settings.study.comparisons_apart
+    check_methods(methods, "study.comparisons")
+    return tuple(name for name in methods if name in FLOORS or not apart)
 
 
 def run(name, settings, folder, train_crops, val_crops, sets):

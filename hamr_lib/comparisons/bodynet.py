@@ -72,7 +72,10 @@ def views(probability):
 
 
 def capsules(joints_3d, camera, depth, size):
-    """Which voxels lie within `FLESH` of a line of a hand.
+    """Which voxels lie within `FLESH` of a line of a hand; in depth, half a voxel further.
+
+    Depth is coarse, and a finger between two layers of voxels' middles must not be lost: the
+    capsules are stretched in depth until none is.
 
     Args:
         joints_3d: (B, 21, 3) metres, wrist at the origin; camera: (B, 3) weak perspective.
@@ -85,6 +88,8 @@ def capsules(joints_3d, camera, depth, size):
     deep = cell_centres(depth, -REACH, REACH, joints_3d)
     x = (flat - camera[:, 1:2]) / camera[:, :1]  # (B, h) metres
     y = (flat - camera[:, 2:3]) / camera[:, :1]
+    squeeze = FLESH / (FLESH + REACH / depth)
+    deep, joints_3d = deep * squeeze, joints_3d * joints_3d.new_tensor([1, 1, squeeze])
     found = joints_3d.new_zeros(len(joints_3d), depth, size, size, dtype=torch.bool)
     for a, b in LINES:
         start, along = joints_3d[:, a], joints_3d[:, b] - joints_3d[:, a]

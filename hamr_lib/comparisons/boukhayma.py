@@ -4,7 +4,6 @@ L = L_2D + L_3D + L_mask + L_reg, with L_mask the share of the mesh's vertices t
 of the hand's mask, and L_reg = |pose|^2 + |shape|^2, which keeps the hand likely.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -68,4 +67,4 @@ def mask_loss(points, mask, has_mask):
         A scalar in [0, 1].
     """
     hit = F.grid_sample(mask[:, None], points[:, None], align_corners=False)[:, 0, 0]  # (B, V)
-    return mean_where(1 - hit.mean(dim=1), has_mask & torch.ones_like(has_mask))
+    return mean_where(1 - hit.mean(dim=1), has_mask)

@@ -6,25 +6,42 @@ of all sizes; each pixel is then hand or not, by cross-entropy.
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
-from torchvision.models import segmentation
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from ..losses import mean_where
-from .common import NO_WEIGHTS, Trained
+from .common import NO_WEIGHTS, Trained, encoder_departure
 
-NETWORKS = {"resnet50": "deeplabv3_resnet50", "resnet18": "deeplabv3_mobilenet_v3_large"}
+RATES = (6, 12, 18)  # of the pyramid, as in the original where features have stride 16
 
 
 class Mask(nn.Module):
-    """torchvision's DeepLab v3 with one class: (B, 3, S, S) to logits (B, S, S)."""
+    """torchvision's ResNet at stride 16 and DeepLab's head: (B, 3, S, S) to logits (B, S, S)."""
 
     def __init__(self, encoder):
         super().__init__()
-        build = getattr(segmentation, NETWORKS[encoder])
-        self.deeplab = build(weights=None, weights_backbone=None, num_classes=1)
+        resnet = torchvision.models.get_model(encoder, weights=None)
+        dilate(resnet.layer4)
+        channels = resnet.fc.in_features
+        self.features = nn.Sequential(*list(resnet.children())[:-2])  # not the pooling, the classes
+        self.head = DeepLabHead(channels, 1, RATES)
 
     def forward(self, image):
-        return self.deeplab(image)["out"][:, 0]
+        logits = self.head(self.features(image))
+        return F.interpolate(logits, image.shape[-2:], mode="bilinear")[:, 0]
+
+
+def dilate(layer):
+    """Keep a ResNet layer's resolution: no stride, and its 3x3 convolutions twice as far apart.
+
+    torchvision does this for the larger ResNets only.
+    """
+    for module in layer.modules():
+        if isinstance(module, nn.Conv2d):
+            if module.kernel_size == (3, 3) and module.stride == (1, 1):
+                module.dilation, module.padding = (2, 2), (2, 2)
+            module.stride = (1, 1)  # the first block's, whose 3x3 still steps as far as before
 
 
 class DeepLab(Trained):
@@ -37,10 +54,9 @@ class DeepLab(Trained):
 
     @staticmethod
     def departures(settings):
-        small = settings.study.comparison_encoder != "resnet50"
         return (
-            f"{'MobileNet v3 below it in place of a ResNet, ' if small else ''}{NO_WEIGHTS}; one "
-            "class, hand; no joints, so that only its mask is scored."
+            f"{encoder_departure(settings)}{NO_WEIGHTS}; one class, hand; no joints, so that only "
+            "its mask is scored."
         )
 
     def build(self, settings, hand, crops):

@@ -24,10 +24,10 @@ from .common import TrainedMesh
 from .zimmermann import score_maps
 
 VIEWS = 200  # directions from which the mean hand is held against the joints found
-STARTS = 2  # views from which a fit starts; the better end is kept
+STARTS = 2  # views from which a fit starts; after the first stage the better goes on
 APART = 0.5  # least cosine that a second start's view may not exceed with the first
 # The weights a and b of the priors fall as the fit goes on; steps of Adam at each.
-STAGES = ((1.0, 40), (0.1, 40), (0.02, 60))
+STAGES = ((1.0, 30), (0.1, 30), (0.02, 40))
 GEOMETRIC = 0.2  # weight g
 RATE = 0.05
 ROBUST = 0.2  # crop units, from where on a joint counts as misplaced
@@ -92,6 +92,8 @@ def first_views(rest, points, weight, count=VIEWS):
     chosen = torch.stack([best, second], dim=1)
     rows = torch.arange(len(points), device=rest.device)[:, None]
     number, middle = number[rows, chosen], middle[rows, chosen]
+    # Joints that all coincide (maps that say nothing yet) tell neither turn nor scale.
+    number = torch.where(number.abs() > 1e-3, number, torch.full_like(number, 1e-3))
     cos, sin = (number / number.abs()).real, (number / number.abs()).imag
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
     plane = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=-1)
@@ -110,7 +112,7 @@ def fit_hand(network, points, weight):
         points: (B, 21, 2) crop units; weight: (B, 21) how sure each is.
 
     Returns:
-        `model.Estimate`, the better of the fits from `STARTS` views.
+        `model.Estimate`.
     """
     count, start = len(points), network.start
     rest = network.decode(start[None]).joints_3d[0]
@@ -125,19 +127,26 @@ def fit_hand(network, points, weight):
         raw[:, 3:9] = rotation[..., :2].transpose(1, 2).flatten(1)
     else:
         raw[:, 3:6] = roma.rotmat_to_rotvec(rotation)
-    points, weight = (x.repeat_interleave(STARTS, dim=0) for x in (points, weight))
+    both = [x.repeat_interleave(STARTS, dim=0) for x in (points, weight)]
+    (prior, steps), *later = STAGES
+    raw = descend(network, raw, *both, prior, steps)
+    left = energy(network.decode(raw), *both, prior).unflatten(0, (count, STARTS))
+    raw = raw.unflatten(0, (count, STARTS))[torch.arange(count), left.argmin(dim=1)]
+    for prior, steps in later:
+        raw = descend(network, raw, points, weight, prior, steps)
+    return network.decode(raw)
+
+
+def descend(network, raw, points, weight, prior, steps):
+    """Raw numbers (B, N) after some steps of Adam down the energy, each hand for itself."""
     with torch.enable_grad():
-        raw = raw.requires_grad_()
+        raw = raw.detach().requires_grad_()
         optimiser = torch.optim.Adam([raw], lr=RATE)
-        for prior, steps in STAGES:
-            for _ in range(steps):
-                optimiser.zero_grad()
-                energy(network.decode(raw), points, weight, prior).sum().backward()
-                optimiser.step()
-    raw = raw.detach()
-    final = energy(network.decode(raw), points, weight, STAGES[-1][0])
-    better = final.unflatten(0, (count, STARTS)).argmin(dim=1)
-    return network.decode(raw.unflatten(0, (count, STARTS))[torch.arange(count), better])
+        for _ in range(steps):
+            optimiser.zero_grad()
+            energy(network.decode(raw), points, weight, prior).sum().backward()
+            optimiser.step()
+    return raw.detach()
 
 
 def energy(estimate, points, weight, prior):
