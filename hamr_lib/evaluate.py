@@ -454,6 +454,7 @@ def merge_metrics(results_dir):
     results_dir = Path(results_dir)
     found = sorted(results_dir.glob("runs/*/metrics.csv"))
     found += sorted(results_dir.glob("comparisons/*/metrics.csv"))
+    found += sorted(results_dir.glob("runs/main/localiser.csv"))
     if not found:
         raise HamrError(f"{results_dir} holds no runs/*/metrics.csv: run the evaluation first")
     literature = published()[["dataset", "protocol", "method", "metric", "value"]]

@@ -9,7 +9,6 @@ import io
 
 import cv2
 import ipywidgets as widgets
-import k3d
 import numpy as np
 import torch
 import trimesh
@@ -26,9 +25,10 @@ from .errors import HamrError
 from .evaluate import errors_2d, errors_3d, load_predictions, main_protocol, predictions_path
 from .files import ROOT
 from .hand import load_hand
-from .joints import BONES, FINGERS, MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
+from .joints import FINGERS, MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
 from .recovery import SKIN, recover, write_mesh
 from .render import rasterize, render
+from .scene import Scene
 from .settings import load_run, load_settings
 from .study import results_dir
 
@@ -65,7 +65,7 @@ class Explorer:
             titles=("View", "Shape", "Joints", "Components", "Save"),
             layout=widgets.Layout(width="360px", height="460px"),
         )  # fmt: skip
-        self._scene = _Scene(self.hand.faces.numpy())
+        self._scene = Scene(self.hand.faces.numpy())
         self._image = widgets.Image(width=IMAGE, height=IMAGE)
         for control in self.controls.values():
             control.observe(self.redraw, "value")
@@ -364,7 +364,7 @@ class Browser:
         self._image.value = encode(panels(frame, recovery))
         self._bars.value = _bars(errors)
         if self._scene is None:
-            self._scene = _Scene(recovery.faces)
+            self._scene = Scene(recovery.faces)
             self._plot.children = [self._scene.plot]
         self._scene.mesh.indices = recovery.faces.astype(np.uint32)
         self._scene.show(
@@ -400,7 +400,7 @@ def evaluation_example(profile, index=0):
 
 def plot_recovery(recovery):
     """A k3d plot of a recovered hand with its joints, seen as the camera saw it."""
-    scene = _Scene(recovery.faces)
+    scene = Scene(recovery.faces)
     scene.show(recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1)))
     scene.show_skeleton(True)
     return scene.plot
@@ -433,41 +433,6 @@ def panels(frame, recovery):
         draw_skeleton(crop, drawn(recovery.joints_2d)),
         np.rint(255 * mesh.colour.clip(0, 1)).astype(np.uint8),
     ])  # fmt: skip
-
-
-class _Scene:
-    """A k3d plot of one mesh with its joints and bones, seen as the camera sees it."""
-
-    def __init__(self, faces):
-        self.plot = k3d.plot(
-            height=460, camera_auto_fit=False, grid_auto_fit=False, grid_visible=False,
-            axes_helper=0.0, menu_visibility=False,
-        )  # fmt: skip
-        nothing = np.zeros((3, 3), np.float32)
-        self.mesh = k3d.mesh(nothing, faces.astype(np.uint32), flat_shading=False, side="double")
-        bones = np.zeros((21, 3), np.float32)
-        self.joints = k3d.points(bones, point_size=0.006, color=0x202020, shader="mesh")
-        self.bones = k3d.lines(
-            bones, np.array(BONES, np.uint32), indices_type="segment", width=0.0012,
-            color=0x202020, shader="mesh",
-        )  # fmt: skip
-        for thing in (self.mesh, self.joints, self.bones):
-            self.plot += thing
-        # From 40 cm before the hand, y down.
-        self.plot.camera = [0, -0.08, -0.4, 0, -0.08, 0, 0, -1, 0]
-
-    def show(self, vertices, joints, colours):
-        """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
-        self.mesh.vertices = np.asarray(vertices, np.float32)
-        red, green, blue = np.rint(255 * np.asarray(colours)).astype(np.uint32).T
-        self.mesh.colors = (red << 16) + (green << 8) + blue
-        self.joints.positions = np.asarray(joints, np.float32)
-        self.bones.vertices = np.asarray(joints, np.float32)
-
-    def show_skeleton(self, visible):
-        """Joints and bones lie inside the hand: seen only where it is see-through."""
-        self.joints.visible = self.bones.visible = visible
-        self.mesh.opacity = 0.6 if visible else 1.0
 
 
 def encode(image):
