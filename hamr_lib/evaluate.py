@@ -248,6 +248,13 @@ def errors_2d(predictions, points="pixels"):
     )
 
 
+def row_means(errors):
+    """(N, J) with NaN -> (N,) means, NaN where a row has nothing else."""
+    known = np.isfinite(errors)
+    total = np.where(known, errors, 0).sum(1)
+    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
+
+
 def score(runs, settings):
     """What a method reaches on a set: rows of `metrics.csv`.
 

@@ -19,14 +19,21 @@ from scipy.spatial.transform import Rotation
 from . import poses
 from .camera import crop_units_to_grid
 from .data import check
-from .data.crops import BOX_FACTOR, crop_square, cut
+from .data.crops import cut
 from .draw import FINGER_COLOURS, draw_skeleton
 from .errors import HamrError
-from .evaluate import errors_2d, errors_3d, load_predictions, main_protocol, predictions_path
+from .evaluate import (
+    errors_2d,
+    errors_3d,
+    load_predictions,
+    main_protocol,
+    predictions_path,
+    row_means,
+)
 from .files import ROOT
 from .hand import load_hand
 from .joints import FINGERS, MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
-from .recovery import SKIN, recover, write_mesh
+from .recovery import SKIN, recover_frame, write_mesh
 from .render import rasterize, render
 from .scene import Scene
 from .settings import load_run, load_settings
@@ -245,17 +252,10 @@ class Explorer:
             self.message.value = f"<b>{error}</b>"
 
 
-def _row_means(errors):
-    """(N, J) with NaN -> (N,), NaN where a row has nothing else."""
-    known = np.isfinite(errors)
-    total = np.where(known, errors, 0).sum(1)
-    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
-
-
 # What samples can be ordered by: a predictions dict -> (N,).
 MEASURES = {
-    "3-D error (mm)": lambda found: _row_means(errors_3d(found, main_protocol(found))),
-    "2-D error (px)": lambda found: _row_means(errors_2d(found)),
+    "3-D error (mm)": lambda found: row_means(errors_3d(found, main_protocol(found))),
+    "2-D error (px)": lambda found: row_means(errors_2d(found)),
     "IoU": lambda found: found["iou"],
 }
 
@@ -326,12 +326,7 @@ class Browser:
             raise HamrError(
                 f"{self.folder}: sample {index} was {key} and is now {frame.key}: evaluate anew"
             )
-        center, side = crop_square(frame)
-        reach = side / BOX_FACTOR / 2
-        [recovery] = recover(
-            frame.image, (*(center - reach), *(center + reach)), frame.side,
-            self.folder / "checkpoints" / "best.ckpt",
-        )  # fmt: skip
+        recovery = recover_frame(frame, self.folder / "checkpoints" / "best.ckpt")
         return frame, recovery
 
     def redraw(self, _=None):

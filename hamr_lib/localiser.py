@@ -27,9 +27,12 @@ from torch import nn
 from . import checkpoint, metrics
 from .augment import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, draw
 from .backbone import PretrainedStem
+from .data import check
 from .data.crops import cut
+from .draw import contact_sheet
+from .draw import fit as fit_image
 from .errors import HamrError
-from .evaluate import COLUMNS
+from .evaluate import COLUMNS, best_device, write_rows
 from .files import ROOT, commit, digest
 from .settings import from_dict
 from .train import CheckpointIO, Progress, cosine
@@ -45,6 +48,7 @@ NEAR = 2.0  # side of the second look's square, times the longer side of the fir
 MATCH = 0.5  # overlap from which a box counts as having found a hand
 SEEN = 0.5  # a hand is scored if at least this share of its joints is inside the photo ...
 PIXELS = 100  # ... and this many of its pixels are seen
+COLOURS = {"left": (86, 180, 233), "right": (230, 159, 0)}
 GRID = np.arange(0.5, 0.96, 0.025)  # thresholds to choose from
 
 
@@ -259,11 +263,7 @@ def fit(settings, run_dir, frames):
             f"localiser.steps={options.steps} is not a multiple of "
             f"localiser.save_every={options.save_every}"
         )
-    order = np.random.default_rng([seed, 1]).permutation(len(frames))
-    held = max(1, round(settings.data.validation * len(frames)))
-    validation, training = order[:held], order[held:]
-    if not len(training):
-        raise HamrError(f"{len(frames)} images cannot be split into training and validation")
+    training, validation = split(frames, settings)
     path = Path(run_dir) / "checkpoints" / "localiser.ckpt"
     identity = digest(frames.split, len(frames), frames.uv_vis.astype(float).sum().item())
     before = None
@@ -291,6 +291,33 @@ def fit(settings, run_dir, frames):
     content["hamr"] = {**content["hamr"], "threshold": threshold}
     checkpoint.save(path, content)
     return module.history
+
+
+def split(frames, settings):
+    """Indices of the training and of the held-out images, as `data.validation` says."""
+    order = np.random.default_rng([settings.train.seed, 1]).permutation(len(frames))
+    held = max(1, round(settings.data.validation * len(frames)))
+    if held >= len(frames):
+        raise HamrError(f"{len(frames)} images cannot be split into training and validation")
+    return order[held:], order[:held]
+
+
+def examples(network, threshold, frames, indices):
+    """A sheet of images with the found hands' boxes (h, w, 3) uint8: left ones blue, right ones
+    orange, the labelled joints' boxes white."""
+    sheet = []
+    for index in indices:
+        image, hands, joints = frames.both_hands(int(index))
+        boxes = [(box, (255, 255, 255)) for box, _, _ in true_hands(hands, joints)]
+        for found in find_hands(network, threshold, image):
+            boxes.append((found.box, COLOURS[found.side]))
+        drawn = fit_image(image, 320)
+        scale = len(drawn) / len(image)
+        for box, colour in boxes:
+            corners = np.rint((np.array(box) + 0.5) * scale - 0.5).astype(int).tolist()
+            cv2.rectangle(drawn, corners[:2], corners[2:], colour, 2)
+        sheet.append(drawn)
+    return contact_sheet(sheet, columns=4, size=240)
 
 
 def _check_same(path, before, settings, identity):
@@ -662,3 +689,17 @@ def evaluate(network, threshold, settings, frames, dataset):
             "seeds": str(settings.train.seed), "source": "measured", "commit": commit(),
         })  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def evaluate_run(settings, run_dir):
+    """Evaluate a run's localiser on RHD's (or its stand-in's) evaluation images.
+
+    Returns:
+        The rows of `localiser.csv`, which it writes into the run's folder; see `evaluate`.
+    """
+    found = check.find_sets(settings)["rhd"]
+    path = Path(run_dir) / "checkpoints" / "localiser.ckpt"
+    network, threshold = load_localiser(path, best_device())
+    frames = found.load("evaluation", settings.data)
+    rows = evaluate(network, threshold, settings, frames, found.title)
+    return write_rows(Path(run_dir) / "localiser.csv", rows)

@@ -20,7 +20,7 @@ import trimesh
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .checkpoint import load_model
-from .data.crops import BOX_FACTOR, cut
+from .data.crops import BOX_FACTOR, crop_square, cut
 from .draw import draw_skeleton
 from .errors import HamrError
 from .files import ROOT, write_aside, write_json
@@ -212,6 +212,15 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
             )
     hands = _located(finder, photo, box, side) if finder else [(box, side)]
     return [_recover_one(model, photo, *hand, path) for hand in hands]
+
+
+def recover_frame(frame, checkpoint=None):
+    """The labelled hand of a `data.frame.Frame`, from the same crop as in the evaluation."""
+    center, width = crop_square(frame)
+    reach = width / BOX_FACTOR / 2
+    box = (*(center - reach), *(center + reach))
+    [recovery] = recover(frame.image, box, frame.side, checkpoint)
+    return recovery
 
 
 def _located(finder, photo, box, side):

@@ -99,7 +99,8 @@ def publish(profile):
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
     run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
-    gallery; predictions, caches and optimiser states stay behind. The README's results, between its two marks, become this study's table.
+    gallery; predictions, caches and optimiser states stay behind. The README's results, between
+    its two marks, become this study's table.
 
     Raises:
         HamrError: for a study that is not finished.

@@ -46,3 +46,27 @@ def anny_hand():
     import anny
 
     return anny.Anny(rig="anny-hand.R", topology="hand.R", skinning_method="lbs")
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory):
+    """Folder of an RHD-like set of coloured blobs, with both splits; see `tiny.write_blobs`."""
+    from tiny import write_blobs
+
+    root = tmp_path_factory.mktemp("blobs")
+    write_blobs(root, "training", 30)
+    write_blobs(root, "evaluation", 12, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_localiser(blobs, tmp_path_factory):
+    """A localiser that has learnt to find the blobs: path of its checkpoint."""
+    from tiny import blob_settings
+
+    from hamr_lib import localiser
+    from hamr_lib.data.rhd import RHD
+
+    folder = tmp_path_factory.mktemp("localiser")
+    localiser.fit(blob_settings(), folder, RHD(blobs, "training"))
+    return folder / "checkpoints" / "localiser.ckpt"
