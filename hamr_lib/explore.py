@@ -5,7 +5,11 @@ network predicted for a test set. Each shows its `widget`. All that a mouse can 
 well: set the `value` of one of the `controls`.
 """
 
+import base64
+import html
 import io
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import ipywidgets as widgets
@@ -16,8 +20,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.spatial.transform import Rotation
 
-from . import poses
-from .camera import crop_units_to_grid
+from . import losses, poses
+from .camera import crop_units_to_grid, project_weak
 from .data import check
 from .data.crops import cut
 from .draw import FINGER_COLOURS, draw_skeleton
@@ -34,14 +38,21 @@ from .files import ROOT
 from .hand import load_hand
 from .joints import FINGERS, MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
 from .recovery import SKIN, recover_frame, write_mesh
-from .render import rasterize, render
+from .render import rasterize, render, silhouette
 from .scene import Scene
-from .settings import load_run, load_settings
+from .settings import Losses, load_run, load_settings
 from .study import results_dir
 
 IMAGE = 320  # pixels a side of the drawings beside the mesh
 COMPONENTS = 10  # pose components with a slider: the first ones move most
 AXES = ("x", "y", "z")
+MASK = 64  # pixels a side at which silhouettes are compared
+RATE = 0.02  # of the gradient steps
+EVERY = 4  # gradient steps between two drawings
+NO_TARGET = "none"
+WEIGHTS = Losses()  # the paper's
+RANDOM = tuple(f"random hand {i}" for i in (1, 2, 3))
+TARGET = (70, 130, 220)  # the target's colour, in the plot and in the picture
 
 
 class Explorer:
@@ -58,26 +69,71 @@ class Explorer:
     """
 
     def __init__(self, hand="auto", side="right"):
+        self._quiet = False
+        self.controls = {}
+        self._scene, self._image = None, widgets.Image(width=IMAGE, height=IMAGE)
+        self.which = widgets.Dropdown(options=("open", "mano"), description="hand")
+        self.side = widgets.Dropdown(options=("right", "left"), description="side")
+        self._problem = widgets.HTML()
+        self._tabs = widgets.Tab(layout=widgets.Layout(width="360px", height="460px"))
+        self._build(hand, side)
+        self.which.observe(self._switch, "value")
+        self.side.observe(self._switch, "value")
+        self.widget = widgets.HBox([self._tabs, self._scene.plot, self._image])
+
+    def _build(self, hand, side):
+        """Take up a hand: its sliders, its mesh, and what a fit needs to know of it."""
         self.hand = load_hand(hand, side, pose_components=45)
         principal = load_hand(self.hand.name, side, pose_components=COMPONENTS)
         self._basis = principal.layer.hand_components.numpy()  # (COMPONENTS, 45)
         self.anatomical = self.hand.name == "open"
         self._upright = _upright(self.hand)
-        self._quiet = False
+        self._extra = np.zeros(45)  # what a fit adds to the pose, for which there is no slider
+        self._quiet = True
+        self.which.value, self.side.value = self.hand.name, side
         self.controls = {}
-        tabs = widgets.Tab(
-            [widgets.VBox(group) for group in (
-                self._view(), self._shape(), self._joints(), self._components(), self._files()
-            )],
-            titles=("View", "Shape", "Joints", "Components", "Save"),
-            layout=widgets.Layout(width="360px", height="460px"),
-        )  # fmt: skip
-        self._scene = Scene(self.hand.faces.numpy())
-        self._image = widgets.Image(width=IMAGE, height=IMAGE)
+        groups = {
+            "View": self._view(), "Shape": self._shape(), "Joints": self._joints(),
+            "Components": self._components(), "Fit": self._fit(), "Save": self._files(),
+        }  # fmt: skip
+        self._tabs.children = [widgets.VBox(group) for group in groups.values()]
+        self._tabs.titles = tuple(groups)
+        faces = self.hand.faces.numpy()
+        if self._scene is None:
+            self._scene = Scene(faces)
+        self._scene.mesh.indices = faces.astype(np.uint32)
+        self.start = {
+            name: control.value
+            for name, control in self.controls.items()
+            if isinstance(control, widgets.FloatSlider)
+        }
         for control in self.controls.values():
             control.observe(self.redraw, "value")
+        self._quiet = False
+        self._take_target()
+
+    def _switch(self, _):
+        """Take up the other side or the other hand, with the sliders where they are."""
+        if self._quiet:
+            return
+        values = {name: control.value for name, control in self.controls.items()}
+        before = self.hand.name, self.hand.side
+        self._problem.value = ""
+        try:
+            self._build(self.which.value, self.side.value)
+        except HamrError as error:
+            self._problem.value = f"<b>{error}</b>"
+            self._quiet = True
+            self.which.value, self.side.value = before
+            self._quiet = False
+            return
+        # A target is of one hand, and the camera of one side: they begin anew.
+        kept = [n for n in values if n in self.controls and not n.startswith(("camera", "target"))]
+        self._quiet = True
+        for name in kept:
+            self.controls[name].value = values[name]
+        self._quiet = False
         self.redraw()
-        self.widget = widgets.HBox([tabs, self._scene.plot, self._image])
 
     # --- the controls ---------------------------------------------------------------------------
 
@@ -106,7 +162,8 @@ class Explorer:
         self.controls["colours"] = widgets.Dropdown(options=colours, description="colours")
         self.controls["wireframe"] = widgets.Checkbox(False, description="wireframe")
         self.controls["skeleton"] = widgets.Checkbox(True, description="joints and bones")
-        return sliders + [self.controls[n] for n in ("colours", "wireframe", "skeleton")]
+        shown = [self.controls[n] for n in ("colours", "wireframe", "skeleton")]
+        return [self.which, self.side, self._problem, *sliders, *shown]
 
     def _shape(self):
         return [self._slider(f"beta {i}", 0.0, -3.0, 3.0) for i in range(10)]
@@ -134,6 +191,19 @@ class Explorer:
             for name, value, (low, high) in zip(poses.ANGLES, degrees, limits, strict=True)
         ]
 
+    def _fit(self):
+        targets = (*poses.GESTURES, *RANDOM) if self.anatomical else RANDOM
+        target = widgets.Dropdown(options=(NO_TARGET, *targets), description="target")
+        target.observe(self._take_target, "value")
+        self.controls["target"] = target
+        self.steps = widgets.IntSlider(100, min=EVERY, max=400, step=EVERY, description="steps")
+        start = widgets.Button(description="fit to target")
+        start.on_click(lambda _: self.fit(self.steps.value))
+        reset = widgets.Button(description="start over")
+        reset.on_click(lambda _: self.reset())
+        self.terms = widgets.HTML()
+        return [target, self.steps, widgets.HBox([start, reset]), self.terms]
+
     def _files(self):
         self.path = widgets.Text(str(ROOT / "results" / "hand.obj"), description="file")
         self.message = widgets.HTML("OBJ, PLY or GLB, by the file's ending")
@@ -144,9 +214,12 @@ class Explorer:
 
     def _take_gesture(self, _):
         """Put the joints' sliders where the blend of the two gestures is, and draw once."""
+        if self._quiet:
+            return
         ends = (poses.GESTURES[control.value] for control in (self.gesture, self.towards))
         degrees = np.degrees(poses.blend(*ends, self.blend.value))
         self._quiet = True
+        self._extra[:] = 0
         for name, value in zip(poses.ANGLES, degrees, strict=True):
             self.controls[name].value = value
         self._quiet = False
@@ -175,7 +248,7 @@ class Explorer:
             names = (f"{name} {axis}" for name in MANO_NAMES[1:] for axis in AXES)
             pose = np.radians(self._values(names))
         coefficients = self._values(f"component {i}" for i in range(COMPONENTS))
-        pose = pose + coefficients @ self._basis
+        pose = pose + coefficients @ self._basis + self._extra
         return self._values(f"beta {i}" for i in range(10)), orient.as_rotvec(), pose
 
     def camera(self):
@@ -192,11 +265,14 @@ class Explorer:
         return (mesh.vertices - root)[0].numpy(), (mesh.joints - root)[0].numpy()
 
     def drawing(self, vertices, joints):
-        """(IMAGE, IMAGE, 3) uint8: the projected silhouette and the 2-D joints."""
+        """(IMAGE, IMAGE, 3) uint8: the projected silhouette and the 2-D joints, and the target's
+        outline."""
         camera = self.camera()
         image = np.full((IMAGE, IMAGE, 3), 255, np.uint8)
         covered = rasterize(vertices, self.hand.faces.numpy(), camera, IMAGE).pixel
         image.reshape(-1, 3)[covered] = (190, 200, 215)
+        if self.target:
+            image[self.target["outline"]] = TARGET
         flat = camera[0] * joints[:, :2] + camera[1:]
         return draw_skeleton(image, crop_units_to_grid(flat, IMAGE))
 
@@ -210,6 +286,152 @@ class Explorer:
         self._scene.show_skeleton(self.controls["skeleton"].value)
         self._image.value = encode(self.drawing(vertices, joints))
         self.code.value = self._as_code()
+        self.terms.value = self._terms_as_html()
+
+    # --- a target, and the way there ------------------------------------------------------------
+
+    def _take_target(self, _=None):
+        """Make the labels of the chosen target: joints in space and on the image, and a mask."""
+        name = self.controls["target"].value
+        self.target = None
+        if name != NO_TARGET:
+            betas, orient, pose, camera = (
+                torch.from_numpy(np.asarray(v)).float()[None] for v in self._target(name)
+            )
+            with torch.no_grad():
+                mesh = self.hand(betas, orient, pose)
+                vertices, joints = (v - mesh.joints[:, [WRIST]] for v in mesh[:2])
+                mask = silhouette(vertices, self.hand.faces, camera, MASK)
+            pixels = np.zeros((IMAGE, IMAGE), np.uint8)
+            seen = rasterize(vertices[0].numpy(), self.hand.faces.numpy(), camera[0].numpy(), IMAGE)
+            pixels.flat[seen.pixel] = 1
+            self.target = {
+                "joints_3d": joints,
+                "joints_2d": project_weak(joints, camera),
+                "mask": mask,
+                "outline": cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0,
+            }
+        shown = vertices[0].numpy() if self.target else None
+        self._scene.show_target(shown, self.hand.faces.numpy(), TARGET)
+        self.redraw()
+
+    def _target(self, name):
+        """betas (10,), global_orient (3,), hand_pose (45,) and camera (3,) of a target's name."""
+        mean = self.hand.hand_mean.numpy()
+        flip = poses.MIRROR if self.hand.side == "left" else 1.0
+        upright = Rotation.from_matrix(self._upright)
+        camera = np.array([self.start[n] for n in ("camera s", "camera tx", "camera ty")])
+        if name in poses.GESTURES:
+            pose = poses.angles_to_axis_angle(poses.GESTURES[name]) * flip
+            return np.zeros(10), upright.as_rotvec(), pose.ravel() - mean, camera
+        rng = np.random.default_rng(RANDOM.index(name))
+        if self.anatomical:
+            pose = (poses.angles_to_axis_angle(poses.sample_poses(rng, 1)[0]) * flip).ravel() - mean
+        else:
+            pose = rng.normal(0, 1, COMPONENTS) @ self._basis
+        turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True)
+        camera = camera * rng.uniform(0.8, 1.1)
+        return rng.normal(0, 1, 10), (turn * upright).as_rotvec(), pose, camera
+
+    def _losses(self, betas, orient, pose, camera):
+        """The terms of Eq. 6-8 that need no heat maps, of (1, ...) tensors, against the target."""
+        mesh = self.hand(betas, orient, pose)
+        joints = mesh.joints - mesh.joints[:, [WRIST]]
+        estimate = SimpleNamespace(
+            vertices=mesh.vertices - mesh.joints[:, [WRIST]], camera=camera
+        )  # fmt: skip
+        known, target = torch.ones(1, 21, dtype=torch.bool), self.target
+        flat = project_weak(joints, camera)
+        return {
+            "joints_3d": losses.joints_3d_loss(joints, target["joints_3d"], known),
+            "joints_2d": losses.joints_2d_loss(flat, target["joints_2d"], known),
+            "geometric": losses.geometric_loss(joints),
+            "camera": losses.camera_loss(camera, target["joints_3d"], target["joints_2d"], known),
+            "silhouette": losses.silhouette_loss(
+                estimate, self.hand.faces, target["mask"], torch.ones(1, dtype=torch.bool), MASK
+            ),
+        }
+
+    def _tensors(self):
+        values = (*self.parameters(), self.camera())
+        return [torch.from_numpy(v).float()[None] for v in values]
+
+    def loss_terms(self):
+        """What the hand loses against the target: {part: unweighted number}; empty without one."""
+        if self.target is None:
+            return {}
+        with torch.no_grad():
+            return {name: term.item() for name, term in self._losses(*self._tensors()).items()}
+
+    def _terms_as_html(self):
+        terms = self.loss_terms()
+        if not terms:
+            return "Choose a target, to see the losses against it and to fit the hand to it."
+        rows = [(name, term, getattr(WEIGHTS, name)) for name, term in terms.items()]
+        total = sum(term * weight for _, term, weight in rows)
+        return (
+            "<table><tr><th>loss<th>value<th>weight<th>product</tr>"
+            + "".join(
+                f"<tr><td>{name}<td>{term:.4g}<td>{weight:g}<td>{term * weight:.4g}</tr>"
+                for name, term, weight in rows
+            )
+            + f"<tr><td>sum<td><td><td><b>{total:.4g}</b></tr></table>"
+        )
+
+    def fit(self, steps):
+        """Walk down the gradient of the weighted losses, with the paper's weights and by Adam.
+
+        Shape, rotation and camera move their sliders; what is added to the pose has none and stays
+        until a gesture is chosen or all is started over. Every few steps the hand is drawn.
+        """
+        if self.target is None:
+            return
+        orient = Rotation.from_rotvec(self.parameters()[1])
+        betas, _, pose, camera = self._tensors()
+        pose_before = pose.numpy()[0].astype(float) - self._extra
+        # Sizes of a step in the units of each: the camera's scale is some ten times a rotation's.
+        unit = torch.tensor([10.0, 1.0, 1.0])
+        walk = [torch.zeros(1, n, requires_grad=True) for n in (10, 3, 45, 3)]
+        optimizer = torch.optim.Adam(walk, lr=RATE)
+
+        def moved():
+            turned = torch.from_numpy(orient.as_rotvec()).float()[None] + walk[1]
+            return betas + 5 * walk[0], turned, pose + walk[2], camera + walk[3] * unit
+
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            terms = self._losses(*moved())
+            sum(getattr(WEIGHTS, name) * term for name, term in terms.items()).backward()
+            optimizer.step()
+            if step % EVERY == 0 or step == steps:
+                with torch.no_grad():
+                    self._put(*(v[0].double().numpy() for v in moved()), pose_before)
+
+    def _put(self, betas, orient, pose, camera, pose_before):
+        """Put the sliders where a fit is, and draw once."""
+        self._quiet = True
+        for i, value in enumerate(betas):
+            self.controls[f"beta {i}"].value = np.clip(value, -3, 3)
+        turn = Rotation.from_rotvec(orient) * Rotation.from_matrix(self._upright).inv()
+        for axis, value in zip(AXES, turn.as_euler("xyz", degrees=True), strict=True):
+            self.controls[f"turn about {axis}"].value = value
+        for name, value in zip(("s", "tx", "ty"), camera, strict=True):
+            control = self.controls[f"camera {name}"]
+            control.value = np.clip(value, control.min, control.max)
+        self._extra = pose - pose_before
+        self._quiet = False
+        self.redraw()
+
+    def reset(self):
+        """Put everything but the target and the colours where it was at the start."""
+        self._quiet = True
+        self._extra[:] = 0
+        for name, value in self.start.items():
+            self.controls[name].value = value
+        if self.anatomical:
+            self.gesture.value, self.blend.value = "relaxed", 0.0
+        self._quiet = False
+        self.redraw()
 
     def _colours(self):
         """(V, 3) in [0, 1]."""
@@ -247,7 +469,7 @@ class Explorer:
     def _save_clicked(self, _):
         try:
             self.save(self.path.value)
-            self.message.value = f"saved {self.path.value}"
+            self.message.value = f"saved {self.path.value}<br>{download_link(self.path.value)}"
         except HamrError as error:
             self.message.value = f"<b>{error}</b>"
 
@@ -428,6 +650,15 @@ def panels(frame, recovery):
         draw_skeleton(crop, drawn(recovery.joints_2d)),
         np.rint(255 * mesh.colour.clip(0, 1)).astype(np.uint8),
     ])  # fmt: skip
+
+
+def download_link(path):
+    """A link by which a browser takes a file along, wherever the kernel runs."""
+    path = Path(path)
+    content = base64.b64encode(path.read_bytes()).decode()
+    url = f"data:application/octet-stream;base64,{content}"
+    name = html.escape(path.name, quote=True)
+    return f'<a download="{name}" href="{url}">download {name}</a>'
 
 
 def encode(image):

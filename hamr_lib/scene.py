@@ -32,7 +32,9 @@ class Scene:
             bones, np.array(BONES, np.uint32), indices_type="segment", width=0.0012,
             color=0x202020, shader="mesh",
         )  # fmt: skip
-        for thing in (self.mesh, self.joints, self.bones):
+        self.target = k3d.mesh(nothing, faces.astype(np.uint32), opacity=0.35, side="double")
+        self.target.visible = False
+        for thing in (self.mesh, self.joints, self.bones, self.target):
             self.plot += thing
         # From 40 cm before the hand, y down.
         self.plot.camera = [0, -0.08, -0.4, 0, -0.08, 0, 0, -1, 0]
@@ -44,6 +46,15 @@ class Scene:
         self.mesh.colors = (red << 16) + (green << 8) + blue
         self.joints.positions = np.asarray(joints, np.float32)
         self.bones.vertices = np.asarray(joints, np.float32)
+
+    def show_target(self, vertices, faces, colour):
+        """Draw a second hand (V, 3), see-through, in a colour (3,) of 255; None draws none."""
+        self.target.visible = vertices is not None
+        if vertices is not None:
+            red, green, blue = colour
+            self.target.vertices = np.asarray(vertices, np.float32)
+            self.target.indices = faces.astype(np.uint32)
+            self.target.color = (red << 16) + (green << 8) + blue
 
     def look_at(self, vertices):
         """Move the camera to 40 cm before the middle of vertices (V, 3)."""

@@ -155,7 +155,7 @@ def test_save(explorer, tmp_path, kind):
     vertices, _ = explorer.mesh()
     explorer.path.value = str(tmp_path / f"hand.{kind}")
     explorer._save_clicked(None)
-    assert explorer.message.value == f"saved {tmp_path}/hand.{kind}"
+    assert explorer.message.value.startswith(f"saved {tmp_path}/hand.{kind}<br><a download=")
     mesh = trimesh.load_mesh(tmp_path / f"hand.{kind}", process=False)
     np.testing.assert_allclose(mesh.extents, np.ptp(vertices, axis=0), atol=1e-5)
     assert mesh.volume > 1e-4  # cubic metres, and positive: the outside is outside
