@@ -35,7 +35,7 @@ from .errors import HamrError
 from .evaluate import COLUMNS, best_device, write_rows
 from .files import ROOT, commit, digest
 from .settings import from_dict
-from .train import CheckpointIO, Progress, cosine
+from .train import CheckpointIO, Progress, cosine, precision
 
 SIDES = ("left", "right")  # classes 1 and 2; 0 is the background
 BLOCKS = 11  # of the stem's network, down to 1/16: a fifth of its weights, and enough for this
@@ -46,8 +46,7 @@ SMALLEST = 0.02  # share of the square's side: what is smaller each way is no ha
 SPLIT = 0.25  # connected pixels of both classes are two hands if each has at least this share
 NEAR = 2.0  # side of the second look's square, times the longer side of the first box
 MATCH = 0.5  # overlap from which a box counts as having found a hand
-SEEN = 0.5  # a hand is scored if at least this share of its joints is inside the photo ...
-PIXELS = 100  # ... and this many of its pixels are seen
+PIXELS = 100  # of a hand that is shown at all
 COLOURS = {"left": (86, 180, 233), "right": (230, 159, 0)}
 GRID = np.arange(0.5, 0.96, 0.025)  # thresholds to choose from
 
@@ -122,7 +121,7 @@ def _segment(network, photo, squares):
     crops = np.stack([cut(photo, *square, size) for square in squares])
     device = next(network.parameters()).device
     image = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
-    scores = F.interpolate(network(image).float(), (size, size), mode="bilinear")
+    scores = F.interpolate(network(image), (size, size), mode="bilinear")
     return scores.softmax(1).cpu().numpy()
 
 
@@ -281,7 +280,7 @@ def fit(settings, run_dir, frames):
     module = Training(settings, path, network, identity, before)
     if not before or before["step"] < options.steps:
         batches = FrameBatches(frames, training, settings)
-        _trainer(options).fit(
+        _trainer(settings).fit(
             module, datamodule=FrameData(batches), ckpt_path=str(path) if before else None,
             weights_only=True,
         )  # fmt: skip
@@ -374,7 +373,7 @@ class FrameBatches(torch.utils.data.Dataset):
         mirror = rng.random() < 0.5
         view, labels, inside = turned(image, hands, centre, side, angle, mirror, options.image_size)
         # Beyond the photo is black, as beside a photo that is not square; or another photo.
-        if rng.random() < 0.7 and inside.mean() < 0.9:
+        if rng.random() < 0.5 and inside.mean() < 0.9:
             other, its_hands = self._sample(rng)
             centre = (np.array(other.shape[1::-1]) - 1) / 2
             side = rng.uniform(0.6, 1.0) * min(other.shape[:2])
@@ -395,7 +394,7 @@ def hand_square(hands, rng, zoom):
     ys, xs = np.nonzero(hands == rng.choice(shown))
     low, high = np.array([xs.min(), ys.min()]), np.array([xs.max(), ys.max()])
     longest = (high - low).max()
-    side = longest / math.exp(rng.uniform(*np.log(zoom)))
+    side = longest / rng.uniform(*zoom)
     play = max(side - longest, 0.2 * longest) / 2
     return (low + high) / 2 + rng.uniform(-play, play, 2), float(side)
 
@@ -465,7 +464,7 @@ def segmentation_loss(scores, hands):
     area = sides.sum((2, 3))
     shown = area > 0
     mean = torch.where(shown, each / area.clamp_min(1e-6), 0).sum() / shown.sum().clamp_min(1)
-    return classes + 0.2 * mean
+    return classes + 0.5 * mean
 
 
 class FrameData(lightning.LightningDataModule):
@@ -510,7 +509,7 @@ class Training(lightning.LightningModule):
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
         image = self._coloured(image, batch["step"])
         scores = self.network(image.contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(scores, batch["hands"].long())
+        loss = segmentation_loss(scores.float(), batch["hands"].long())
         if not torch.isfinite(loss):
             raise HamrError(
                 f"the localiser's training stopped at step {batch['step']}: the loss is {loss:g}"
@@ -553,12 +552,14 @@ class Training(lightning.LightningModule):
         }
 
 
-def _trainer(options):
+def _trainer(settings):
+    options = settings.localiser
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     return lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,
+        precision="bf16-mixed" if precision(settings.train) == "bf16" else "32-true",
         max_epochs=options.steps // options.save_every,
         reload_dataloaders_every_n_epochs=1,
         gradient_clip_val=1.0,
@@ -581,16 +582,18 @@ def true_hands(hands, joints_2d):
 
     Returns:
         list of (box of the joints, cut at the photo's border; side; whether it is shown well
-        enough to be scored: see `SEEN` and `PIXELS`).
+        enough to be scored: by `PIXELS` at least, whose own box overlaps that of the joints by
+        half; a hand that hides behind something could not be found by its pixels).
     """
     limits = np.array(hands.shape[::-1]) - 0.5
     found = []
     for code, (side, joints) in enumerate(zip(SIDES, joints_2d, strict=True), start=1):
         if not (hands == code).any():
             continue
-        inside = ((joints > -0.5) & (joints < limits)).all(1).mean()
         box = np.concatenate([joints.min(0), joints.max(0)]).reshape(2, 2).clip(-0.5, limits)
-        clear = inside >= SEEN and (hands == code).sum() >= PIXELS and (box[1] > box[0]).all()
+        ys, xs = np.nonzero(hands == code)
+        seen = (xs.min() - 0.5, ys.min() - 0.5, xs.max() + 0.5, ys.max() + 0.5)
+        clear = len(xs) >= PIXELS and overlap(seen, box.ravel()) >= MATCH
         found.append((tuple(box.ravel().tolist()), side, bool(clear)))
     return found
 
