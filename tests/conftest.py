@@ -70,3 +70,26 @@ def tiny_localiser(blobs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("localiser")
     localiser.fit(blob_settings(), folder, RHD(blobs, "training"))
     return folder / "checkpoints" / "localiser.ckpt"
+
+
+@pytest.fixture(scope="session")
+def browsed(tiny_checkpoint, tmp_path_factory):
+    """A run that was evaluated on twelve drawn frames, half of them left hands."""
+    from tiny import draw_frames
+
+    from hamr_lib import evaluate
+    from hamr_lib.checkpoint import load_model
+    from hamr_lib.data.crops import load_crops
+    from hamr_lib.settings import load_settings
+
+    folder = tmp_path_factory.mktemp("run") / "main"
+    settings = load_settings("smoke")
+    frames = draw_frames(6) + draw_frames(6, seed=1, side="left")
+    for i, frame in enumerate(frames):
+        frame.key = f"evaluation/{i:05d}"
+    crops = load_crops(frames, "browsed", settings.model.image_size, cache=folder)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(tiny_checkpoint.read_bytes())
+    model, _ = load_model(tiny_checkpoint)
+    evaluate.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
+    return folder, frames

@@ -11,13 +11,10 @@ import trimesh
 from PIL import Image
 from tiny import draw_frames
 
-from hamr_lib import evaluate, explore
-from hamr_lib.checkpoint import load_model
-from hamr_lib.data.crops import load_crops
+from hamr_lib import explore
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.joints import NAMES
-from hamr_lib.settings import load_settings
 
 
 def picture(image):
@@ -239,22 +236,6 @@ def test_save(explorer, tmp_path, kind):
 
 
 # --- predictions --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browsed(tiny_checkpoint, tmp_path_factory):
-    """A run that was evaluated on twelve drawn frames, half of them left hands."""
-    folder = tmp_path_factory.mktemp("run") / "main"
-    settings = load_settings("smoke")
-    frames = draw_frames(6) + draw_frames(6, seed=1, side="left")
-    for i, frame in enumerate(frames):
-        frame.key = f"evaluation/{i:05d}"
-    crops = load_crops(frames, "browsed", settings.model.image_size, cache=folder)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints" / "best.ckpt").write_bytes(tiny_checkpoint.read_bytes())
-    model, _ = load_model(tiny_checkpoint)
-    evaluate.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
-    return folder, frames
 
 
 @pytest.fixture

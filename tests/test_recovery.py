@@ -181,8 +181,8 @@ def test_hands_are_found_with_their_side(find):
         assert overlap(found.box, boxes[side == "right"]) > 0.5
     both, boxes = find(2)
     assert {r.side for r in both} == {"left", "right"}
-    for recovery in both:
-        assert overlap(recovery.box, boxes[recovery.side == "right"]) > 0.5
+    for one in both:
+        assert overlap(one.box, boxes[one.side == "right"]) > 0.5
 
 
 def test_a_side_chooses_among_the_hands_or_overrules(find):
