@@ -415,7 +415,8 @@ def empty_square(hands, rng):
 
 
 def turned(image, hands, centre, side, angle, mirror, size):
-    """A square of an image, turned and perhaps mirrored, at `size` pixels.
+    """A square of an image, turned clockwise by angle radians and perhaps mirrored, at `size`
+    pixels.
 
     Returns:
         image (size, size, 3) uint8, hands (size, size) uint8 with the sides swapped if mirrored,
@@ -429,8 +430,9 @@ def turned(image, hands, centre, side, angle, mirror, size):
         hands = cv2.resize(hands, shape, interpolation=cv2.INTER_NEAREST)
         centre, side = (centre + 0.5) * ratio - 0.5, side / shrink
     step = side / size
-    across = step * np.array([math.cos(angle), math.sin(angle)]) * (-1 if mirror else 1)
-    down = step * np.array([-math.sin(angle), math.cos(angle)])
+    # Where a step to the right and one down in the view lead in the image.
+    across = step * np.array([math.cos(angle), -math.sin(angle)]) * (-1 if mirror else 1)
+    down = step * np.array([math.sin(angle), math.cos(angle)])
     first = centre - (across + down) * (size - 1) / 2
     matrix = np.column_stack([across, down, first])
 
