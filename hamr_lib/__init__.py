@@ -2,7 +2,8 @@
 
     import hamr_lib
     hand = hamr_lib.load_hand()
-    [recovery] = hamr_lib.recover("photo.jpg", box=(120, 80, 360, 330), side="right")
+    for recovery in hamr_lib.recover("photo.jpg"):  # one a hand
+        recovery.save("results", f"{recovery.side}-hand")
 
 Everything else is in the modules. The two functions are imported when they are first asked for, so
 that reading a setting does not wait for torch.

@@ -162,6 +162,8 @@ def load_model(path, device="cpu"):
 
     checkpoint = read(path)
     description = checkpoint["hamr"]
+    if "hand" not in description:
+        raise HamrError(f"{path} holds a localiser: expected a network that recovers meshes")
     check_task(path, description, "hamr")
     settings = from_dict(description["settings"], source=f"{path}: settings")
     hand = load_hand(

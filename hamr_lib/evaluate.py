@@ -269,6 +269,13 @@ def errors_2d(predictions, points="pixels"):
     )
 
 
+def row_means(errors):
+    """(N, J) with NaN -> (N,) means, NaN where a row has nothing else."""
+    known = np.isfinite(errors)
+    total = np.where(known, errors, 0).sum(1)
+    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
+
+
 def score(runs, settings):
     """What a method reaches on a set: rows of `metrics.csv`.
 
@@ -519,6 +526,7 @@ def merge_metrics(results_dir):
     results_dir = Path(results_dir)
     found = sorted(results_dir.glob("runs/*/metrics.csv"))
     found += sorted(results_dir.glob("comparisons/*/metrics.csv"))
+    found += sorted(results_dir.glob("runs/main/localiser.csv"))
     if not found:
         raise HamrError(f"{results_dir} holds no runs/*/metrics.csv: run the evaluation first")
     literature = published()[["dataset", "protocol", "method", "metric", "value"]]

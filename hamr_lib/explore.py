@@ -5,11 +5,14 @@ network predicted for a test set. Each shows its `widget`. All that a mouse can 
 well: set the `value` of one of the `controls`.
 """
 
+import base64
+import html
 import io
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import ipywidgets as widgets
-import k3d
 import numpy as np
 import torch
 import trimesh
@@ -17,24 +20,39 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.spatial.transform import Rotation
 
-from . import poses
-from .camera import crop_units_to_grid
+from . import losses, poses
+from .camera import crop_units_to_grid, project_weak
 from .data import check
-from .data.crops import BOX_FACTOR, crop_square, cut
+from .data.crops import cut
 from .draw import FINGER_COLOURS, draw_skeleton
 from .errors import HamrError
-from .evaluate import errors_2d, errors_3d, load_predictions, main_protocol, predictions_path
+from .evaluate import (
+    errors_2d,
+    errors_3d,
+    load_predictions,
+    main_protocol,
+    predictions_path,
+    row_means,
+)
 from .files import ROOT
 from .hand import load_hand
-from .joints import BONES, FINGERS, MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
-from .recovery import SKIN, recover, write_mesh
-from .render import rasterize, render
-from .settings import load_run, load_settings
+from .joints import FINGERS, MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
+from .recovery import SKIN, recover_frame, write_mesh
+from .render import rasterize, render, silhouette
+from .scene import Scene
+from .settings import Losses, load_run, load_settings
 from .study import results_dir
 
 IMAGE = 320  # pixels a side of the drawings beside the mesh
 COMPONENTS = 10  # pose components with a slider: the first ones move most
 AXES = ("x", "y", "z")
+MASK = 64  # pixels a side at which silhouettes are compared
+RATE = 0.02  # of the gradient steps
+EVERY = 4  # gradient steps between two drawings
+NO_TARGET = "none"
+WEIGHTS = Losses()  # the paper's
+RANDOM = tuple(f"random hand {i}" for i in (1, 2, 3))
+TARGET = (70, 130, 220)  # the target's colour, in the plot and in the picture
 
 
 class Explorer:
@@ -51,26 +69,71 @@ class Explorer:
     """
 
     def __init__(self, hand="auto", side="right"):
+        self._quiet = False
+        self.controls = {}
+        self._scene, self._image = None, widgets.Image(width=IMAGE, height=IMAGE)
+        self.which = widgets.Dropdown(options=("open", "mano"), description="hand")
+        self.side = widgets.Dropdown(options=("right", "left"), description="side")
+        self._problem = widgets.HTML()
+        self._tabs = widgets.Tab(layout=widgets.Layout(width="360px", height="460px"))
+        self._build(hand, side)
+        self.which.observe(self._switch, "value")
+        self.side.observe(self._switch, "value")
+        self.widget = widgets.HBox([self._tabs, self._scene.plot, self._image])
+
+    def _build(self, hand, side):
+        """Take up a hand: its sliders, its mesh, and what a fit needs to know of it."""
         self.hand = load_hand(hand, side, pose_components=45)
         principal = load_hand(self.hand.name, side, pose_components=COMPONENTS)
         self._basis = principal.layer.hand_components.numpy()  # (COMPONENTS, 45)
         self.anatomical = self.hand.name == "open"
         self._upright = _upright(self.hand)
-        self._quiet = False
+        self._extra = np.zeros(45)  # what a fit adds to the pose, for which there is no slider
+        self._quiet = True
+        self.which.value, self.side.value = self.hand.name, side
         self.controls = {}
-        tabs = widgets.Tab(
-            [widgets.VBox(group) for group in (
-                self._view(), self._shape(), self._joints(), self._components(), self._files()
-            )],
-            titles=("View", "Shape", "Joints", "Components", "Save"),
-            layout=widgets.Layout(width="360px", height="460px"),
-        )  # fmt: skip
-        self._scene = _Scene(self.hand.faces.numpy())
-        self._image = widgets.Image(width=IMAGE, height=IMAGE)
+        groups = {
+            "View": self._view(), "Shape": self._shape(), "Joints": self._joints(),
+            "Components": self._components(), "Fit": self._fit(), "Save": self._files(),
+        }  # fmt: skip
+        self._tabs.children = [widgets.VBox(group) for group in groups.values()]
+        self._tabs.titles = tuple(groups)
+        faces = self.hand.faces.numpy()
+        if self._scene is None:
+            self._scene = Scene(faces)
+        self._scene.mesh.indices = faces.astype(np.uint32)
+        self.start = {
+            name: control.value
+            for name, control in self.controls.items()
+            if isinstance(control, widgets.FloatSlider)
+        }
         for control in self.controls.values():
             control.observe(self.redraw, "value")
+        self._quiet = False
+        self._take_target()
+
+    def _switch(self, _):
+        """Take up the other side or the other hand, with the sliders where they are."""
+        if self._quiet:
+            return
+        values = {name: control.value for name, control in self.controls.items()}
+        before = self.hand.name, self.hand.side
+        self._problem.value = ""
+        try:
+            self._build(self.which.value, self.side.value)
+        except HamrError as error:
+            self._problem.value = f"<b>{error}</b>"
+            self._quiet = True
+            self.which.value, self.side.value = before
+            self._quiet = False
+            return
+        # A target is of one hand, and the camera of one side: they begin anew.
+        kept = [n for n in values if n in self.controls and not n.startswith(("camera", "target"))]
+        self._quiet = True
+        for name in kept:
+            self.controls[name].value = values[name]
+        self._quiet = False
         self.redraw()
-        self.widget = widgets.HBox([tabs, self._scene.plot, self._image])
 
     # --- the controls ---------------------------------------------------------------------------
 
@@ -99,7 +162,8 @@ class Explorer:
         self.controls["colours"] = widgets.Dropdown(options=colours, description="colours")
         self.controls["wireframe"] = widgets.Checkbox(False, description="wireframe")
         self.controls["skeleton"] = widgets.Checkbox(True, description="joints and bones")
-        return sliders + [self.controls[n] for n in ("colours", "wireframe", "skeleton")]
+        shown = [self.controls[n] for n in ("colours", "wireframe", "skeleton")]
+        return [self.which, self.side, self._problem, *sliders, *shown]
 
     def _shape(self):
         return [self._slider(f"beta {i}", 0.0, -3.0, 3.0) for i in range(10)]
@@ -127,6 +191,19 @@ class Explorer:
             for name, value, (low, high) in zip(poses.ANGLES, degrees, limits, strict=True)
         ]
 
+    def _fit(self):
+        targets = (*poses.GESTURES, *RANDOM) if self.anatomical else RANDOM
+        target = widgets.Dropdown(options=(NO_TARGET, *targets), description="target")
+        target.observe(self._take_target, "value")
+        self.controls["target"] = target
+        self.steps = widgets.IntSlider(100, min=EVERY, max=400, step=EVERY, description="steps")
+        start = widgets.Button(description="fit to target")
+        start.on_click(lambda _: self.fit(self.steps.value))
+        reset = widgets.Button(description="start over")
+        reset.on_click(lambda _: self.reset())
+        self.terms = widgets.HTML()
+        return [target, self.steps, widgets.HBox([start, reset]), self.terms]
+
     def _files(self):
         self.path = widgets.Text(str(ROOT / "results" / "hand.obj"), description="file")
         self.message = widgets.HTML("OBJ, PLY or GLB, by the file's ending")
@@ -137,9 +214,12 @@ class Explorer:
 
     def _take_gesture(self, _):
         """Put the joints' sliders where the blend of the two gestures is, and draw once."""
+        if self._quiet:
+            return
         ends = (poses.GESTURES[control.value] for control in (self.gesture, self.towards))
         degrees = np.degrees(poses.blend(*ends, self.blend.value))
         self._quiet = True
+        self._extra[:] = 0
         for name, value in zip(poses.ANGLES, degrees, strict=True):
             self.controls[name].value = value
         self._quiet = False
@@ -168,7 +248,7 @@ class Explorer:
             names = (f"{name} {axis}" for name in MANO_NAMES[1:] for axis in AXES)
             pose = np.radians(self._values(names))
         coefficients = self._values(f"component {i}" for i in range(COMPONENTS))
-        pose = pose + coefficients @ self._basis
+        pose = pose + coefficients @ self._basis + self._extra
         return self._values(f"beta {i}" for i in range(10)), orient.as_rotvec(), pose
 
     def camera(self):
@@ -185,11 +265,14 @@ class Explorer:
         return (mesh.vertices - root)[0].numpy(), (mesh.joints - root)[0].numpy()
 
     def drawing(self, vertices, joints):
-        """(IMAGE, IMAGE, 3) uint8: the projected silhouette and the 2-D joints."""
+        """(IMAGE, IMAGE, 3) uint8: the projected silhouette and the 2-D joints, and the target's
+        outline."""
         camera = self.camera()
         image = np.full((IMAGE, IMAGE, 3), 255, np.uint8)
         covered = rasterize(vertices, self.hand.faces.numpy(), camera, IMAGE).pixel
         image.reshape(-1, 3)[covered] = (190, 200, 215)
+        if self.target:
+            image[self.target["outline"]] = TARGET
         flat = camera[0] * joints[:, :2] + camera[1:]
         return draw_skeleton(image, crop_units_to_grid(flat, IMAGE))
 
@@ -203,6 +286,152 @@ class Explorer:
         self._scene.show_skeleton(self.controls["skeleton"].value)
         self._image.value = encode(self.drawing(vertices, joints))
         self.code.value = self._as_code()
+        self.terms.value = self._terms_as_html()
+
+    # --- a target, and the way there ------------------------------------------------------------
+
+    def _take_target(self, _=None):
+        """Make the labels of the chosen target: joints in space and on the image, and a mask."""
+        name = self.controls["target"].value
+        self.target = None
+        if name != NO_TARGET:
+            betas, orient, pose, camera = (
+                torch.from_numpy(np.asarray(v)).float()[None] for v in self._target(name)
+            )
+            with torch.no_grad():
+                mesh = self.hand(betas, orient, pose)
+                vertices, joints = (v - mesh.joints[:, [WRIST]] for v in mesh[:2])
+                mask = silhouette(vertices, self.hand.faces, camera, MASK)
+            pixels = np.zeros((IMAGE, IMAGE), np.uint8)
+            seen = rasterize(vertices[0].numpy(), self.hand.faces.numpy(), camera[0].numpy(), IMAGE)
+            pixels.flat[seen.pixel] = 1
+            self.target = {
+                "joints_3d": joints,
+                "joints_2d": project_weak(joints, camera),
+                "mask": mask,
+                "outline": cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0,
+            }
+        shown = vertices[0].numpy() if self.target else None
+        self._scene.show_target(shown, self.hand.faces.numpy(), TARGET)
+        self.redraw()
+
+    def _target(self, name):
+        """betas (10,), global_orient (3,), hand_pose (45,) and camera (3,) of a target's name."""
+        mean = self.hand.hand_mean.numpy()
+        flip = poses.MIRROR if self.hand.side == "left" else 1.0
+        upright = Rotation.from_matrix(self._upright)
+        camera = np.array([self.start[n] for n in ("camera s", "camera tx", "camera ty")])
+        if name in poses.GESTURES:
+            pose = poses.angles_to_axis_angle(poses.GESTURES[name]) * flip
+            return np.zeros(10), upright.as_rotvec(), pose.ravel() - mean, camera
+        rng = np.random.default_rng(RANDOM.index(name))
+        if self.anatomical:
+            pose = (poses.angles_to_axis_angle(poses.sample_poses(rng, 1)[0]) * flip).ravel() - mean
+        else:
+            pose = rng.normal(0, 1, COMPONENTS) @ self._basis
+        turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True)
+        camera = camera * rng.uniform(0.8, 1.1)
+        return rng.normal(0, 1, 10), (turn * upright).as_rotvec(), pose, camera
+
+    def _losses(self, betas, orient, pose, camera):
+        """The terms of Eq. 6-8 that need no heat maps, of (1, ...) tensors, against the target."""
+        mesh = self.hand(betas, orient, pose)
+        joints = mesh.joints - mesh.joints[:, [WRIST]]
+        estimate = SimpleNamespace(
+            vertices=mesh.vertices - mesh.joints[:, [WRIST]], camera=camera
+        )  # fmt: skip
+        known, target = torch.ones(1, 21, dtype=torch.bool), self.target
+        flat = project_weak(joints, camera)
+        return {
+            "joints_3d": losses.joints_3d_loss(joints, target["joints_3d"], known),
+            "joints_2d": losses.joints_2d_loss(flat, target["joints_2d"], known),
+            "geometric": losses.geometric_loss(joints),
+            "camera": losses.camera_loss(camera, target["joints_3d"], target["joints_2d"], known),
+            "silhouette": losses.silhouette_loss(
+                estimate, self.hand.faces, target["mask"], torch.ones(1, dtype=torch.bool), MASK
+            ),
+        }
+
+    def _tensors(self):
+        values = (*self.parameters(), self.camera())
+        return [torch.from_numpy(v).float()[None] for v in values]
+
+    def loss_terms(self):
+        """What the hand loses against the target: {part: unweighted number}; empty without one."""
+        if self.target is None:
+            return {}
+        with torch.no_grad():
+            return {name: term.item() for name, term in self._losses(*self._tensors()).items()}
+
+    def _terms_as_html(self):
+        terms = self.loss_terms()
+        if not terms:
+            return "Choose a target, to see the losses against it and to fit the hand to it."
+        rows = [(name, term, getattr(WEIGHTS, name)) for name, term in terms.items()]
+        total = sum(term * weight for _, term, weight in rows)
+        return (
+            "<table><tr><th>loss<th>value<th>weight<th>product</tr>"
+            + "".join(
+                f"<tr><td>{name}<td>{term:.4g}<td>{weight:g}<td>{term * weight:.4g}</tr>"
+                for name, term, weight in rows
+            )
+            + f"<tr><td>sum<td><td><td><b>{total:.4g}</b></tr></table>"
+        )
+
+    def fit(self, steps):
+        """Walk down the gradient of the weighted losses, with the paper's weights and by Adam.
+
+        Shape, rotation and camera move their sliders; what is added to the pose has none and stays
+        until a gesture is chosen or all is started over. Every few steps the hand is drawn.
+        """
+        if self.target is None:
+            return
+        orient = Rotation.from_rotvec(self.parameters()[1])
+        betas, _, pose, camera = self._tensors()
+        pose_before = pose.numpy()[0].astype(float) - self._extra
+        # Sizes of a step in the units of each: the camera's scale is some ten times a rotation's.
+        unit = torch.tensor([10.0, 1.0, 1.0])
+        walk = [torch.zeros(1, n, requires_grad=True) for n in (10, 3, 45, 3)]
+        optimizer = torch.optim.Adam(walk, lr=RATE)
+
+        def moved():
+            turned = torch.from_numpy(orient.as_rotvec()).float()[None] + walk[1]
+            return betas + 5 * walk[0], turned, pose + walk[2], camera + walk[3] * unit
+
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            terms = self._losses(*moved())
+            sum(getattr(WEIGHTS, name) * term for name, term in terms.items()).backward()
+            optimizer.step()
+            if step % EVERY == 0 or step == steps:
+                with torch.no_grad():
+                    self._put(*(v[0].double().numpy() for v in moved()), pose_before)
+
+    def _put(self, betas, orient, pose, camera, pose_before):
+        """Put the sliders where a fit is, and draw once."""
+        self._quiet = True
+        for i, value in enumerate(betas):
+            self.controls[f"beta {i}"].value = np.clip(value, -3, 3)
+        turn = Rotation.from_rotvec(orient) * Rotation.from_matrix(self._upright).inv()
+        for axis, value in zip(AXES, turn.as_euler("xyz", degrees=True), strict=True):
+            self.controls[f"turn about {axis}"].value = value
+        for name, value in zip(("s", "tx", "ty"), camera, strict=True):
+            control = self.controls[f"camera {name}"]
+            control.value = np.clip(value, control.min, control.max)
+        self._extra = pose - pose_before
+        self._quiet = False
+        self.redraw()
+
+    def reset(self):
+        """Put everything but the target and the colours where it was at the start."""
+        self._quiet = True
+        self._extra[:] = 0
+        for name, value in self.start.items():
+            self.controls[name].value = value
+        if self.anatomical:
+            self.gesture.value, self.blend.value = "relaxed", 0.0
+        self._quiet = False
+        self.redraw()
 
     def _colours(self):
         """(V, 3) in [0, 1]."""
@@ -240,22 +469,15 @@ class Explorer:
     def _save_clicked(self, _):
         try:
             self.save(self.path.value)
-            self.message.value = f"saved {self.path.value}"
+            self.message.value = f"saved {self.path.value}<br>{download_link(self.path.value)}"
         except HamrError as error:
             self.message.value = f"<b>{error}</b>"
 
 
-def _row_means(errors):
-    """(N, J) with NaN -> (N,), NaN where a row has nothing else."""
-    known = np.isfinite(errors)
-    total = np.where(known, errors, 0).sum(1)
-    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
-
-
 # What samples can be ordered by: a predictions dict -> (N,).
 MEASURES = {
-    "3-D error (mm)": lambda found: _row_means(errors_3d(found, main_protocol(found))),
-    "2-D error (px)": lambda found: _row_means(errors_2d(found)),
+    "3-D error (mm)": lambda found: row_means(errors_3d(found, main_protocol(found))),
+    "2-D error (px)": lambda found: row_means(errors_2d(found)),
     "IoU": lambda found: found["iou"],
 }
 
@@ -326,12 +548,7 @@ class Browser:
             raise HamrError(
                 f"{self.folder}: sample {index} was {key} and is now {frame.key}: evaluate anew"
             )
-        center, side = crop_square(frame)
-        reach = side / BOX_FACTOR / 2
-        [recovery] = recover(
-            frame.image, (*(center - reach), *(center + reach)), frame.side,
-            self.folder / "checkpoints" / "best.ckpt",
-        )  # fmt: skip
+        recovery = recover_frame(frame, self.folder / "checkpoints" / "best.ckpt")
         return frame, recovery
 
     def redraw(self, _=None):
@@ -364,7 +581,7 @@ class Browser:
         self._image.value = encode(panels(frame, recovery))
         self._bars.value = _bars(errors)
         if self._scene is None:
-            self._scene = _Scene(recovery.faces)
+            self._scene = Scene(recovery.faces)
             self._plot.children = [self._scene.plot]
         self._scene.mesh.indices = recovery.faces.astype(np.uint32)
         self._scene.show(
@@ -400,7 +617,7 @@ def evaluation_example(profile, index=0):
 
 def plot_recovery(recovery):
     """A k3d plot of a recovered hand with its joints, seen as the camera saw it."""
-    scene = _Scene(recovery.faces)
+    scene = Scene(recovery.faces)
     scene.show(recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1)))
     scene.show_skeleton(True)
     return scene.plot
@@ -435,39 +652,13 @@ def panels(frame, recovery):
     ])  # fmt: skip
 
 
-class _Scene:
-    """A k3d plot of one mesh with its joints and bones, seen as the camera sees it."""
-
-    def __init__(self, faces):
-        self.plot = k3d.plot(
-            height=460, camera_auto_fit=False, grid_auto_fit=False, grid_visible=False,
-            axes_helper=0.0, menu_visibility=False,
-        )  # fmt: skip
-        nothing = np.zeros((3, 3), np.float32)
-        self.mesh = k3d.mesh(nothing, faces.astype(np.uint32), flat_shading=False, side="double")
-        bones = np.zeros((21, 3), np.float32)
-        self.joints = k3d.points(bones, point_size=0.006, color=0x202020, shader="mesh")
-        self.bones = k3d.lines(
-            bones, np.array(BONES, np.uint32), indices_type="segment", width=0.0012,
-            color=0x202020, shader="mesh",
-        )  # fmt: skip
-        for thing in (self.mesh, self.joints, self.bones):
-            self.plot += thing
-        # From 40 cm before the hand, y down.
-        self.plot.camera = [0, -0.08, -0.4, 0, -0.08, 0, 0, -1, 0]
-
-    def show(self, vertices, joints, colours):
-        """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
-        self.mesh.vertices = np.asarray(vertices, np.float32)
-        red, green, blue = np.rint(255 * np.asarray(colours)).astype(np.uint32).T
-        self.mesh.colors = (red << 16) + (green << 8) + blue
-        self.joints.positions = np.asarray(joints, np.float32)
-        self.bones.vertices = np.asarray(joints, np.float32)
-
-    def show_skeleton(self, visible):
-        """Joints and bones lie inside the hand: seen only where it is see-through."""
-        self.joints.visible = self.bones.visible = visible
-        self.mesh.opacity = 0.6 if visible else 1.0
+def download_link(path):
+    """A link by which a browser takes a file along, wherever the kernel runs."""
+    path = Path(path)
+    content = base64.b64encode(path.read_bytes()).decode()
+    url = f"data:application/octet-stream;base64,{content}"
+    name = html.escape(path.name, quote=True)
+    return f'<a download="{name}" href="{url}">download {name}</a>'
 
 
 def encode(image):

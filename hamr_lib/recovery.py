@@ -1,8 +1,8 @@
 """A hand's mesh from a photo of your own: `recover`, and the files that a recovery leaves.
 
-Where the hand is has to be said, as a box and a side: a localiser that finds hands by itself is
-not built yet. The box goes through the same rule as the labels of the data sets (`data.crops`), so
-that the network sees a photo just as it saw its training images.
+Where the hands are and which ones they are is said by the caller, or found by the localiser. A
+box goes through the same rule as the labels of the data sets (`data.crops`), so that the network
+sees a photo just as it saw its training images.
 """
 
 import contextlib
@@ -20,11 +20,12 @@ import trimesh
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .checkpoint import load_model
-from .data.crops import BOX_FACTOR, cut
+from .data.crops import BOX_FACTOR, crop_square, cut
 from .draw import draw_skeleton
 from .errors import HamrError
 from .files import ROOT, write_aside, write_json
 from .joints import NUM_JOINTS
+from .localiser import find_hands, load_localiser, overlap, pretrained_localiser
 from .poses import MIRROR
 from .render import rasterize, render
 
@@ -35,8 +36,9 @@ OVERLAY = 1600  # pixels of an overlay's longer side at most
 FINEST = 8
 OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
-ENDINGS = ("_overlay.png", ".glb", ".obj", ".json")
+ENDINGS = ("_overlay.png", ".glb", ".obj", ".json", ".html")
 SKIN = (0.80, 0.62, 0.53)
+ON_BOX = 0.1  # overlap from which a find is what the caller's box is around
 # Camera frame (x right, y down, z away) to that of viewers (x right, y up, z near): what glTF
 # prescribes, and what puts a hand upright on a screen.
 TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -44,6 +46,10 @@ TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
 
 class PhotoError(HamrError):
     """One photo is at fault; others may be fine."""
+
+
+class NoHandError(PhotoError):
+    """No hand was found in a photo."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,7 @@ class Recovery:
     """
 
     side: str  # "left" or "right"
-    box: tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels, as it was given
+    box: tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels, as it was given or found
     square: tuple[float, float, float]  # centre (u, v) and side, pixels: what the network saw
     joints_2d: np.ndarray  # (21, 2) pixels of the photo
     joints_3d: np.ndarray  # (21, 3)
@@ -125,14 +131,20 @@ class Recovery:
             for name, value in values.items()
         }
 
-    def save(self, folder, stem):
-        """Write `<stem>_overlay.png`, `<stem>.glb`, `.obj` and `.json`, none of them by half.
+    def save(self, folder, stem, html=True):
+        """Write `<stem>_overlay.png`, `<stem>.glb`, `.obj`, `.json` and `.html`, none by half.
 
         OBJ and JSON are in the camera's frame; so are the vertices of the GLB, in a node that
-        turns them upright as glTF's frame (y up) asks.
+        turns them upright as glTF's frame (y up) asks. The HTML shows the mesh, to be turned by
+        the mouse, in any browser and without a network; it has about 1 MB.
+
+        Args:
+            folder: made if missing.
+            stem: start of the files' names.
+            html: False leaves the HTML out.
 
         Returns:
-            The four paths.
+            The paths.
 
         Raises:
             HamrError: naming what could not be written.
@@ -143,44 +155,102 @@ class Recovery:
         for path in paths[1:3]:
             write_mesh(path, self.mesh())
         write_json(paths[3], self.to_dict())
+        if not html:
+            return paths[:4]
+        self.save_html(paths[4])
         return paths
 
+    def save_html(self, path):
+        """Write one HTML file that draws the mesh with its joints, without a network."""
+        from .scene import Scene, write_html  # here, since k3d takes a second to import
 
-def recover(image, box=None, side="auto", checkpoint=None, device=None):
+        scene = Scene(self.faces)
+        scene.show(self.vertices, self.joints_3d, np.tile(SKIN, (len(self.vertices), 1)))
+        scene.show_skeleton(True)
+        scene.look_at(self.vertices)
+        write_html(path, scene.plot, f"A {self.side} hand, recovered by HAMR")
+
+
+def recover(image, box=None, side="auto", checkpoint=None, device=None, localiser=None):
     """Recover the hands of a photo.
 
     Args:
         image: a path, a PIL image, or (H, W, 3) uint8 RGB. EXIF rotation, transparency (laid on
             white), grey, palettes and 16 bits are handled by `read_photo`.
         box: (x0, y0, x1, y1) pixels of the upright photo, around the hand from wrist to
-            fingertips. It may reach beyond the photo's border.
-        side: "left" or "right". "auto", and a box of None, wait for the localiser: for now they
-            are an error that says so.
+            fingertips. It may reach beyond the photo's border. None has the hands found.
+        side: "left", "right", or "auto", which has it found out. With a side and no box, the
+            hands found to be of that side are taken; where all are found to be of the other one,
+            the most certain, and it is taken for the side that was given.
         checkpoint: path of a checkpoint; None takes `pretrained_checkpoint()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
+        localiser: path of what finds hands; None takes `localiser.pretrained_localiser()`. It is
+            not read where box and side are both given.
 
     Returns:
-        list of `Recovery`, one a hand (with a box: one).
+        list of `Recovery`, one a hand, the most certain first (with a box: one).
 
     Raises:
+        NoHandError: where no hand was found.
         HamrError: naming the argument or file, its value and what was expected.
     """
     box = _checked_box(box)
     if side not in ("left", "right", "auto"):
         raise HamrError(f"side: expected 'left', 'right' or 'auto', got {side!r}")
-    if side == "auto":
-        raise HamrError(
-            "side='auto': telling left hands from right ones is not built yet; "
-            "give side='left' or side='right'"
-        )
     path = Path(checkpoint) if checkpoint is not None else pretrained_checkpoint()
-    model = _model(path, device)
+    model = _model(_loaded_network, path, device)
+    finder = None
+    if box is None or side == "auto":
+        finder = _model(_loaded_localiser, Path(localiser or pretrained_localiser()), device)
     photo = read_photo(image)
     height, width = photo.shape[:2]
+    if box is not None:
+        x0, y0, x1, y1 = box
+        if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
+            raise PhotoError(
+                f"box={box} lies outside the photo, which has {width} x {height} pixels"
+            )
+    hands = _located(finder, photo, box, side) if finder else [(box, side)]
+    return [_recover_one(model, photo, *hand, path) for hand in hands]
+
+
+def recover_frame(frame, checkpoint=None):
+    """The labelled hand of a `data.frame.Frame`, from the same crop as in the evaluation."""
+    center, width = crop_square(frame)
+    reach = width / BOX_FACTOR / 2
+    box = (*(center - reach), *(center + reach))
+    [recovery] = recover(frame.image, box, frame.side, checkpoint)
+    return recovery
+
+
+def _located(finder, photo, box, side):
+    """[(box, side)] of the hands in a photo, whatever of both is known."""
+    if box is None:
+        finds = find_hands(*finder, photo)
+        if not finds:
+            raise NoHandError(
+                "no hand was found; if there is one, give the box around it and its side"
+            )
+        if side == "auto":
+            return [(found.box, found.side) for found in finds]
+        return [(found.box, side) for found in finds if found.side == side] or [
+            (finds[0].box, side)
+        ]
+    center, width = _square(box)
+    finds = find_hands(*finder, photo, (*(center - width / 2), *(center + width / 2)))
+    found = max(finds, key=lambda found: overlap(found.box, box), default=None)
+    if found is None or overlap(found.box, box) < ON_BOX:
+        raise NoHandError(
+            f"no hand was found in box={box}, so that its side is not known; if there is one, "
+            "give its side"
+        )
+    return [(box, found.side)]
+
+
+def _square(box):
+    """Centre (2,) and side of the network crop for a box, pixels; see `data.crops`."""
     x0, y0, x1, y1 = box
-    if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
-        raise PhotoError(f"box={box} lies outside the photo, which has {width} x {height} pixels")
-    return [_recover_one(model, photo, box, side, path)]
+    return np.array([x0 + x1, y0 + y1]) / 2, BOX_FACTOR * max(x1 - x0, y1 - y0)
 
 
 def pretrained_checkpoint():
@@ -282,10 +352,7 @@ def _to_rgb(image, name):
 
 def _checked_box(box):
     if box is None:
-        raise HamrError(
-            "box=None: finding the hand in a photo is not built yet; give the box around it as "
-            "(x0, y0, x1, y1) pixels"
-        )
+        return None
     expected = "expected (x0, y0, x1, y1) pixels with x0 < x1 and y0 < y1"
     try:
         x0, y0, x1, y1 = (float(value) for value in box)
@@ -296,8 +363,8 @@ def _checked_box(box):
     return x0, y0, x1, y1
 
 
-def _model(path, device):
-    """The network of a checkpoint, in memory until another one is asked for."""
+def _model(load, path, device):
+    """What a file holds, by one of the two functions below, kept until another one is asked for."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -306,21 +373,24 @@ def _model(path, device):
         reason = str(error).splitlines()[0]
         raise HamrError(f"device={device!r} cannot be used: {reason}") from error
     # The time tells a file that was written anew under its old name.
-    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else None, str(device))
+    return load(path, path.stat().st_mtime_ns if path.is_file() else None, str(device))
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(path, _, device):
+def _loaded_network(path, _, device):
     model, _ = load_model(path, device)
     if not model.mesh:
         raise HamrError(f"checkpoint {path} is of a network without a mesh: expected one with it")
     return model
 
 
+@functools.lru_cache(maxsize=1)
+def _loaded_localiser(path, _, device):
+    return load_localiser(path, device)
+
+
 def _recover_one(model, photo, box, side, path):
-    x0, y0, x1, y1 = box
-    center = np.array([x0 + x1, y0 + y1]) / 2
-    width = BOX_FACTOR * max(x1 - x0, y1 - y0)
+    center, width = _square(box)
     crop = _cut(photo, center, width, model.image_size, mirror=side == "left")
     device = next(model.parameters()).device
     with torch.inference_mode():

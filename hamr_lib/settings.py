@@ -158,6 +158,23 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Localiser:
+    """The network that finds hands in whole photos (see localiser.py); no part of the paper."""
+
+    image_size: int = 192  # pixels a side of the square that a photo is fitted into
+    channels: int = 48
+    steps: int = 6000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    save_every: int = 100  # steps between checkpoints
+    # Share of the frame's side that a hand takes up in training: from far away to a tight crop.
+    zoom: tuple[float, float] = (0.08, 1.1)
+    rotation: float = 60.0  # degrees either way
+    negatives: float = 0.15  # share of the training frames that hold no hand
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Evaluation, Sections 4.3 to 4.5 and the supplement."""
 
@@ -196,6 +213,7 @@ class Settings:
     losses: Losses = Losses()
     augment: Augment = Augment()
     train: Train = Train()
+    localiser: Localiser = Localiser()
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
 

@@ -108,8 +108,9 @@ def publish(profile):
     """Copy what a finished study shows to `results/reference/<profile>`, to be committed.
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
-    run and its network in half precision (`model.pt`); predictions, caches and optimiser states
-    stay behind. The README's results, between its two marks, become this study's table.
+    run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
+    gallery; predictions, caches and optimiser states stay behind. The README's results, between
+    its two marks, become this study's table.
 
     Raises:
         HamrError: for a study that is not finished.
@@ -122,7 +123,8 @@ def publish(profile):
         raise HamrError(f"{source} holds no 06_figures.ipynb: finish `make reproduce` first")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for path in [*source.glob("*.ipynb"), source / "metrics.csv", source / "run.json"]:
+    single = [source / name for name in ("metrics.csv", "run.json", "gallery.html")]
+    for path in [*source.glob("*.ipynb"), *single]:
         # Whose machine it ran on is nobody's business: paths start at the project.
         (target / path.name).write_text(path.read_text().replace(f"{ROOT}/", ""))
     for folder in ("tables", "figures"):
@@ -130,6 +132,7 @@ def publish(profile):
     main = source / "runs" / "main"
     shutil.copy(main / "log.csv", target)
     save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")
+    save_release(main / "checkpoints" / "localiser.ckpt", target / "localiser.pt")
 
     readme = ROOT / "README.md"
     table = (target / "tables" / "results.md").read_text().strip()

@@ -222,6 +222,29 @@ def _methods(folders, costs, results_dir):
     write_table(table, caption, results_dir / "tables", "methods")
 
 
+LOCALISER = {
+    "hands_found": "hands found",
+    "finds_right": "finds that are hands",
+    "box_iou": "box IoU of those found",
+    "side_accuracy": "side right",
+}
+
+
+def localiser(results_dir):
+    """How well the localiser finds hands in whole images; see `localiser.evaluate`."""
+    rows = read_rows(Path(results_dir) / "runs" / "main" / "localiser.csv")
+    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
+    table = rows.pivot(index="dataset", columns="metric", values="text")
+    table = table.reindex(columns=list(LOCALISER)).rename(columns=LOCALISER)
+    table = table.rename_axis(columns=None).reset_index().rename(columns={"dataset": "data set"})
+    caption = (
+        "Hands found in whole images: the share of hands whose box is overlapped by half, the "
+        "share of finds that are on a hand, the mean overlap of those found, and how often their "
+        "side is right; with 95 % intervals over hands."
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "localiser")
+
+
 def run_predictions(folder):
     """Display name of a set -> predictions, of one run's folder; an error where there are none."""
     paths = sorted(Path(folder).glob("predictions-*.npz"))
@@ -273,8 +296,8 @@ def _with_differences(rows, differences, title):
 
 
 def _of_the_study(rows):
-    """The rows of the main run and the comparisons, without the ablation runs."""
-    return rows[~rows.method.isin(VARIANTS)]
+    """The rows of the main run and the comparisons, without the ablation runs and the localiser."""
+    return rows[~rows.method.isin([*VARIANTS, "localiser"])]
 
 
 def _wide(rows):

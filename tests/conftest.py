@@ -46,3 +46,50 @@ def anny_hand():
     import anny
 
     return anny.Anny(rig="anny-hand.R", topology="hand.R", skinning_method="lbs")
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory):
+    """Folder of an RHD-like set of coloured blobs, with both splits; see `tiny.write_blobs`."""
+    from tiny import write_blobs
+
+    root = tmp_path_factory.mktemp("blobs")
+    write_blobs(root, "training", 30)
+    write_blobs(root, "evaluation", 12, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_localiser(blobs, tmp_path_factory):
+    """A localiser that has learnt to find the blobs: path of its checkpoint."""
+    from tiny import blob_settings
+
+    from hamr_lib import localiser
+    from hamr_lib.data.rhd import RHD
+
+    folder = tmp_path_factory.mktemp("localiser")
+    localiser.fit(blob_settings(), folder, RHD(blobs, "training"))
+    return folder / "checkpoints" / "localiser.ckpt"
+
+
+@pytest.fixture(scope="session")
+def browsed(tiny_checkpoint, tmp_path_factory):
+    """A run that was evaluated on twelve drawn frames, half of them left hands."""
+    from tiny import draw_frames
+
+    from hamr_lib import evaluate
+    from hamr_lib.checkpoint import load_model
+    from hamr_lib.data.crops import load_crops
+    from hamr_lib.settings import load_settings
+
+    folder = tmp_path_factory.mktemp("run") / "main"
+    settings = load_settings("smoke")
+    frames = draw_frames(6) + draw_frames(6, seed=1, side="left")
+    for i, frame in enumerate(frames):
+        frame.key = f"evaluation/{i:05d}"
+    crops = load_crops(frames, "browsed", settings.model.image_size, cache=folder)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(tiny_checkpoint.read_bytes())
+    model, _ = load_model(tiny_checkpoint)
+    evaluate.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
+    return folder, frames

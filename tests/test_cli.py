@@ -1,14 +1,20 @@
 """The command `hamr`: every option, every kind of bad input, and its exit codes."""
 
+import ctypes
+import gc
 import json
+import resource
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from hamr_lib import cli
+from hamr_lib.data.rhd import RHD
+from hamr_lib.errors import HamrError
 
 BOX = "--box=20,10,80,70"
 
@@ -42,7 +48,7 @@ def test_one_photo(hamr, photos, tmp_path, tiny_checkpoint):
     code, out, _ = hamr(photos / "a.jpg", BOX, "--side", "left", "--device", "cpu")
     assert code == cli.DONE
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a.glb", "a.json", "a.obj", "a_overlay.png"
+        "a.glb", "a.html", "a.json", "a.obj", "a_overlay.png"
     ]  # fmt: skip
     stored = json.loads((tmp_path / "out" / "a.json").read_text())
     assert stored["side"] == "left" and stored["box"] == [20, 10, 80, 70]
@@ -67,8 +73,8 @@ def test_no_photo_could_be_done(hamr, photos, tmp_path):
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["a.jpg", "--side", "right"], "finding the hand in a photo is not built yet"),
-        (["a.jpg", BOX], "telling left hands from right ones is not built yet"),
+        (["a.jpg", "--side", "right", "--localiser", "no.pt"], "no.pt is missing"),
+        (["a.jpg", BOX, "--localiser", "notes.txt"], "notes.txt is no readable checkpoint"),
         (["a.jpg", BOX, "--side", "right", "--checkpoint", "no.pt"], "no.pt is missing"),
         (["a.jpg", BOX, "--side", "right", "--device", "abacus"], "device='abacus'"),
         (["z.jpg", BOX, "--side", "right"], "z.jpg does not exist"),
@@ -100,6 +106,102 @@ def test_a_photo_is_not_overwritten_by_the_result_of_another(hamr, photos):
         photos / "a.png", photos / "a_overlay.png", "--out", photos, BOX, "--side", "right"
     )
     assert code == cli.FAILED and "would overwrite" in err
+
+
+# --- finding hands, and videos ------------------------------------------------------------------
+
+
+def test_hands_are_found_in_photos(hamr, blobs, tiny_localiser, tmp_path, photos):
+    folder = blobs / "RHD_published_v2" / "evaluation" / "color"
+    both = [folder / f"{i:05d}.png" for i in (0, 2)]
+    code, out, _ = hamr(*both, "--localiser", tiny_localiser)
+    assert code == cli.DONE and "2 of 2" in out
+    stored = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("out/*.json")}
+    assert set(stored) == {"00000", "00002", "00002_hand2"}
+    assert stored["00000"]["side"] == "left"
+    assert {stored["00002"]["side"], stored["00002_hand2"]["side"]} == {"left", "right"}
+
+
+def test_a_photo_without_a_hand_has_its_own_code(hamr, tiny_localiser, tmp_path, blobs):
+    noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    code, out, err = hamr(tmp_path / "noise.png", "--localiser", tiny_localiser)
+    assert code == cli.NO_HAND and "noise.png: no hand was found" in err and "0 of 1" in out
+    assert not list((tmp_path / "out").iterdir())
+    photo = blobs / "RHD_published_v2" / "evaluation" / "color" / "00001.png"
+    code, _, _ = hamr(photo, tmp_path / "noise.png", "--localiser", tiny_localiser)
+    assert code == cli.PARTLY
+    (tmp_path / "text.png").write_text("not an image")
+    code, _, _ = hamr(tmp_path / "text.png", tmp_path / "noise.png", "--localiser", tiny_localiser)
+    assert code == cli.FAILED
+
+
+def write_video(path, images):
+    height, width = images[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 5, (width, height))
+    for image in images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+
+
+def test_a_video_is_its_frames(hamr, blobs, tiny_localiser, tmp_path):
+    noise = np.random.default_rng(7).normal(110, 12, (128, 128, 3)).clip(0, 255).astype(np.uint8)
+    hand = RHD(blobs, "evaluation").both_hands(0)[0]
+    write_video(tmp_path / "clip.mp4", [hand, noise, hand])
+    code, out, _ = hamr(tmp_path / "clip.mp4", "--localiser", tiny_localiser)
+    assert code == cli.DONE and "hands in 2 of 3 frames" in out
+    expected = {f"clip-{i:06d}{end}" for i in (0, 2) for end in
+                ("_overlay.png", ".glb", ".obj", ".json")}  # fmt: skip
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    write_video(tmp_path / "empty.mp4", [noise, noise])
+    code, _, err = hamr(tmp_path / "empty.mp4", "--localiser", tiny_localiser)
+    assert code == cli.NO_HAND and "no hand was found in any of its 2 frames" in err
+    (tmp_path / "text.mp4").write_text("not a video")
+    code, _, err = hamr(tmp_path / "text.mp4", "--localiser", tiny_localiser)
+    assert code == cli.FAILED and "text.mp4 is not a video that OpenCV reads" in err
+
+
+@pytest.mark.parametrize(
+    "names", [("a.png", "a.jpg"), ("a.png", "a_hand2.png"), ("a.mp4", "a-000001.png"),
+              ("a.mp4", "a-000001_hand2.png")],
+)  # fmt: skip
+def test_results_of_one_name(tmp_path, names):
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.touch()
+    with pytest.raises(HamrError, match="would overwrite one another"):
+        cli.list_photos(paths)
+
+
+def test_names_that_only_look_alike(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "a-2.png", "a-000001.png", "b_hand2.png")]
+    for path in paths:
+        path.touch()
+    assert cli.list_photos(paths) == paths
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
+def test_a_folder_takes_the_memory_of_one_photo(hamr, tmp_path):
+    """Each photo is 6 MB decoded: kept, the ten would be 60 MB."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 14, 3)).astype(np.uint8)
+    large = Image.fromarray(pixels).resize((1600, 1200))
+    for i in range(14):
+        large.save(folder / f"{i}.jpg", quality=50)
+    options = ("--box=200,100,900,900", "--side", "right")
+    hamr(*(folder / f"{i}.jpg" for i in range(4)), *options)
+    before = resident()
+    code, _, _ = hamr(*(folder / f"{i}.jpg" for i in range(4, 14)), *options)
+    assert code == cli.DONE and resident() - before < 30e6
+
+
+def resident():
+    """Bytes of this process that are in memory; freed memory is given back first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize(

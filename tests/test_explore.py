@@ -11,13 +11,10 @@ import trimesh
 from PIL import Image
 from tiny import draw_frames
 
-from hamr_lib import evaluate, explore
-from hamr_lib.checkpoint import load_model
-from hamr_lib.data.crops import load_crops
+from hamr_lib import explore
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.joints import NAMES
-from hamr_lib.settings import load_settings
 
 
 def picture(image):
@@ -37,6 +34,7 @@ def explorer(built):
     hand, start = built
     yield hand
     hand.gesture.value, hand.blend.value = "relaxed", 0.0
+    hand._extra[:] = 0
     for name, value in start.items():
         hand.controls[name].value = value
 
@@ -150,12 +148,85 @@ def test_joints_without_anatomical_axes_turn_about_the_axes_of_the_hand(monkeypa
     assert len(hand.parameters()[2]) == 45 and not hasattr(hand, "gesture")
 
 
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def test_a_target_that_is_the_hand_itself_costs_nothing(explorer):
+    assert explorer.loss_terms() == {}
+    explorer.controls["target"].value = "relaxed"
+    terms = explorer.loss_terms()
+    assert terms.pop("geometric") < 0.05  # of the hand alone, whatever the target
+    assert set(terms) == {"joints_3d", "joints_2d", "camera", "silhouette"}
+    # The silhouette's soft rim differs from itself by nothing; rounding is all there is.
+    assert max(terms.values()) < 1e-4
+    explorer.controls["turn about z"].value = 30.0
+    moved = explorer.loss_terms()
+    assert moved["joints_3d"] > 1e-4 and moved["silhouette"] > 0.01
+    assert "joints_3d" in explorer.terms.value
+
+
+def test_the_losses_are_those_of_the_training(explorer):
+    """Moved by 10 cm of the image, the 2-D part is that many crop units by the camera's scale."""
+    explorer.controls["target"].value = "relaxed"
+    before = explorer.controls["camera tx"].value
+    explorer.controls["camera tx"].value = before + 0.5
+    terms = explorer.loss_terms()
+    assert terms["joints_2d"] == pytest.approx(0.25, abs=1e-3)  # mean of |0.5| and |0|
+    assert terms["camera"] == pytest.approx(0.5**2 / 3, rel=1e-2)
+    assert terms["joints_3d"] < 1e-9
+
+
+@pytest.mark.parametrize("target", ["fist", "random hand 1"])
+def test_a_fit_comes_near_its_target_and_is_watched(explorer, target):
+    explorer.controls["target"].value = target
+    before = explorer.loss_terms()
+    shown = []
+    explorer._image.observe(lambda change: shown.append(change["new"]), "value")
+    explorer.fit(60)
+    explorer._image.unobserve_all("value")
+    assert len(set(shown)) >= 10
+    after = explorer.loss_terms()
+    assert after["joints_3d"] < before["joints_3d"] / 10
+    assert after["joints_2d"] < before["joints_2d"] / 3
+    # The fitted hand can be taken along as code like any other.
+    names = {}
+    exec(explorer.code.value, names)
+    mesh = names["mesh"]
+    vertices = (mesh.vertices - mesh.joints[:, :1])[0].numpy()
+    np.testing.assert_allclose(vertices, explorer.mesh()[0], atol=1e-4)
+    explorer.reset()
+    assert not explorer._extra.any() and explorer.controls["beta 0"].value == 0
+
+
+def test_the_other_side_is_the_mirrored_hand():
+    hand = explore.Explorer("open", "right")
+    hand.controls["index PIP flexion"].value = 60.0
+    _, right = hand.mesh()
+    hand.side.value = "left"
+    _, left = hand.mesh()
+    np.testing.assert_allclose(left, right * [-1, 1, 1], atol=2e-3)
+    assert hand.controls["index PIP flexion"].value == 60.0
+    assert (hand._scene.mesh.indices == hand.hand.faces.numpy()).all()
+
+
+def test_a_hand_that_is_not_there_is_told_and_the_old_one_stays(monkeypatch):
+    hand = explore.Explorer("open", "right")
+
+    def missing(name, *args, **options):
+        raise HamrError("MANO_RIGHT.pkl is missing")
+
+    monkeypatch.setattr(explore, "load_hand", missing)
+    hand.which.value = "mano"
+    assert "MANO_RIGHT.pkl is missing" in hand._problem.value
+    assert hand.which.value == "open" == hand.hand.name
+
+
 @pytest.mark.parametrize("kind", ["obj", "ply", "glb"])
 def test_save(explorer, tmp_path, kind):
     vertices, _ = explorer.mesh()
     explorer.path.value = str(tmp_path / f"hand.{kind}")
     explorer._save_clicked(None)
-    assert explorer.message.value == f"saved {tmp_path}/hand.{kind}"
+    assert explorer.message.value.startswith(f"saved {tmp_path}/hand.{kind}<br><a download=")
     mesh = trimesh.load_mesh(tmp_path / f"hand.{kind}", process=False)
     np.testing.assert_allclose(mesh.extents, np.ptp(vertices, axis=0), atol=1e-5)
     assert mesh.volume > 1e-4  # cubic metres, and positive: the outside is outside
@@ -165,22 +236,6 @@ def test_save(explorer, tmp_path, kind):
 
 
 # --- predictions --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browsed(tiny_checkpoint, tmp_path_factory):
-    """A run that was evaluated on twelve drawn frames, half of them left hands."""
-    folder = tmp_path_factory.mktemp("run") / "main"
-    settings = load_settings("smoke")
-    frames = draw_frames(6) + draw_frames(6, seed=1, side="left")
-    for i, frame in enumerate(frames):
-        frame.key = f"evaluation/{i:05d}"
-    crops = load_crops(frames, "browsed", settings.model.image_size, cache=folder)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoints" / "best.ckpt").write_bytes(tiny_checkpoint.read_bytes())
-    model, _ = load_model(tiny_checkpoint)
-    evaluate.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
-    return folder, frames
 
 
 @pytest.fixture
@@ -257,7 +312,7 @@ def test_recover_photo_runs(tiny_checkpoint, tmp_path):
         out=str(tmp_path / "out"),
     )  # fmt: skip
     assert f"a left hand, by {tiny_checkpoint}" in printed(done)
-    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 5
 
 
 def test_explore_mesh_runs(tmp_path):

@@ -11,9 +11,11 @@ import trimesh
 from PIL import Image
 
 from hamr_lib import recovery
+from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
+from hamr_lib.localiser import overlap
 from hamr_lib.model import START_SCALE
-from hamr_lib.recovery import read_photo, recover
+from hamr_lib.recovery import NoHandError, read_photo, recover
 
 
 def photo(height=240, width=320, seed=0):
@@ -136,8 +138,8 @@ def test_a_photo_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        ({"box": None}, "finding the hand in a photo is not built yet"),
-        ({"side": "auto"}, "telling left hands from right ones is not built yet"),
+        ({"box": None, "localiser": "no.ckpt"}, "no.ckpt is missing"),
+        ({"side": "auto", "localiser": __file__}, "test_recovery.py is no readable checkpoint"),
         ({"side": "both"}, "side: expected 'left', 'right' or 'auto', got 'both'"),
         ({"box": (0, 0, 5)}, "expected .x0, y0, x1, y1. pixels"),
         ({"box": (5, 0, 5, 9)}, "x0 < x1"),
@@ -154,6 +156,56 @@ def test_a_bad_argument_is_told(tiny_checkpoint, arguments, complaint):
     good = {"image": photo(), "box": BOX, "side": "right", "checkpoint": tiny_checkpoint}
     with pytest.raises(HamrError, match=complaint):
         recover(**{**good, **arguments})
+
+
+# --- finding hands ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def find(tiny_checkpoint, tiny_localiser, blobs):
+    """`recover` on an image of blobs: 0 shows a left hand, 1 a right one, 2 both."""
+
+    def run(index, *args, **kwargs):
+        image, _, joints = RHD(blobs, "evaluation").both_hands(index)
+        found = recover(image, *args, checkpoint=tiny_checkpoint, localiser=tiny_localiser,
+                        **kwargs)  # fmt: skip
+        return found, [(*j.min(0), *j.max(0)) for j in joints]
+
+    return run
+
+
+def test_hands_are_found_with_their_side(find):
+    for index, side in ((0, "left"), (1, "right")):
+        [found], boxes = find(index)
+        assert found.side == side
+        assert overlap(found.box, boxes[side == "right"]) > 0.5
+    both, boxes = find(2)
+    assert {r.side for r in both} == {"left", "right"}
+    for one in both:
+        assert overlap(one.box, boxes[one.side == "right"]) > 0.5
+
+
+def test_a_side_chooses_among_the_hands_or_overrules(find):
+    [found], _ = find(2, side="right")
+    assert found.side == "right"
+    # Only a left hand is there: the caller knows better than the localiser.
+    [found], boxes = find(0, side="right")
+    assert found.side == "right" and overlap(found.box, boxes[0]) > 0.5
+
+
+def test_a_box_without_a_side_and_with_nothing_in_it(find):
+    _, (left, right) = find(2)
+    for box, side in ((left, "left"), (right, "right")):
+        [found], _ = find(2, box)
+        assert found.side == side and found.box == pytest.approx(box)
+    with pytest.raises(NoHandError, match="no hand was found in box="):
+        find(0, (90, 10, 125, 40))
+
+
+def test_no_hand_is_no_mesh(tiny_checkpoint, tiny_localiser):
+    noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
+    with pytest.raises(NoHandError, match="no hand was found; if there is one, give the box"):
+        recover(noise, checkpoint=tiny_checkpoint, localiser=tiny_localiser)
 
 
 def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
@@ -293,7 +345,7 @@ def test_the_mask_is_what_the_projected_triangles_cover(right):
 def test_the_saved_files_hold_the_recovery(tmp_path, right):
     paths = right.save(tmp_path / "new", "photo.v2")
     assert [path.name for path in paths] == [
-        "photo.v2_overlay.png", "photo.v2.glb", "photo.v2.obj", "photo.v2.json"
+        "photo.v2_overlay.png", "photo.v2.glb", "photo.v2.obj", "photo.v2.json", "photo.v2.html"
     ]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
     obj = trimesh.load(paths[2], process=False)
@@ -311,6 +363,16 @@ def test_the_saved_files_hold_the_recovery(tmp_path, right):
         np.testing.assert_allclose(stored[name], getattr(right, name))
     assert stored["side"] == "right" and stored["hand"] == "open"
     assert stored["checkpoint"] == right.checkpoint
+    page = paths[4].read_text()
+    assert "<title>A right hand, recovered by HAMR</title>" in page and 'src="http' not in page
+
+
+def test_the_page_may_be_left_out(tmp_path, right):
+    assert [path.suffix for path in right.save(tmp_path, "a", html=False)] == [
+        ".png", ".glb", ".obj", ".json"
+    ]  # fmt: skip
+    with pytest.raises(HamrError, match="expected a name that ends in .html"):
+        right.save_html(tmp_path / "a.htm")
 
 
 def test_the_overlay_changes_the_photo_where_the_hand_is(right):

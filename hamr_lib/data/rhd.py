@@ -70,7 +70,8 @@ class RHD(Frames):
     def __len__(self):
         return len(self.ids)
 
-    def frame(self, index):
+    def _image_and_masks(self, index):
+        """The image (H, W, 3) and, by side, the pixels (H, W) bool of each hand."""
         name = f"{self.ids[index]:05d}.png"
         image = read_image(self.root / "color" / name)
         parts = read_image(self.root / "mask" / name, cv2.IMREAD_GRAYSCALE)
@@ -78,19 +79,37 @@ class RHD(Frames):
             raise HamrError(f"{name}: a mask of {parts.shape} for an image of {image.shape[:2]}")
         if parts.max() > LAST_PART:
             raise HamrError(f"mask/{name} holds part {parts.max()}; expected 0 to {LAST_PART}")
-        masks = {
+        return image, {
             side: (parts >= first) & (parts < first + len(HAND_PARTS))
             for side, first in FIRST_PART.items()
         }
+
+    def both_hands(self, index):
+        """A whole image and what it shows of both hands.
+
+        Returns:
+            image (H, W, 3) uint8 RGB; hands (H, W) uint8, 0 background, 1 left hand, 2 right hand;
+            joints_2d (2, 21, 2) pixels in our order, left hand first.
+        """
+        image, masks = self._image_and_masks(index)
+        hands = masks["left"].astype(np.uint8) + 2 * masks["right"].astype(np.uint8)
+        joints_2d = self.uv_vis[index].reshape(2, NUM_JOINTS, 3)[:, FROM_RHD, :2]
+        return image, hands, joints_2d
+
+    def frame(self, index):
+        image, masks = self._image_and_masks(index)
         side = "left" if masks["left"].sum() > masks["right"].sum() else "right"
         joints = np.array(FROM_RHD) + (0 if side == "left" else NUM_JOINTS)
         joints_3d, K = self.xyz[index, joints], self.K[index]
         mask = masks[side]
         if self.mask == "depth":
-            depth = decode_depth(read_image(self.root / "depth" / name))
+            path = self.root / "depth" / f"{self.ids[index]:05d}.png"
+            depth = decode_depth(read_image(path))
             mask = mask_from_depth(depth, joints_3d, K)
         joints_2d = self.uv_vis[index, joints, :2]
-        return Frame(image, side, joints_3d, joints_2d, K, mask, f"{self.split}/{name[:-4]}")
+        return Frame(
+            image, side, joints_3d, joints_2d, K, mask, f"{self.split}/{self.ids[index]:05d}"
+        )
 
 
 def split_folder(root, split):
