@@ -177,6 +177,38 @@ def test_splits_share_no_person_pose_or_photograph():
     assert [len(places) for places in seen.values()] == [14, 4]
 
 
+@pytest.mark.parametrize(
+    "factor, part", [("environments", "draw_surroundings"), ("spectrum", "_mixed_spectrum")]
+)
+def test_places_and_spectra_are_drawn_only_where_they_are_asked_for(
+    factor, part, tmp_path, monkeypatch
+):
+    splits, drawn = [], getattr(sets.scene, part)
+
+    def counted(*arguments):
+        splits.extend(a for a in arguments if isinstance(a, str))
+        return drawn(*arguments)
+
+    monkeypatch.setattr(sets.scene, part, counted)
+    block = sets.Block("rhd", "evaluation", "", 0, 8)
+    sets._render_block((tmp_path / "with", FACTORS, block))
+    assert 0 < len(splits) < 8 and set(splits) == {"evaluation"}
+    splits.clear()
+    without = dataclasses.replace(FACTORS, **{factor: False})
+    sets._render_block((tmp_path / "without", without, block))
+    assert splits == []
+
+
+def test_a_mixed_spectrum_changes_only_what_is_coarse():
+    image = np.random.default_rng(0).uniform(0.2, 0.8, (320, 320, 3)).astype(np.float32)
+    mixed = sets.scene._mixed_spectrum(np.random.default_rng(1), image, "training")
+    change = np.abs(np.fft.rfft2(mixed - image, axes=(0, 1)))
+    y, x = np.fft.fftfreq(320, 1 / 320), np.fft.rfftfreq(320, 1 / 320)
+    coarse = np.maximum(np.abs(y)[:, None], x[None]) <= 5
+    assert change[coarse].sum() > 0
+    assert (change[~coarse] ** 2).sum() < 0.02 * (change[coarse] ** 2).sum()
+
+
 def test_a_place_lights_what_faces_its_lamps_and_is_seen_where_the_camera_looks():
     place = environments.read_place("sunset")
     # The world's up is z; a camera that looks level has it at -y, and forward at z.
