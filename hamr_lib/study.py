@@ -4,8 +4,10 @@
 `python -m hamr_lib.study execute PROFILE NOTEBOOK OUT [name=value ...]` executes one notebook by
 papermill; `python -m hamr_lib.study methods PROFILE` lists the comparisons that have a run of
 their own. Papermill only warns about a parameter that a notebook does not know, so both the
-settings and the parameters are checked before a kernel starts. `python -m hamr_lib.study publish
-PROFILE` copies what a finished study shows to `results/reference/` and its table into the README.
+settings and the parameters are checked before a kernel starts. `python -m hamr_lib.study train
+PROFILE [RUN]` trains one network without a notebook, for torchrun to start in every process; the
+notebook then finds it done. `python -m hamr_lib.study publish PROFILE` copies what a finished study
+shows to `results/reference/` and its table into the README.
 """
 
 import argparse
@@ -102,6 +104,23 @@ def execute(profile, notebook, out, parameters):
             ) from error
     failed.unlink(missing_ok=True)
     _record(profile, out, time.time() - started)
+
+
+def train(profile, run="main"):
+    """Train one run into its folder of the results, as `02_train` does.
+
+    Under torchrun each process calls this, and takes its part of every batch. The data must have
+    been made before (`make data`): many processes would render it many times.
+    """
+    from . import train as training
+    from .data.sets import training_crops
+    from .hand import load_hand
+
+    settings = load_run(profile, run)
+    train_crops, val_crops = training_crops(settings)
+    options = settings.hand
+    hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
+    training.fit(settings, results_dir(profile, run), train_crops, val_crops, hand)
 
 
 def publish(profile):
@@ -202,6 +221,9 @@ def main(argv=None):
     runs.add_argument("profile")
     methods = commands.add_parser("methods", help="list the comparisons with a run of their own")
     methods.add_argument("profile")
+    alone = commands.add_parser("train", help="train one run, also under torchrun")
+    alone.add_argument("profile")
+    alone.add_argument("run", nargs="?", default="main")
     finished = commands.add_parser("publish", help="copy a finished study to results/reference")
     finished.add_argument("profile")
     run = commands.add_parser("execute", help="execute one notebook")
@@ -216,6 +238,8 @@ def main(argv=None):
             print(*ablation_runs(load_settings(args.profile)))
         elif args.command == "methods":
             print(*comparison_runs(load_settings(args.profile)))
+        elif args.command == "train":
+            train(args.profile, args.run)
         elif args.command == "publish":
             publish(args.profile)
         else:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -99,3 +101,18 @@ def test_the_whole_study_and_that_a_second_call_runs_nothing():
     times = {path: path.stat().st_mtime_ns for path in results.rglob("*.ipynb")}
     assert "[smoke]" not in make("reproduce", "PROFILE=smoke")
     assert times == {path: path.stat().st_mtime_ns for path in results.rglob("*.ipynb")}
+
+
+def test_torchrun_trains_a_run_that_the_notebook_finds_done():
+    """After the study above, whose data it takes: two processes share every batch."""
+    run = study.results_dir("smoke", "no-camera-s7")
+    shutil.rmtree(run, ignore_errors=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = ["--nproc-per-node=2", "-m", "hamr_lib.study", "train", "smoke", "no-camera-s7"]
+    done = subprocess.run([*launcher, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = (run / "log.csv").read_text()
+    assert len(log.splitlines()) == 2  # the names, and the validation after six steps
+    study.train("smoke", "no-camera-s7")
+    assert (run / "log.csv").read_text() == log
+    shutil.rmtree(run)
