@@ -38,6 +38,7 @@ OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
 ENDINGS = ("_overlay.png", ".glb", ".obj", ".json", ".html")
 SKIN = (0.80, 0.62, 0.53)
+SURE = 0.8  # share of a find's probability that its side has, from which that side is believed
 ON_BOX = 0.1  # overlap from which a find is what the caller's box is around
 # Camera frame (x right, y down, z away) to that of viewers (x right, y up, z near): what glTF
 # prescribes, and what puts a hand upright on a screen.
@@ -179,9 +180,10 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
             white), grey, palettes and 16 bits are handled by `read_photo`.
         box: (x0, y0, x1, y1) pixels of the upright photo, around the hand from wrist to
             fingertips. It may reach beyond the photo's border. None has the hands found.
-        side: "left", "right", or "auto", which has it found out. With a side and no box, the
-            hands found to be of that side are taken; where all are found to be of the other one,
-            the most certain, and it is taken for the side that was given.
+        side: "left", "right", or "auto", which has it found out: by the localiser, or where that
+            is in doubt by which way round the network itself sees a hand the more clearly. With a
+            side and no box, the hands found to be of that side are taken; where all are found to
+            be of the other one, the most certain, and it is taken for the side that was given.
         checkpoint: path of a checkpoint; None takes `pretrained_checkpoint()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
         localiser: path of what finds hands; None takes `localiser.pretrained_localiser()`. It is
@@ -211,7 +213,10 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
                 f"box={box} lies outside the photo, which has {width} x {height} pixels"
             )
     hands = _located(finder, photo, box, side) if finder else [(box, side)]
-    return [_recover_one(model, photo, *hand, path) for hand in hands]
+    return [
+        _recover_one(model, photo, box, side or _surer_side(model, photo, box), path)
+        for box, side in hands
+    ]
 
 
 def recover_frame(frame, checkpoint=None):
@@ -224,7 +229,7 @@ def recover_frame(frame, checkpoint=None):
 
 
 def _located(finder, photo, box, side):
-    """[(box, side)] of the hands in a photo, whatever of both is known."""
+    """[(box, side)] of the hands in a photo, whatever of both is given; side None: not sure."""
     if box is None:
         finds = find_hands(*finder, photo)
         if not finds:
@@ -232,7 +237,7 @@ def _located(finder, photo, box, side):
                 "no hand was found; if there is one, give the box around it and its side"
             )
         if side == "auto":
-            return [(found.box, found.side) for found in finds]
+            return [(found.box, _believed(found)) for found in finds]
         return [(found.box, side) for found in finds if found.side == side] or [
             (finds[0].box, side)
         ]
@@ -244,7 +249,32 @@ def _located(finder, photo, box, side):
             f"no hand was found in box={box}, so that its side is not known; if there is one, "
             "give its side"
         )
-    return [(box, found.side)]
+    return [(box, _believed(found))]
+
+
+def _believed(found):
+    """The side of a find, None where the localiser itself is in doubt."""
+    return found.side if found.side_score >= SURE else None
+
+
+def _surer_side(model, photo, box):
+    """The side as which the network's heat maps see a hand the more clearly.
+
+    The network knows right hands alone. Shown a left one as it is, it finds fewer joints where it
+    expects them than in its mirror image.
+    """
+    crops = [_crop(model, photo, box, side) for side in ("left", "right")]
+    with torch.inference_mode():
+        maps = model(torch.cat(crops)).heatmaps[-1][:, :NUM_JOINTS]
+    left, right = maps.float().amax((2, 3)).mean(1).tolist()
+    return "left" if left > right else "right"
+
+
+def _crop(model, photo, box, side):
+    """(1, 3, S, S) in [0, 1]: the network crop of a hand, a left one mirrored."""
+    crop = _cut(photo, *_square(box), model.image_size, mirror=side == "left")
+    device = next(model.parameters()).device
+    return torch.from_numpy(crop).to(device).permute(2, 0, 1)[None].float() / 255
 
 
 def _square(box):
@@ -391,11 +421,8 @@ def _loaded_localiser(path, _, device):
 
 def _recover_one(model, photo, box, side, path):
     center, width = _square(box)
-    crop = _cut(photo, center, width, model.image_size, mirror=side == "left")
-    device = next(model.parameters()).device
     with torch.inference_mode():
-        batch = torch.from_numpy(crop).to(device).permute(2, 0, 1)[None].float() / 255
-        output = model(batch, all_iterations=True)
+        output = model(_crop(model, photo, box, side), all_iterations=True)
     faces = model.hand.faces.cpu().numpy()
     heatmaps = output.heatmaps[-1][0, :NUM_JOINTS].float().cpu().numpy()
     # The network took a left hand for a right one: everything sideways is turned back.
