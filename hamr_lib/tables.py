@@ -144,11 +144,10 @@ def comparisons(results_dir, settings):
     costs is written as a second table, `methods`.
     """
     results_dir = Path(results_dir)
-    main = results_dir / "runs" / "main"
-    folders = {"main": main} | comparison_folders(results_dir)
-    if len(folders) == 1:
-        raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
+    folders = {"main": results_dir / "runs" / "main"} | comparison_folders(results_dir)
     methods = {name: run_predictions(folder) for name, folder in folders.items()}
+    if len(methods) == 1:
+        raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
     ours = "hamr" if "hamr" in methods else "main"
     rows, gains = [], []
     for dataset in methods["main"]:
@@ -161,10 +160,8 @@ def comparisons(results_dir, settings):
     title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
     table = _with_differences(rows, gains, title)
     costs = _costs(folders, settings)
-    for column in ("fit (s)", "ms an image"):
-        table.insert(2, column, table.method.map(costs[column]))
-    for column in ("GFLOP an image", "parameters (M)"):
-        table.insert(2, column, table.method.map(costs[column]))
+    for place, column in enumerate(costs, start=2):
+        table.insert(place, column, table.method.map(costs[column]))
     caption = (
         "Other methods on the same crops under the same protocol, each rebuilt by us and trained "
         f"for {settings.study.comparison_steps} steps (HAMR's main run: {settings.train.steps}). "

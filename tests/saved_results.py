@@ -50,11 +50,12 @@ class Oracle:
     What the answer must know beyond images comes from the crops it was made for; see `on`.
     """
 
-    def __init__(self, settings, noise, seed=0, mesh=True, mask=True):
-        self.settings, self.noise, self.mesh, self.mask = settings, noise, mesh, mask
+    def __init__(self, settings, noise, seed=0, mesh=True, mask=True, joints=True):
+        self.settings, self.noise = settings, noise
+        self.mesh, self.mask, self.joints = mesh and joints, mask, joints
         self.rng = np.random.default_rng(seed)
         self.hand = TinyHand()
-        self.faces = self.hand.faces if mesh else None
+        self.faces = self.hand.faces if self.mesh else None
 
     def on(self, crops):
         """Start answering for these crops."""
@@ -68,7 +69,7 @@ class Oracle:
         joints += torch.from_numpy(self.rng.normal(0, self.noise, joints.shape)).float()
         flat = torch.from_numpy(self.labels["joints_2d"][rows]).clone()
         flat += torch.from_numpy(self.rng.normal(0, 5 * self.noise, flat.shape)).float()
-        answer = {"joints_3d": joints, "joints_2d": flat}
+        answer = {"joints_3d": joints, "joints_2d": flat} if self.joints else {}
         if self.mesh:
             count = len(images)
             mesh = self.hand(torch.zeros(count, 10), torch.zeros(count, 3), torch.zeros(count, 6))

@@ -72,6 +72,7 @@ def test_a_failing_notebook_leaves_no_result(one_notebook):
         ("smoke", "98_none", {}, "98_none.ipynb does not exist"),
         ("smoke", "99_probe", {"pofile": "x"}, "unknown parameter 'pofile'"),
         ("smoke", "99_probe", {"run": "no-mush-s0"}, "unknown variant 'no-mush'"),
+        ("smoke", "99_probe", {"method": "magic"}, "unknown method 'magic'"),
     ],
 )
 def test_nothing_starts_on_a_misspelt_name(one_notebook, profile, notebook, parameters, complaint):

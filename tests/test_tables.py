@@ -2,10 +2,11 @@
 
 import pandas as pd
 import pytest
-from saved_results import make_results, small_settings
+from saved_results import drawn_sets, evaluate_oracle, make_results, small_settings
 
 from hamr_lib import evaluate, metrics, tables
 from hamr_lib.errors import HamrError
+from hamr_lib.files import write_json
 
 SETTINGS = small_settings()
 
@@ -86,6 +87,44 @@ def test_comparisons_with_their_paired_differences(results):
     assert list(one.index) == ["HAMR (this study)", "mean pose", "untrained network"]
     shown = one["3-D AUC of ours minus it"]
     assert float(shown["mean pose"].split()[0]) > 0.1 and float(one["p"]["mean pose"]) < 0.05
+    assert (one["parameters (M)"] == "-").all()  # these runs recorded no cost
+    assert not (results / "tables" / "methods.csv").exists()
+
+
+def test_comparisons_against_hamr_of_the_same_budget(tmp_path):
+    """With its costs, and a method of masks alone, which has a row only where there are masks."""
+    make_results(tmp_path, SETTINGS)
+    others = tmp_path / "comparisons"
+    sets = drawn_sets(tmp_path / "cache", SETTINGS)
+    evaluate_oracle(others / "hamr", sets, SETTINGS, "hamr", noise=0.02)
+    evaluate_oracle(others / "deeplab", sets, SETTINGS, "deeplab", noise=0.0, joints=False)
+    write_json(others / "hamr" / "cost.json", {
+        "parameters": 1_250_000, "gflop": 2.5, "ms_an_image": 12.34, "batch_size": 4,
+        "device": "cpu", "commit": "abc",
+    })  # fmt: skip
+    write_json(others / "hamr" / "about.json", {
+        "method": "hamr", "reference": "this study", "departures": "Ours.", "steps": 8,
+    })  # fmt: skip
+    (others / "hamr" / "log.csv").write_text("step,images_per_second\n4,32\n8,64\n")
+    table = tables.comparisons(tmp_path, SETTINGS)
+    rhd = table[table["data set"] == "open-rhd"].set_index("method")
+    assert list(rhd.index) == [
+        "HAMR (this study)", "HAMR, same budget", "DeepLab v3", "mean pose", "untrained network",
+    ]  # fmt: skip
+    costs = ["parameters (M)", "GFLOP an image", "fit (s)", "ms an image"]
+    assert list(table.columns[2:6]) == costs
+    seconds = SETTINGS.train.batch_size * (4 / 32 + 4 / 64)
+    assert list(rhd.loc["HAMR, same budget", costs]) == ["1.25", "2.50", f"{seconds:.0f}", "12.3"]
+    shown = rhd["3-D AUC of HAMR, same budget minus it"]
+    assert shown["HAMR, same budget"] == "-" and float(shown["HAMR (this study)"].split()[0]) < 0
+    deeplab = rhd.loc["DeepLab v3"]
+    assert deeplab["3-D PCK AUC"] == deeplab["p"] == "-" and float(deeplab["mIoU"].split()[0]) > 0.5
+    assert "DeepLab v3" not in set(table[table["data set"] == "open-stb"].method)
+    about = pd.read_csv(tmp_path / "tables" / "methods.csv")
+    assert list(about.method) == ["HAMR, same budget"] and list(about.departures) == ["Ours."]
+    evaluate.merge_metrics(tmp_path)
+    masks = tables.table1(tmp_path).set_index("method")["mIoU"]
+    assert masks["DeepLab v3"] == deeplab["mIoU"]
 
 
 def test_sets_stand_in_the_papers_order(results):
