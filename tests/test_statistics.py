@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from tiny import rest_joints
+
+from hamr_lib.data.crops import Crops
+from hamr_lib.data.statistics import statistics
+
+
+def crops_of(joints, masks=True, has_root=True):
+    """Hands (n, 21, 3) half a metre before the camera; their pixels are 200, all else 10."""
+    count, size = len(joints), 16
+    pixels = np.full((count, 4, size, size), 10, np.uint8)
+    pixels[:, :3, 4:8], pixels[:, 3] = 200, 0
+    pixels[:, 3, 4:8] = 255
+    labels = {
+        "joints_3d": joints.astype(np.float32),
+        "valid_3d": np.ones((count, 21), bool),
+        "root": np.tile(np.float32([0, 0, 0.5]), (count, 1)),
+        "has_root": np.full(count, has_root),
+        "has_mask": np.full(count, masks),
+        "side": np.full(count, 90, np.float32),
+    }
+    rows = np.stack([np.zeros(count, int), np.arange(count)], axis=1)
+    return Crops([pixels], rows, labels, [str(i) for i in range(count)], "", size)
+
+
+def test_a_flat_right_hand_from_behind_from_the_front_and_turned():
+    flat = rest_joints()  # fingers up, thumb to the left: its back is seen
+    front = flat * [-1, 1, -1]  # half a turn about the vertical
+    sideways = flat[:, [1, 0, 2]] * [-1, 1, 1]  # a quarter turn in the image, clockwise
+    found = statistics(crops_of(np.stack([flat, front, sideways])))
+    np.testing.assert_allclose(found["palm's turn from the camera (degrees)"], [180, 0, 180])
+    np.testing.assert_allclose(
+        found["direction of the hand in the image (degrees)"], [0, 0, 90], atol=1e-4
+    )
+    np.testing.assert_allclose(found["how straight the fingers are (1: stretched)"], 1, rtol=1e-5)
+    np.testing.assert_allclose(found["wrist to middle knuckle (mm)"], 80, rtol=1e-5)
+    np.testing.assert_allclose(found["distance of the hand (m)"], 0.5)
+    np.testing.assert_allclose(found["lightness of the hand (0-255)"], 200, rtol=1e-4)
+
+
+def test_a_bent_finger_is_less_straight():
+    bent = rest_joints()
+    base, middle = bent[9], bent[10]
+    along = (middle - base) / np.linalg.norm(middle - base)
+    bent[11] = middle + [0, 0, 0.025]  # at a right angle: 30 mm along, then 45 mm across
+    bent[12] = middle + [0, 0, 0.045]
+    assert along[2] == 0
+    straight = np.hypot(30, 45) / 75
+    found = statistics(crops_of(bent[None]))["how straight the fingers are (1: stretched)"]
+    assert found == pytest.approx([(3 + straight) / 4], rel=1e-4)
+
+
+def test_what_is_not_labelled_is_left_out():
+    found = statistics(crops_of(rest_joints()[None], masks=False, has_root=False))
+    empty = [name for name, values in found.items() if not len(values)]
+    assert set(found) - set(empty) == {"side of the crop in the photo (px)"}
