@@ -50,6 +50,7 @@ STYLE = {
 # Okabe and Ito's colours, which colour-blind readers can tell apart (without the yellow one, too
 # faint on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", ":")  # of curves, where they are more than the colours
 WIDTH = 7.2  # inches, both columns of a page
 SKIN = (0.45, 0.65, 0.85)  # of drawn meshes: told apart from any real skin
 # What the parts of a mask are painted in, over a grey image.
@@ -104,7 +105,9 @@ def fig6(results_dir, settings):
     results_dir = Path(results_dir)
     methods = _methods(results_dir, joints=True)
     sets = list(methods["main"])
-    fig, axes = plt.subplots(1, len(sets), figsize=(WIDTH, 2.5), squeeze=False)
+    legend = 0.16 * -(-len(methods) // 5)  # inches, five names a row
+    height = 2.4 + legend
+    fig, axes = plt.subplots(1, len(sets), figsize=(WIDTH, height), squeeze=False)
     tables = []
     for ax, dataset in zip(axes[0], sets, strict=True):
         protocol = main_protocol(methods["main"][dataset])
@@ -114,7 +117,7 @@ def fig6(results_dir, settings):
         tables.append(table.assign(dataset=dataset, protocol=protocol.name))
         ax.set(title=_title(dataset), xlabel="error threshold (mm)")
     axes[0, 0].set_ylabel("share of correct joints (3-D PCK)")
-    fig.tight_layout(w_pad=1.0, rect=(0, 0, 1, 0.94))
+    fig.tight_layout(w_pad=1.0, rect=(0, 0, 1, 1 - legend / height))
     lines = axes[0, 0].get_lines()
     names = [LABELS.get(name, name) for name in methods]
     fig.legend(lines, names, loc="upper center", ncols=min(5, len(names)), frameon=False)
@@ -258,7 +261,8 @@ def _curves(ax, curves, thresholds, settings, named=True):
         colour, label = COLOURS[i % len(COLOURS)], LABELS.get(name, name)
         pck, (low, high) = curve(errors, thresholds, settings.evaluate)
         ax.fill_between(thresholds, low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(thresholds, pck, color=colour, zorder=3 if i == 0 else 2)
+        style = STYLES[i // len(COLOURS) % len(STYLES)]
+        ax.plot(thresholds, pck, style, color=colour, zorder=3 if i == 0 else 2)
         area = metrics.auc(pck, thresholds)
         ends.append((pck[-1], f"{label} {area:.3f}" if named else f"{area:.3f}", colour))
         tables.append(pd.DataFrame({
