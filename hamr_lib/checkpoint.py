@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .errors import HamrError
-from .files import commit, write_aside
+from .files import ROOT, commit, write_aside
 from .settings import from_dict
 
 FORMAT = 1
@@ -175,6 +175,37 @@ def load_model(path, device="cpu"):
     network = HAMR(settings.model, hand)
     load_state(path, network, model_state(checkpoint))
     return network.to(device).eval(), settings
+
+
+def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):
+    """The trained network that is taken where none is named.
+
+    The reader's own latest (`results/<profile>/runs/main/checkpoints/<own>`), but never one of the
+    `smoke` profile, which only tests the machinery; then the shipped one of the largest profile
+    (`results/reference/<profile>/<shipped>`).
+
+    Args:
+        own, shipped: names of the files.
+        usable: tells of one's own whether its training went far enough to be used.
+
+    Raises:
+        HamrError: when there is neither.
+    """
+    found = [
+        path
+        for path in (ROOT / "results").glob(f"*/runs/main/checkpoints/{own}")
+        if path.parents[3].name != "smoke" and usable(path)
+    ]
+    if found:
+        return max(found, key=lambda path: path.stat().st_mtime)
+    for profile in ("paper", "gpu", "cpu"):
+        path = ROOT / "results" / "reference" / profile / shipped
+        if path.is_file():
+            return path
+    raise HamrError(
+        f"no trained network: expected results/<profile>/runs/main/checkpoints/{own} (made by "
+        f"`make train`) or results/reference/<profile>/{shipped}; or name a checkpoint"
+    )
 
 
 def load_state(path, network, state):

@@ -118,7 +118,8 @@ def _box(text):
 
 def _recover(args):
     # Here, so that --help and a mistyped option do not wait for torch.
-    from .recovery import ENDINGS, NoHandError, PhotoError, pretrained_checkpoint
+    from .checkpoint import pretrained
+    from .recovery import ENDINGS, NoHandError, PhotoError
 
     photos = list_photos(args.photos)
     out = args.out.resolve()
@@ -128,7 +129,7 @@ def _recover(args):
     for photo in written & {photo.resolve() for photo in photos}:
         raise HamrError(f"a result would overwrite {photo}: choose another --out")
     _check_out(args.out)
-    args.checkpoint = args.checkpoint or pretrained_checkpoint()
+    args.checkpoint = args.checkpoint or pretrained()
     done, failures = 0, []
     console = Console(stderr=True)
     progress = Progress(

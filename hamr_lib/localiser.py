@@ -26,14 +26,14 @@ from torch import nn
 
 from . import checkpoint, metrics
 from .augment import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, draw
-from .backbone import PretrainedStem
+from .backbone import FROZEN, PretrainedStem
 from .data import check
 from .data.crops import cut
 from .draw import contact_sheet
 from .draw import fit as fit_image
 from .errors import HamrError
 from .evaluate import COLUMNS, best_device, write_rows
-from .files import ROOT, commit, digest
+from .files import commit, digest
 from .settings import from_dict
 from .train import CheckpointIO, Progress, cosine, precision
 
@@ -68,8 +68,7 @@ class HandSegmenter(nn.Module):
         super().__init__()
         self.image_size = options.image_size
         self.stem = PretrainedStem(options.channels)
-        network = self.stem.network
-        network._blocks = network._blocks[:BLOCKS]
+        self.stem.blocks = self.stem.blocks[: BLOCKS - FROZEN]
         self.stem.lateral = self.stem.lateral[:3]
         self.head = nn.Conv2d(options.channels, 1 + len(SIDES), 1)
         for module in self.modules():
@@ -191,28 +190,9 @@ def overlap(a, b):
 
 
 def pretrained_localiser():
-    """The localiser that `recover` takes by default: the reader's own latest, else the shipped one.
-
-    As with the network itself, never one of the `smoke` profile.
-
-    Raises:
-        HamrError: when there is neither.
-    """
-    own = [
-        path
-        for path in (ROOT / "results").glob("*/runs/main/checkpoints/localiser.ckpt")
-        if path.parents[3].name != "smoke" and checkpoint.read(path)["hamr"]["threshold"]
-    ]
-    if own:
-        return max(own, key=lambda path: path.stat().st_mtime)
-    for profile in ("paper", "gpu", "cpu"):
-        shipped = ROOT / "results" / "reference" / profile / "localiser.pt"
-        if shipped.is_file():
-            return shipped
-    raise HamrError(
-        "no trained localiser: expected results/<profile>/runs/main/checkpoints/localiser.ckpt "
-        "(made by `make train`) or results/reference/<profile>/localiser.pt; name one, or give "
-        "the box and the side"
+    """The localiser that `recover` takes by default; see `checkpoint.pretrained`."""
+    return checkpoint.pretrained(
+        "localiser.ckpt", "localiser.pt", lambda path: checkpoint.read(path)["hamr"]["threshold"]
     )
 
 
@@ -496,8 +476,8 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self):
         # What has learnt from photographs is to be nudged, not overrun: see `PRETRAINED`.
-        known = list(self.network.stem.network.parameters())
-        ids = {id(p) for p in known}
+        known = list(self.network.stem.blocks.parameters())
+        ids = {id(p) for p in self.network.stem.frozen.parameters()} | {id(p) for p in known}
         new = [p for p in self.network.parameters() if id(p) not in ids]
         groups = [{"params": known, "share": PRETRAINED}, {"params": new, "share": 1.0}]
         options = self.settings.localiser

@@ -209,6 +209,20 @@ class HAMR(nn.Module):
             start=self._start(),
         )
 
+    @classmethod
+    def from_pretrained(cls, path=None, device="cpu"):
+        """A trained network, ready to be used.
+
+        Args:
+            path: a checkpoint; None takes the reader's own latest, else the one that is shipped
+                (`checkpoint.pretrained`).
+            device: where it shall be.
+        """
+        from .checkpoint import load_model, pretrained  # here, since they need this class
+
+        network, _ = load_model(pretrained() if path is None else path, device)
+        return network
+
     def _start(self):
         """The estimate before the first iteration: (22,) with the paper's settings."""
         device = next(self.hand.buffers()).device

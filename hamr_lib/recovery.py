@@ -19,11 +19,11 @@ import torch
 import trimesh
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .checkpoint import load_model
+from .checkpoint import load_model, pretrained
 from .data.crops import BOX_FACTOR, crop_square, cut
 from .draw import draw_skeleton
 from .errors import HamrError
-from .files import ROOT, write_aside, write_json
+from .files import write_aside, write_json
 from .joints import NUM_JOINTS
 from .localiser import find_hands, load_localiser, overlap, pretrained_localiser
 from .poses import MIRROR
@@ -184,7 +184,7 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
             is in doubt by which way round the network itself sees a hand the more clearly. With a
             side and no box, the hands found to be of that side are taken; where all are found to
             be of the other one, the most certain, and it is taken for the side that was given.
-        checkpoint: path of a checkpoint; None takes `pretrained_checkpoint()`.
+        checkpoint: path of a checkpoint; None takes `checkpoint.pretrained()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
         localiser: path of what finds hands; None takes `localiser.pretrained_localiser()`. It is
             not read where box and side are both given.
@@ -199,7 +199,7 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
     box = _checked_box(box)
     if side not in ("left", "right", "auto"):
         raise HamrError(f"side: expected 'left', 'right' or 'auto', got {side!r}")
-    path = Path(checkpoint) if checkpoint is not None else pretrained_checkpoint()
+    path = Path(checkpoint) if checkpoint is not None else pretrained()
     model = _model(_loaded_network, path, device)
     finder = None
     if box is None or side == "auto":
@@ -281,33 +281,6 @@ def _square(box):
     """Centre (2,) and side of the network crop for a box, pixels; see `data.crops`."""
     x0, y0, x1, y1 = box
     return np.array([x0 + x1, y0 + y1]) / 2, BOX_FACTOR * max(x1 - x0, y1 - y0)
-
-
-def pretrained_checkpoint():
-    """The trained network that `recover` takes by default.
-
-    The reader's own latest run (`results/<profile>/runs/main/checkpoints/best.ckpt`), but never
-    one of the `smoke` profile, which only tests the machinery; then the shipped one of the
-    largest profile (`results/reference/<profile>/model.pt`).
-
-    Raises:
-        HamrError: when there is neither.
-    """
-    own = [
-        path
-        for path in (ROOT / "results").glob("*/runs/main/checkpoints/best.ckpt")
-        if path.parents[3].name != "smoke"
-    ]
-    if own:
-        return max(own, key=lambda path: path.stat().st_mtime)
-    for profile in ("paper", "gpu", "cpu"):
-        shipped = ROOT / "results" / "reference" / profile / "model.pt"
-        if shipped.is_file():
-            return shipped
-    raise HamrError(
-        "no trained network: expected results/<profile>/runs/main/checkpoints/best.ckpt (made by "
-        "`make train`) or results/reference/<profile>/model.pt; or name a checkpoint"
-    )
 
 
 def read_photo(image):

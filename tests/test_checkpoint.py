@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ from tiny import TinyHand, tiny_settings
 
 from hamr_lib import checkpoint
 from hamr_lib.errors import HamrError
+from hamr_lib.hand import load_hand
 from hamr_lib.model import HAMR
+from hamr_lib.settings import load_settings
 
 METRICS = {"val_joints_3d_mm": 12.5}
 
@@ -167,3 +170,40 @@ def test_loading_a_model_needs_no_lightning():
     code = "import sys, hamr_lib.checkpoint, hamr_lib.model; print('lightning' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
+    with pytest.raises(HamrError, match="no trained network"):
+        checkpoint.pretrained()
+
+    def touch(path, time):
+        path = tmp_path / "results" / path
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (time, time))
+        return path
+
+    touch("smoke/runs/main/checkpoints/best.ckpt", 9)
+    with pytest.raises(HamrError, match="no trained network"):
+        checkpoint.pretrained()
+    shipped = touch("reference/cpu/model.pt", 5)
+    assert checkpoint.pretrained() == shipped
+    shipped = touch("reference/gpu/model.pt", 4)
+    assert checkpoint.pretrained() == shipped
+    own = touch("cpu/runs/main/checkpoints/best.ckpt", 2)
+    touch("gpu/runs/main/checkpoints/best.ckpt", 1)
+    assert checkpoint.pretrained() == own
+
+
+def test_from_pretrained_is_the_saved_network(tmp_path):
+    settings = load_settings("smoke")
+    hand = load_hand("open", pose_components=settings.hand.pose_components)
+    network = HAMR(settings.model, hand).eval()
+    path = tmp_path / "best.ckpt"
+    description = checkpoint.describe(settings, "", hand, 1, {})
+    checkpoint.save_model(path, network, description)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = network(image), HAMR.from_pretrained(path)(image)
+    assert torch.equal(ours.estimates[-1].joints_3d, theirs.estimates[-1].joints_3d)

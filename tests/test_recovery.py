@@ -1,7 +1,6 @@
 """Recovering a hand from a photo: reading any image, the geometry there and back, the files."""
 
 import json
-import os
 
 import cv2
 import numpy as np
@@ -206,30 +205,6 @@ def test_no_hand_is_no_mesh(tiny_checkpoint, tiny_localiser):
     noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
     with pytest.raises(NoHandError, match="no hand was found; if there is one, give the box"):
         recover(noise, checkpoint=tiny_checkpoint, localiser=tiny_localiser)
-
-
-def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(recovery, "ROOT", tmp_path)
-    with pytest.raises(HamrError, match="no trained network"):
-        recovery.pretrained_checkpoint()
-
-    def touch(path, time):
-        path = tmp_path / "results" / path
-        path.parent.mkdir(parents=True)
-        path.touch()
-        os.utime(path, (time, time))
-        return path
-
-    touch("smoke/runs/main/checkpoints/best.ckpt", 9)
-    with pytest.raises(HamrError, match="no trained network"):
-        recovery.pretrained_checkpoint()
-    shipped = touch("reference/cpu/model.pt", 5)
-    assert recovery.pretrained_checkpoint() == shipped
-    shipped = touch("reference/gpu/model.pt", 4)
-    assert recovery.pretrained_checkpoint() == shipped
-    own = touch("cpu/runs/main/checkpoints/best.ckpt", 2)
-    touch("gpu/runs/main/checkpoints/best.ckpt", 1)
-    assert recovery.pretrained_checkpoint() == own
 
 
 # --- geometry -----------------------------------------------------------------------------------
