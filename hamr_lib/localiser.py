@@ -44,7 +44,6 @@ BLOCKS = 11  # of the stem's network, down to 1/16: a fifth of its weights, and 
 FLESH = 0.035
 SMALLEST = 0.02  # share of the square's side: what is smaller each way is no hand
 SPLIT = 0.25  # connected pixels of both classes are two hands if each has at least this share
-PRETRAINED = 0.2  # of the learning rate, for the weights that come from ImageNet
 NEAR = 2.0  # side of the second look's square, times the longer side of the first box
 MATCH = 0.5  # overlap from which a box counts as having found a hand
 PIXELS = 100  # of a hand that is shown at all
@@ -475,14 +474,9 @@ class Training(lightning.LightningModule):
         self.losses = []
 
     def configure_optimizers(self):
-        # What has learnt from photographs is to be nudged, not overrun: see `PRETRAINED`.
-        known = list(self.network.stem.blocks.parameters())
-        ids = {id(p) for p in self.network.stem.frozen.parameters()} | {id(p) for p in known}
-        new = [p for p in self.network.parameters() if id(p) not in ids]
-        groups = [{"params": known, "share": PRETRAINED}, {"params": new, "share": 1.0}]
         options = self.settings.localiser
         return torch.optim.AdamW(
-            groups, lr=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
 
     def on_train_start(self):
@@ -491,8 +485,7 @@ class Training(lightning.LightningModule):
     def on_train_batch_start(self, batch, batch_idx):
         options = self.settings.localiser
         for group in self.optimizers().param_groups:
-            rate = options.learning_rate * cosine(batch["step"], options.steps)
-            group["lr"] = group["share"] * rate
+            group["lr"] = options.learning_rate * cosine(batch["step"], options.steps)
 
     def training_step(self, batch, batch_idx):
         image = batch["image"].permute(0, 3, 1, 2).float() / 255
