@@ -143,7 +143,7 @@ def blob_settings(**localiser):
         {
             "profile": "tiny",
             "data": {"validation": 0.2},
-            "localiser": {"image_size": 64, "channels": 16, "steps": 180, "batch_size": 8,
+            "localiser": {"image_size": 64, "channels": 16, "steps": 240, "batch_size": 8,
                           "save_every": 60, "learning_rate": 2e-3, **localiser},
             "evaluate": {"bootstrap": 40},
         }
