@@ -143,8 +143,12 @@ def blob_settings(**localiser):
         {
             "profile": "tiny",
             "data": {"validation": 0.2},
-            "localiser": {"image_size": 64, "channels": 16, "steps": 240, "batch_size": 8,
-                          "save_every": 60, "learning_rate": 2e-3, **localiser},
+            "localiser": {"image_size": 96, "channels": 16, "steps": 160, "batch_size": 6,
+                          "save_every": 80, "learning_rate": 2e-3, "zoom": [0.2, 1.0],
+                          "rotation": 30.0, **localiser},
+            # Blobs differ in their colour alone: no more of it is changed than a little.
+            "augment": {"brightness": [0.9, 1.1], "contrast": [0.9, 1.1], "hue": [0.9, 1.1],
+                        "saturation": [0.9, 1.1]},
             "evaluate": {"bootstrap": 40},
         }
     )  # fmt: skip
