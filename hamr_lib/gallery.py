@@ -29,10 +29,11 @@ from .render import render
 VIEWS = 24  # of a full turn
 SIZE = 240  # pixels a side of each picture
 STYLE = f"""\
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; color: #222 }}
-section {{ display: grid; grid-template-columns: 7rem repeat(3, {SIZE}px); gap: .6rem }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; color: #222 }}
+section {{ display: grid; grid-template-columns: 11rem repeat(3, {SIZE}px); gap: .6rem }}
+section div {{ overflow-wrap: anywhere }}
 section + h2 {{ margin-top: 2.5rem }}
-.tile {{ width: {SIZE}px; height: {SIZE}px; object-fit: contain; background: #fff }}
+.tile {{ width: {SIZE}px; height: {SIZE}px; object-fit: contain; object-position: top; background: #fff }}
 .turn {{ animation: turn 5s steps({VIEWS}) infinite; cursor: ew-resize; touch-action: none }}
 @keyframes turn {{ to {{ background-position-x: -{VIEWS * SIZE}px }} }}
 """

@@ -128,8 +128,8 @@ def publish(profile):
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
     run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
-    gallery; predictions, caches and optimiser states stay behind. The README's results, between
-    its two marks, become this study's table.
+    gallery; predictions, caches and optimiser states stay behind. The README's tables, each between
+    its two marks, become this study's.
 
     Raises:
         HamrError: for a study that is not finished.
@@ -154,18 +154,24 @@ def publish(profile):
     save_release(main / "checkpoints" / "localiser.ckpt", target / "localiser.pt")
 
     readme = ROOT / "README.md"
-    table = (target / "tables" / "results.md").read_text().strip()
-    marked = f"<!-- results of {source.name} -->\n{table}\n<!-- end -->"
-    text, found = re.subn(
-        f"<!-- results of {source.name} -->.*?<!-- end -->",
-        lambda _: marked,
-        readme.read_text(),
-        flags=re.DOTALL,
-    )
-    if not found:
-        raise HamrError(f"{readme} has no '<!-- results of {source.name} -->' ... '<!-- end -->'")
     with write_aside(readme) as aside:
-        aside.write_text(text)
+        aside.write_text(with_tables(readme.read_text(), source.name, target / "tables"))
+
+
+def with_tables(text, profile, tables):
+    """A text whose marks `<!-- NAME of PROFILE -->` ... `<!-- end -->` hold `tables/NAME.md`.
+
+    Raises:
+        HamrError: for a mark whose table is not there.
+    """
+
+    def filled(mark):
+        path = tables / f"{mark[1]}.md"
+        if not path.is_file():
+            raise HamrError(f"README.md asks for {mark[1]!r}, but {path} is missing")
+        return f"<!-- {mark[1]} of {profile} -->\n{path.read_text().strip()}\n<!-- end -->"
+
+    return re.sub(f"<!-- (\\w+) of {profile} -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
 
 
 def _record(profile, out, seconds):

@@ -89,6 +89,16 @@ def test_ablation_runs_are_the_full_model_and_each_variant_over_the_seeds():
     assert runs[0] == "full-s0" and "no-silhouette-s2" in runs
 
 
+def test_marked_tables_are_filled_in_and_nothing_else(tmp_path):
+    (tmp_path / "results.md").write_text("| new |\n")
+    text = "a\n<!-- results of cpu -->\nold\n<!-- end -->\nb <!-- results of gpu -->x<!-- end -->"
+    filled = study.with_tables(text, "cpu", tmp_path)
+    assert filled == text.replace("\nold\n", "\n| new |\n")
+    assert study.with_tables(filled, "cpu", tmp_path) == filled
+    with pytest.raises(HamrError, match="asks for 'other', but .*other.md is missing"):
+        study.with_tables("<!-- other of cpu --><!-- end -->", "cpu", tmp_path)
+
+
 def test_the_whole_study_and_that_a_second_call_runs_nothing():
     make("reproduce", "PROFILE=smoke")
     results = ROOT / "results" / "smoke"
