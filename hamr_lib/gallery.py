@@ -33,7 +33,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem aut
 section {{ display: grid; grid-template-columns: 11rem repeat(3, {SIZE}px); gap: .6rem }}
 section div {{ overflow-wrap: anywhere }}
 section + h2 {{ margin-top: 2.5rem }}
-.tile {{ width: {SIZE}px; height: {SIZE}px; object-fit: contain; object-position: top; background: #fff }}
+.tile {{ width: {SIZE}px; height: {SIZE}px; background: #fff }}
+img {{ object-fit: contain; object-position: top }}
 .turn {{ animation: turn 5s steps({VIEWS}) infinite; cursor: ew-resize; touch-action: none }}
 @keyframes turn {{ to {{ background-position-x: -{VIEWS * SIZE}px }} }}
 """
