@@ -148,7 +148,7 @@ class Regression(nn.Module):
             *(conv(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         )
         hidden, dropout = settings.hidden, settings.dropout
-        self.places = settings.places
+        self.maps = settings.maps if settings.places else 0
         seen = widths[-1] + (3 * NUM_JOINTS if settings.places else 0)
         self.layers = nn.Sequential(
             nn.Linear(seen + len(start), hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
@@ -160,15 +160,16 @@ class Regression(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
         self.register_buffer("start", start)
 
-    def forward(self, joined, heatmaps):
-        """(B, C, size, size), maps (B, M, size, size) -> a list of (B, N) estimates, one an
-        iteration, in float32."""
+    def forward(self, joined):
+        """(B, C, size, size), maps last -> a list of (B, N) estimates, one an iteration, in
+        float32."""
         features = self.encoder(joined).flatten(1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
             features = features.float()
-            if self.places:
-                features = torch.cat([features, heatmap_places(heatmaps).flatten(1)], dim=1)
+            if self.maps:
+                places = heatmap_places(joined[:, -self.maps :]).flatten(1)
+                features = torch.cat([features, places], dim=1)
             estimates = [self.start.expand(len(features), -1)]
             for _ in range(self.iterations):
                 residual = self.layers(torch.cat([features, estimates[-1]], dim=1))
@@ -251,7 +252,7 @@ class HAMR(nn.Module):
         if image.shape[1:] != expected:
             raise HamrError(f"image is {tuple(image.shape)}, expected (B, {expected})")
         joined, heatmaps = self.pose_module(image)
-        raw = self.regression(joined, heatmaps[-1])
+        raw = self.regression(joined)
         wanted = raw if all_iterations else raw[-1:]
         with torch.autocast(image.device.type, enabled=False):
             return Output(heatmaps, [self.decode(r) for r in wanted])

@@ -1,5 +1,6 @@
 """What several comparisons share: the trained method, its encoder, and lengths of bones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,10 @@ def encoder_network(settings, hand, iterations):
     network = HAMR(settings.model, hand)
     network.pose_module = ResNetFeatures(settings.study.comparison_encoder)
     network.regression = Regression(
-        settings.model, network.pose_module.channels, size=1, start=network.regression.start
+        replace(settings.model, places=False),  # there are no maps
+        network.pose_module.channels,
+        size=1,
+        start=network.regression.start,
     )
     network.regression.iterations = iterations
     return network
