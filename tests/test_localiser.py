@@ -54,7 +54,9 @@ def test_what_is_looked_at_can_be_narrowed(trained, blobs):
     # Scores come with the most certain first.
     assert found[0].score >= found[1].score >= threshold
     for side, points in zip(localiser.SIDES, joints, strict=True):
-        around = (*(points.min(0) - 5), *(points.max(0) + 5))
+        low, high = points.min(0), points.max(0)
+        air = 0.2 * (high - low).max()  # as `recover` leaves around a box
+        around = (*(low - air), *(high + air))
         [found] = localiser.find_hands(network, threshold, image, around)
         assert found.side == side
 
