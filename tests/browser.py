@@ -69,6 +69,11 @@ class Chrome:
             self.call(f"{domain}.enable")
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
         self.call("Page.setInterceptFileChooserDialog", enabled=True)
+        # No question whether to leave a notebook unsaved: nobody would answer it.
+        self.call(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="addEventListener('beforeunload', e => e.stopImmediatePropagation(), true)",
+        )
         # A page that is not in front has no current document, by which JupyterLab goes.
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
