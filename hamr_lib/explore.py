@@ -94,7 +94,7 @@ class Explorer:
         self.controls = {}
         groups = {
             "View": self._view(), "Shape": self._shape(), "Joints": self._joints(),
-            "Components": self._components(), "Fit": self._fit(), "Save": self._files(),
+            "PCA": self._components(), "Fit": self._fit(), "Save": self._files(),
         }  # fmt: skip
         self._tabs.children = [widgets.VBox(group) for group in groups.values()]
         self._tabs.titles = tuple(groups)

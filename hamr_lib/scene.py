@@ -25,7 +25,10 @@ class Scene:
             axes_helper=0.0, menu_visibility=False,
         )  # fmt: skip
         nothing = np.zeros((3, 3), np.float32)
-        self.mesh = k3d.mesh(nothing, faces.astype(np.uint32), flat_shading=False, side="double")
+        # White, since k3d multiplies the colours of vertices by that of the mesh.
+        self.mesh = k3d.mesh(
+            nothing, faces.astype(np.uint32), color=0xFFFFFF, flat_shading=False, side="double"
+        )  # fmt: skip
         bones = np.zeros((21, 3), np.float32)
         self.joints = k3d.points(bones, point_size=0.006, color=0x202020, shader="mesh")
         self.bones = k3d.lines(
@@ -36,8 +39,8 @@ class Scene:
         self.target.visible = False
         for thing in (self.mesh, self.joints, self.bones, self.target):
             self.plot += thing
-        # From 40 cm before the hand, y down.
-        self.plot.camera = [0, -0.08, -0.4, 0, -0.08, 0, 0, -1, 0]
+        # From 30 cm before the hand, y down.
+        self.plot.camera = [0, -0.08, -0.3, 0, -0.08, 0, 0, -1, 0]
 
     def show(self, vertices, joints, colours):
         """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
@@ -57,9 +60,9 @@ class Scene:
             self.target.color = (red << 16) + (green << 8) + blue
 
     def look_at(self, vertices):
-        """Move the camera to 40 cm before the middle of vertices (V, 3)."""
+        """Move the camera to 30 cm before the middle of vertices (V, 3)."""
         x, y, z = (np.min(vertices, 0) + np.max(vertices, 0)).astype(float) / 2
-        self.plot.camera = [x, y, z - 0.4, x, y, z, 0, -1, 0]
+        self.plot.camera = [x, y, z - 0.3, x, y, z, 0, -1, 0]
 
     def show_skeleton(self, visible):
         """Joints and bones lie inside the hand: seen only where it is see-through."""

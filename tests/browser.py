@@ -69,6 +69,13 @@ class Chrome:
             self.call(f"{domain}.enable")
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
         self.call("Page.setInterceptFileChooserDialog", enabled=True)
+        # No question whether to leave a notebook unsaved: nobody would answer it.
+        self.call(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="addEventListener('beforeunload', e => e.stopImmediatePropagation(), true)",
+        )
+        # A page that is not in front has no current document, by which JupyterLab goes.
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def close(self):
         """End the browser."""
@@ -218,10 +225,16 @@ def prepare(notebook, folder, **parameters):
 def run_all(chrome, url, seconds=300):
     """Open a notebook and run all its cells, as its menu does; errors of its cells are raised."""
     chrome.open(url)
-    notebook = "window.jupyterapp?.shell?.currentWidget"
+    name = url.split("/")[-1].split("?")[0]
+    shell = "window.jupyterapp?.shell"
+    notebook = (
+        f"Array.from({shell}?.widgets('main') ?? []).find(w => w.context?.path.endsWith('{name}'))"
+    )
     kernel = f"{notebook}?.sessionContext?.session?.kernel"
     chrome.wait(f"{kernel}?.status == 'idle'", seconds)
-    chrome.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    chrome.js(f"{shell}.activateById({notebook}.id)")
+    chrome.wait(f"!!{shell}.currentWidget")
+    chrome.js("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     cells = f"Array.from({notebook}.content.widgets)"
     left = f"{cells}.filter(c => c.model.type == 'code' && !c.model.executionCount).length"
     errors = f"{cells}.flatMap(c => c.model.type == 'code' ? c.model.outputs.toJSON() : [])"

@@ -1,6 +1,6 @@
 """Screenshots of both interactive notebooks and of the gallery, for the README.
 
-`python tests/screenshots.py PROFILE` (in the project's environment, with chromium installed)
+`python tests/screenshots.py PROFILE PHOTO` (in the project's environment, with chromium installed)
 takes them of a finished study, into results/reference/screenshots/.
 """
 
@@ -16,7 +16,6 @@ from hamr_lib.files import ROOT
 from hamr_lib.study import results_dir
 
 TARGET = ROOT / "results" / "reference" / "screenshots"
-NOTEBOOK = "document.querySelector('.jp-Notebook')"
 
 
 def output(number):
@@ -25,25 +24,31 @@ def output(number):
 
 
 def save(name, picture):
-    """Write a screenshot at half its size, as a small PNG."""
+    """Write a screenshot at three quarters of its size, as a small PNG."""
     small = cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
     write_image(TARGET / f"{name}.png", small)
 
 
-def take(profile, localiser="", photo=""):
-    """Take all of a profile's study; `photo` is uploaded, else the first evaluation image."""
+def take(profile, photo, localiser=""):
+    """Take all of a profile's study.
+
+    Args:
+        profile: of a finished study.
+        photo: path of what is uploaded.
+        localiser: path of one; "" takes the default.
+    """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         chrome = Chrome(folder / "chrome", size=(1300, 1200))
         with jupyter_lab(folder) as address:
             prepare("explore_mesh", folder, hand="open", profile=profile)
             run_all(chrome, address("explore_mesh.ipynb"))
-            chrome.js("window.jupyterapp.commands.execute('application:toggle-left-area')")
+            chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
             until(lambda: (chrome.picture(output(0)) < 250).any(), 30, "the mesh")
             chrome.place("document.querySelectorAll('.jp-OutputArea canvas')[0]")
             chrome.js("new Promise(done => setTimeout(done, 2000))")
             save("explore_mesh", chrome.picture())
-            chrome.place("document.querySelectorAll('.jp-OutputArea canvas')[1]")
+            chrome.place("document.querySelectorAll('.jp-OutputArea img.widget-image')[1]")
             chrome.js("new Promise(done => setTimeout(done, 2000))")
             save("explore_mesh_predictions", chrome.picture())
 
