@@ -295,8 +295,9 @@ def test_predictions_of_other_data_are_refused(browser, browsed, monkeypatch):
 def execute(notebook, target, **parameters):
     source = ROOT / "notebooks" / f"{notebook}.ipynb"
     return papermill.execute_notebook(
-        str(source), str(target), parameters=parameters, progress_bar=False, kernel_name="python3"
-    )
+        str(source), str(target), parameters=parameters, progress_bar=False, kernel_name="python3",
+        execution_timeout=300,  # seconds a cell: one that hangs shall fail
+    )  # fmt: skip
 
 
 def printed(notebook):
