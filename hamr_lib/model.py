@@ -342,7 +342,7 @@ def describe(model):
     blocks = {}
     for part in (model.pose_module, model.regression):
         for name, module in part.named_children():
-            holds = isinstance(module, nn.ModuleList) or name in ("stem", "encoder")
+            holds = isinstance(module, (nn.ModuleList, nn.Sequential)) and name != "layers"
             for i, inner in module.named_children() if holds else [("", module)]:
                 blocks[inner] = f"{name}.{i}".rstrip(".")
     rows, seen = [], set()
@@ -350,7 +350,7 @@ def describe(model):
     def record(module, _, output):
         if module not in seen:  # the fully connected layers run once an iteration
             seen.add(module)
-            count = sum(p.numel() for p in module.parameters())
+            count = sum(p.numel() for p in module.parameters() if p.requires_grad)
             rows.append((blocks[module], tuple(output.shape[1:]), count))
 
     hooks = [module.register_forward_hook(record) for module in blocks]

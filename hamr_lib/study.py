@@ -143,9 +143,9 @@ def publish(profile):
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     single = [source / name for name in ("metrics.csv", "run.json", "gallery.html")]
-    for path in [*source.glob("*.ipynb"), *single]:
-        # Whose machine it ran on is nobody's business: paths start at the project.
-        (target / path.name).write_text(path.read_text().replace(f"{ROOT}/", ""))
+    # Names with a dot before them are what a killed run left half-written.
+    for path in [*source.glob("[!.]*.ipynb"), *single]:
+        (target / path.name).write_text(without_paths(path.read_text()))
     for folder in ("tables", "figures"):
         shutil.copytree(source / folder, target / folder)
     main = source / "runs" / "main"
@@ -156,6 +156,11 @@ def publish(profile):
     readme = ROOT / "README.md"
     with write_aside(readme) as aside:
         aside.write_text(with_tables(readme.read_text(), source.name, target / "tables"))
+
+
+def without_paths(text):
+    """A text whose paths start at the project, or at "~": whose machine it was is nobody's business."""
+    return text.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
 def with_tables(text, profile, tables):

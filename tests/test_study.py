@@ -89,6 +89,13 @@ def test_ablation_runs_are_the_full_model_and_each_variant_over_the_seeds():
     assert runs[0] == "full-s0" and "no-silhouette-s2" in runs
 
 
+def test_published_texts_name_no_path_of_the_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "ROOT", tmp_path / "home" / "study")
+    monkeypatch.setattr(study.Path, "home", lambda: tmp_path / "home")
+    text = f"{tmp_path}/home/study/data/x and {tmp_path}/home/.cache/y"
+    assert study.without_paths(text) == "data/x and ~/.cache/y"
+
+
 def test_marked_tables_are_filled_in_and_nothing_else(tmp_path):
     (tmp_path / "results.md").write_text("| new |\n")
     text = "a\n<!-- results of cpu -->\nold\n<!-- end -->\nb <!-- results of gpu -->x<!-- end -->"
