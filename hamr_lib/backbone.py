@@ -38,10 +38,10 @@ class PretrainedStem(nn.Module):
 
     Args:
         channels: of the pyramid.
-        scales: how many of the four scales to look at, from the finest.
+        scales: how many of the four scales of `TAPS` to look at, from the finest.
     """
 
-    def __init__(self, channels, scales=len(TAPS)):
+    def __init__(self, channels, scales=4):
         super().__init__()
         taps = list(TAPS)[:scales]
         whole = EfficientNet.from_name("efficientnet-lite0")

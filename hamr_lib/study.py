@@ -159,7 +159,7 @@ def publish(profile):
 
 
 def without_paths(text):
-    """A text whose paths start at the project, or at "~": whose machine it was is nobody's business."""
+    """A text whose paths start at the project, or at "~": which machine ran it tells nothing."""
     return text.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
