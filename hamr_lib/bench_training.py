@@ -22,6 +22,8 @@ from .model import HAMR
 from .settings import load_settings
 
 WINDOW = 6  # steps of one loop before it is the other's turn
+# What is measured: its name, the profile, turns of both loops, and samples a batch.
+SIZES = (("cpu profile", "cpu", 12, 32), ("paper size", "gpu", 3, 8))
 
 
 def noise_crops(settings, hands, seed=0):
@@ -80,16 +82,11 @@ class Bare:
         clock = self._clock
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             output = clock("forward", lambda: self.network(self.batch["image"]))
-            options = self.settings.losses
-            without = dataclasses.replace(options, silhouette=0.0)
-            only = dataclasses.replace(
-                options, **{f.name: 0.0 for f in dataclasses.fields(options)
-                            if f.type is float and f.name not in ("silhouette", "heatmap_variance")}
-            )  # fmt: skip
+            without, only = silhouette_apart(self.settings.losses)
             faces = self.network.hand.faces
             total = clock("losses", lambda: hamr_losses(output, self.batch, without, faces))
             total = total["total"]
-            if options.silhouette:
+            if only.silhouette:
                 drawn = clock("silhouette", lambda: hamr_losses(output, self.batch, only, faces))
                 total = total + drawn["total"]
         clock("backward", total.backward)
@@ -108,6 +105,16 @@ class Bare:
             torch.cuda.synchronize()
         self.spent[name] = self.spent.get(name, 0) + time.perf_counter() - started
         return result
+
+
+def silhouette_apart(losses):
+    """`settings.Losses` without the silhouette, and the silhouette's alone."""
+    others = {
+        field.name: 0.0
+        for field in dataclasses.fields(losses)
+        if field.type is float and field.name not in ("silhouette", "heatmap_variance")
+    }
+    return dataclasses.replace(losses, silhouette=0.0), dataclasses.replace(losses, **others)
 
 
 class _Turns(train.Training):
@@ -138,7 +145,8 @@ def loop_and_bare(settings, crops, hand, turns):
     """Images a second of `train.fit`'s loop and of the bare network, taking turns.
 
     Returns:
-        (loop, bare, `Bare`) the first two from the fastest window of each.
+        (loop, bare, ratio, `Bare`): medians over the turns; the ratio is that of each turn's two
+        windows, which a machine that slows down for a while slows alike.
     """
     steps = WINDOW * turns
     settings = dataclasses.replace(
@@ -150,9 +158,11 @@ def loop_and_bare(settings, crops, hand, turns):
         module = _Turns(settings, Path(folder), network, hand, train.Task(), "noise", bare=bare)
         data = train.CropData(settings.train, crops, crops.subset(np.arange(2)))
         train._trainer(settings).fit(module, datamodule=data)
-    images = WINDOW * settings.train.batch_size
     # The first turn also pays for compiling kernels and growing memory.
-    return images / min(module.own[1:]), images / min(module.others[1:]), bare
+    own, others = np.array(module.own[1:]), np.array(module.others[1:])
+    images = WINDOW * settings.train.batch_size
+    loop, alone = images / np.median(own), images / np.median(others)
+    return loop, alone, np.median(others / own), bare
 
 
 class _OneByOne(torch.utils.data.Dataset):
@@ -218,23 +228,23 @@ def rows(random_hands):
     Args:
         random_hands: `bench.random_hands`.
     """
-    for name, profile, turns, batch in (("cpu profile", "cpu", 6, 32), ("paper size", "gpu", 2, 8)):
+    for name, profile, turns, batch in SIZES:
         if torch.cuda.is_available():
             batch *= 2
         settings = load_settings(profile, train__batch_size=batch, hand__model="open")
         hand = load_hand("open", pose_components=settings.hand.pose_components)
         crops = noise_crops(settings, random_hands(batch))
         where = f"{name}, batch {batch}"
-        loop, bare, parts = loop_and_bare(settings, crops, hand, turns)
+        loop, bare, ratio, parts = loop_and_bare(settings, crops, hand, turns)
         yield f"training loop, {where}", loop, "images a second"
         yield f"bare network, {where}", bare, "images a second"
-        yield f"loop / bare network, {where}", loop / bare, "times"
+        yield f"loop / bare network, {where}", ratio, "times"
         yield from _shares(parts, where)
-        plain = plain_loop(settings, crops, hand, turns)
+        plain = plain_loop(settings, crops, hand, WINDOW)
         yield f"plain loop, {where}", plain, "images a second"
         yield f"loop / plain loop, {where}", loop / plain, "times"
         for count in (1, batch):
-            spent = inference(settings, crops, hand, count, 3 * turns)
+            spent = inference(settings, crops, hand, count, 2 * WINDOW)
             yield f"inference, crop to mesh, {name}, batch {count}", spent, "ms an image"
 
 

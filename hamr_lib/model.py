@@ -28,6 +28,7 @@ NUM_BETAS = 10
 # Crop units a metre at which every estimate starts: the median over random poses and viewpoints
 # of the open hand, in crops 1.4 times its joints' box, is 10.6.
 START_SCALE = 10.0
+LOCAL = 32  # numbers that are read off the features at each joint's place
 
 
 class Estimate(NamedTuple):
@@ -149,7 +150,10 @@ class Regression(nn.Module):
         )
         hidden, dropout = settings.hidden, settings.dropout
         self.maps = settings.maps if settings.places else 0
-        seen = widths[-1] + (3 * NUM_JOINTS if settings.places else 0)
+        seen = widths[-1]
+        if settings.places:
+            self.local = nn.Sequential(nn.Linear(inputs - self.maps, LOCAL), nn.ReLU(inplace=True))
+            seen += NUM_JOINTS * (3 + 2 + LOCAL)
         self.layers = nn.Sequential(
             nn.Linear(seen + len(start), hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
@@ -160,20 +164,31 @@ class Regression(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
         self.register_buffer("start", start)
 
-    def forward(self, joined):
-        """(B, C, size, size), maps last -> a list of (B, N) estimates, one an iteration, in
-        float32."""
+    def forward(self, joined, project):
+        """Features and maps to estimates.
+
+        Args:
+            joined: (B, C, size, size), the maps last.
+            project: a function of estimates (B, N) that gives their joints, (B, 21, 2) crop units.
+
+        Returns:
+            a list of (B, N) estimates, one an iteration, in float32.
+        """
         features = self.encoder(joined).flatten(1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
             features = features.float()
             if self.maps:
-                places = heatmap_places(joined[:, -self.maps :]).flatten(1)
-                features = torch.cat([features, places], dim=1)
+                places = heatmap_places(joined[:, -self.maps :])
+                there = self.local(sample(joined[:, : -self.maps].float(), places[..., :2]))
+                features = torch.cat([features, places.flatten(1), there.flatten(1)], dim=1)
             estimates = [self.start.expand(len(features), -1)]
             for _ in range(self.iterations):
-                residual = self.layers(torch.cat([features, estimates[-1]], dim=1))
-                estimates.append(estimates[-1] + residual)
+                seen = [features, estimates[-1]]
+                if self.maps:
+                    with torch.no_grad():  # how far off it is, told and not to be learned through
+                        seen.append((project(estimates[-1]) - places[..., :2]).flatten(1))
+                estimates.append(estimates[-1] + self.layers(torch.cat(seen, dim=1)))
         return estimates[1:]
 
 
@@ -252,7 +267,7 @@ class HAMR(nn.Module):
         if image.shape[1:] != expected:
             raise HamrError(f"image is {tuple(image.shape)}, expected (B, {expected})")
         joined, heatmaps = self.pose_module(image)
-        raw = self.regression(joined)
+        raw = self.regression(joined, lambda raw: self.decode(raw).joints_2d)
         wanted = raw if all_iterations else raw[-1:]
         with torch.autocast(image.device.type, enabled=False):
             return Output(heatmaps, [self.decode(r) for r in wanted])
@@ -285,6 +300,20 @@ def rotation_from_6d(numbers):
     return roma.special_gramschmidt(columns, epsilon=1e-6)
 
 
+def sample(features, places):
+    """What a feature map holds at some places of the crop.
+
+    Args:
+        features: (B, C, h, h).
+        places: (B, J, 2) crop units; no gradient reaches them.
+
+    Returns:
+        (B, J, C), bilinear, zero outside the crop.
+    """
+    grid = places.detach()[:, :, None]
+    return F.grid_sample(features, grid, align_corners=False)[..., 0].transpose(1, 2)
+
+
 def heatmap_places(heatmaps):
     """Where the joints are on average, under the softmax of their maps, and how sure that is.
 
@@ -296,11 +325,34 @@ def heatmap_places(heatmaps):
         where all is in a single pixel.
     """
     maps = heatmaps[:, :NUM_JOINTS].float()
-    size = maps.shape[-1]
-    chance = maps.flatten(2).softmax(-1).unflatten(2, (size, size))
-    axis = (torch.arange(size, device=maps.device) * 2 + 1) / size - 1
-    x, y = (chance.sum(2) * axis).sum(-1), (chance.sum(3) * axis).sum(-1)
-    return torch.stack([x, y, chance.square().sum((2, 3))], dim=-1)
+    axis = cell_centres(maps.shape[-1], -1.0, 1.0, maps)
+    yx, share = soft_argmax(maps, (axis, axis))
+    sure = share.square().sum((2, 3))
+    return torch.cat([yx.flip(-1), sure[..., None]], dim=-1)
+
+
+def soft_argmax(maps, axes):
+    """The mean place of each map, softmax taken over all of it (Sun et al. 2018).
+
+    Args:
+        maps: (B, 21, n_1, ..., n_k), raw.
+        axes: k tensors (n_i,), the coordinates of the map's cells along each dimension.
+
+    Returns:
+        (B, 21, k) coordinates, and the softmax, shaped like `maps`.
+    """
+    share = maps.flatten(2).softmax(dim=-1).view_as(maps)
+    places = []
+    for i, axis in enumerate(axes):
+        others = [2 + k for k in range(len(axes)) if k != i]
+        along = share.sum(dim=others) if others else share
+        places.append((along * axis).sum(dim=-1))
+    return torch.stack(places, dim=-1), share
+
+
+def cell_centres(count, low, high, like):
+    """(count,) the middles of `count` equal cells between two ends, on the device of `like`."""
+    return low + (torch.arange(count, device=like.device) + 0.5) * ((high - low) / count)
 
 
 def heatmap_peaks(heatmaps):

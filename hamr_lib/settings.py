@@ -90,7 +90,9 @@ class Model:
     hidden: int = 2048  # width of the two fully connected layers
     dropout: float = 0.4
     iterations: int = 3
-    places: bool = False  # the fully connected layers also see where the maps find the joints
+    # The fully connected layers also see where the maps find the joints, the features there, and
+    # how far off the last estimate's projection is.
+    places: bool = False
     mesh: bool = True  # off: the head regresses 21 joints and no mesh (ablation)
     # Three axis-angle numbers as in the paper, or the continuous 6-D form of Zhou et al. 2019.
     rotation: str = one_of("axis_angle", "6d")

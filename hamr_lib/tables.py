@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics
+from .comparisons import departures
 from .errors import HamrError
 from .evaluate import (
     LABELS,
@@ -200,17 +201,11 @@ def _costs(folders, settings):
 def _methods(folders, costs, results_dir):
     """The second table of `comparisons`: what each method is."""
     known = [folder for folder in folders.values() if (folder / "about.json").is_file()]
-    about = pd.DataFrame([read_json(folder / "about.json") for folder in known])
-    if about.empty:
+    if not known:
         return
-    label = about.method.replace(LABELS)
-    table = pd.DataFrame({
-        "method": label,
-        "stands for": about.reference,
-        "steps": about.steps,
-        **{column: label.map(costs[column]) for column in costs},
-        "departures": about.departures,
-    })  # fmt: skip
+    table = departures(known)
+    for place, column in enumerate(costs, start=3):
+        table.insert(place, column, table.method.map(costs[column]))
     caption = (
         "The methods compared: what each stands for, what it costs (parameters; floating-point "
         "operations of one image, drawing not counted; training without validation; answering a "

@@ -3,6 +3,17 @@
 import pytest
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """The order of sums depends on the number of threads, and small sums are faster on one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A network of a few thousand weights that nobody trained, as a checkpoint."""

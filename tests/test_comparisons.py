@@ -15,23 +15,15 @@ from hamr_lib import checkpoint, comparisons, evaluate, study, train
 from hamr_lib.bench import random_hands
 from hamr_lib.camera import ground_truth_camera, project_weak
 from hamr_lib.comparisons import bodynet, boukhayma, deeplab, iqbal, pavlakos, smplify, zimmermann
-from hamr_lib.comparisons.common import cell_centres, mean_lengths, soft_argmax
+from hamr_lib.comparisons.common import mean_lengths
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import BONES, WRIST
+from hamr_lib.model import cell_centres, soft_argmax
 from hamr_lib.settings import COMPARISONS, Augment, from_dict, load_comparison, load_settings
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 TRAINED = [name for name in COMPARISONS if name not in ("mean-pose", "untrained")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The order of sums depends on the number of threads, and small sums are faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def quick(**train_settings):
@@ -279,11 +271,6 @@ def test_mean_places_are_exact_for_a_gaussian():
     assert joints[..., 2].abs().max() < 1e-6  # all as deep as the wrist
 
 
-def test_cells_fill_the_range():
-    centres = cell_centres(4, -1.0, 1.0, torch.zeros(1))
-    assert centres.tolist() == [-0.75, -0.25, 0.25, 0.75]
-
-
 # --- each idea -----------------------------------------------------------------------------------
 
 
@@ -390,14 +377,14 @@ def test_pavlakos_second_stage_sees_maps_alone(crops):
     channels = SETTINGS.model.channels
     joined = torch.rand(1, channels + 22, 8, 8)
     with torch.no_grad():
-        (before,) = network.regression(joined)
+        (before,) = network.regression(joined, None)
         features, joints, mask = joined.clone(), joined.clone(), joined.clone()
         features[:, :channels] += 1
         joints[:, channels : channels + 21] = torch.rand(1, 21, 8, 8)
         mask[:, -1] += 2
-        assert torch.equal(network.regression(features)[0], before)
-        moved = (network.regression(joints)[0] - before)[0].abs()
-        shaped = (network.regression(mask)[0] - before)[0].abs()
+        assert torch.equal(network.regression(features, None)[0], before)
+        moved = (network.regression(joints, None)[0] - before)[0].abs()
+        shaped = (network.regression(mask, None)[0] - before)[0].abs()
     assert (moved[:-10] > 1e-6).all() and (moved[-10:] == 0).all()
     assert (shaped[-10:] > 1e-6).all() and (shaped[:-10] == 0).all()
 

@@ -6,7 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hamr_lib.camera import project_weak
 from hamr_lib.errors import HamrError
-from hamr_lib.model import HAMR, describe, heatmap_peaks, heatmap_places, rotation_from_6d
+from hamr_lib.model import (
+    HAMR,
+    cell_centres,
+    describe,
+    heatmap_peaks,
+    heatmap_places,
+    rotation_from_6d,
+    sample,
+)
 from hamr_lib.settings import Model
 
 
@@ -94,7 +102,7 @@ def test_each_iteration_adds_to_the_last_estimate():
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.arange(22) / 100)
-    raw = model.regression(model.pose_module(images())[0])
+    raw = model.regression(model.pose_module(images())[0], None)  # it asks no projection
     for k, estimate in enumerate(raw, start=1):
         expected = model.regression.start + k * torch.arange(22) / 100
         torch.testing.assert_close(estimate, expected.expand(2, -1))
@@ -211,17 +219,85 @@ class Blank(torch.nn.Module):
         return torch.zeros_like(x)
 
 
-def test_the_layers_see_the_places():
+def test_cells_fill_the_range():
+    centres = cell_centres(4, -1.0, 1.0, torch.zeros(1))
+    assert centres.tolist() == [-0.75, -0.25, 0.25, 0.75]
+
+
+def test_sample_reads_a_map_at_its_places():
+    """A map that holds its own coordinates is read exactly, between the pixels too."""
+    axis = cell_centres(8, -1.0, 1.0, torch.zeros(1))
+    ramp = torch.stack([axis.expand(8, 8), axis[:, None].expand(8, 8)]).expand(3, 2, 8, 8)
+    places = (torch.rand(3, 21, 2, generator=torch.Generator().manual_seed(0)) - 0.5) * 1.7
+    places.requires_grad_()
+    read = sample(ramp, places)
+    torch.testing.assert_close(read, places, atol=1e-6, rtol=0)
+    assert not read.requires_grad
+    outside = sample(ramp + 1, torch.full((3, 1, 2), 1.5))
+    assert (outside == 0).all()
+
+
+@pytest.fixture
+def seeing():
+    """A network with places whose convolutions tell nothing, and what it sees of two images."""
     torch.manual_seed(0)
     model = small(places=True).eval()
     joined, heatmaps = model.pose_module(images())
     assert torch.equal(joined[:, -24:], heatmaps[-1])
     joined = torch.cat([joined[:, :-24], torch.randn_like(heatmaps[-1])], dim=1)
     model.regression.encoder = torch.nn.Sequential(model.regression.encoder, Blank())
-    first = model.regression(joined)[-1]
+    return model, joined
+
+
+def nowhere(raw):
+    return raw.new_zeros(len(raw), 21, 2)
+
+
+def differs(a, b):
+    """By more than rounding; the last layer starts small."""
+    return (a[-1] - b[-1]).abs().max() > 1e-4
+
+
+def test_the_layers_see_the_places(seeing):
+    model, joined = seeing
+    first = model.regression(joined, nowhere)
     moved = torch.cat([joined[:, :-24], joined[:, -24:].roll(5, dims=-1)], dim=1)
-    difference = (first - model.regression(moved)[-1]).abs().max()
-    assert difference > 1e-4  # the last layer starts small
+    assert differs(first, model.regression(moved, nowhere))
+
+
+def test_the_layers_see_the_features_there(seeing):
+    model, joined = seeing
+    other = torch.cat([joined[:, :-24] + torch.randn_like(joined[:, :-24]), joined[:, -24:]], dim=1)
+    assert differs(model.regression(joined, nowhere), model.regression(other, nowhere))
+
+
+def test_each_iteration_sees_how_far_its_projection_is_off(seeing):
+    model, joined = seeing
+    asked = []
+
+    def project(raw):
+        asked.append(raw)
+        return nowhere(raw) + 0.5
+
+    off = model.regression(joined, project)
+    assert differs(model.regression(joined, nowhere), off)
+    torch.testing.assert_close(asked[0], model.regression.start.expand(2, -1))
+    assert torch.equal(asked[1], off[0]) and torch.equal(asked[2], off[1])
+
+
+def test_what_is_projected_is_the_estimate(monkeypatch):
+    model = small(places=True).eval()
+    regress, projected = model.regression.forward, []
+
+    def spy(joined, project):
+        raw = regress(joined, project)
+        projected.extend(project(each) for each in raw)
+        return raw
+
+    monkeypatch.setattr(model.regression, "forward", spy)
+    estimates = model(images(), all_iterations=True).estimates
+    for flat, estimate in zip(projected, estimates, strict=True):
+        assert torch.equal(flat, estimate.joints_2d)
 
 
 def test_peaks_on_the_border_stay_in_the_crop():

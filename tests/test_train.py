@@ -17,16 +17,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.model import HAMR
 from hamr_lib.settings import Augment, load_settings
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The order of sums depends on the number of threads, and small sums are faster on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -102,11 +102,12 @@ def departures(folders):
     """What each method stands for and how it departs from it, from the about.json of its folder.
 
     Returns:
-        DataFrame: method, stands for, departures.
+        DataFrame: method, stands for, steps, departures.
     """
     found = [read_json(Path(folder) / "about.json") for folder in folders]
     return pd.DataFrame({
         "method": [LABELS.get(one["method"], one["method"]) for one in found],
         "stands for": [one["reference"] for one in found],
+        "steps": [one["steps"] for one in found],
         "departures": [one["departures"] for one in found],
     })  # fmt: skip

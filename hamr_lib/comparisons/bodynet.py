@@ -16,8 +16,8 @@ from torch import nn
 from ..camera import ground_truth_camera
 from ..joints import BONES, NUM_JOINTS, WRIST
 from ..losses import difference, heatmap_loss, joints_2d_loss, mean_where
-from ..model import PoseModule, conv
-from .common import Trained, cell_centres, joint, mean_lengths, soft_argmax
+from ..model import PoseModule, cell_centres, conv, soft_argmax
+from .common import Trained, joint, mean_lengths
 
 REACH = 0.2  # metres, a hand's length
 FLESH = 0.009  # metres, the radius of the capsules that stand for flesh

@@ -131,27 +131,3 @@ def mean_lengths(crops, bones=BONES):
         )
     length = np.linalg.norm(points[:, b] - points[:, a], axis=-1)
     return torch.from_numpy((length * both).sum(0) / both.sum(0)).float()
-
-
-def soft_argmax(maps, axes):
-    """The mean place of each map, softmax taken over all of it (Sun et al. 2018).
-
-    Args:
-        maps: (B, 21, n_1, ..., n_k), raw.
-        axes: k tensors (n_i,), the coordinates of the map's cells along each dimension.
-
-    Returns:
-        (B, 21, k) coordinates, and the softmax, shaped like `maps`.
-    """
-    share = maps.flatten(2).softmax(dim=-1).view_as(maps)
-    places = []
-    for i, axis in enumerate(axes):
-        others = [2 + k for k in range(len(axes)) if k != i]
-        along = share.sum(dim=others) if others else share
-        places.append((along * axis).sum(dim=-1))
-    return torch.stack(places, dim=-1), share
-
-
-def cell_centres(count, low, high, like):
-    """(count,) the middles of `count` equal cells between two ends, on the device of `like`."""
-    return low + (torch.arange(count, device=like.device) + 0.5) * ((high - low) / count)

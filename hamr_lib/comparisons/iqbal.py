@@ -16,8 +16,8 @@ from ..camera import ground_truth_camera
 from ..errors import HamrError
 from ..joints import NUM_JOINTS, WRIST
 from ..losses import difference, joints_2d_loss, mean_where
-from ..model import PoseModule
-from .common import Trained, cell_centres, joint, mean_lengths, soft_argmax
+from ..model import PoseModule, cell_centres, soft_argmax
+from .common import Trained, joint, mean_lengths
 
 BONE = (WRIST, joint("index MCP"))  # hardly moved by any pose
 DEPTH = 0.2  # weight of the depth, lengths of `BONE`, beside places in crop units
