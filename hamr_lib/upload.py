@@ -1,8 +1,13 @@
 """The widget of the notebook `recover_photo`: a photo in, the hands in it out."""
 
+import base64
+import html
 import io
+from pathlib import Path
 
+import anywidget
 import ipywidgets as widgets
+import traitlets
 from PIL import Image
 
 from .draw import fit
@@ -14,44 +19,73 @@ from .recovery import read_photo, recover
 WIDTH = 480  # pixels a side of the pictures
 
 
+class Webcam(anywidget.AnyWidget):
+    """A button that takes a picture with the browser's camera, where the browser allows it.
+
+    Attributes:
+        picture: the last picture taken, a PNG as a data URL; empty before the first.
+        trouble: what the browser says when it gives no camera.
+    """
+
+    _esm = Path(__file__).with_name("webcam.js")
+    picture = traitlets.Unicode().tag(sync=True)
+    trouble = traitlets.Unicode().tag(sync=True)
+
+
 class Upload:
-    """Upload a photo, see the mesh over it and in space, and take the files along.
+    """Upload a photo or take one, see the mesh over it and in space, and take the files along.
 
     Args:
         checkpoint, localiser: as in `recover`.
         out: folder that the results are saved in; None takes `results/photos`.
 
-    It shows its `widget`. On a phone the browser offers the camera in place of a file.
+    It shows its `widget`.
     """
 
     def __init__(self, checkpoint=None, localiser=None, out=None):
         self.checkpoint, self.localiser = checkpoint, localiser
         self.out = out or ROOT / "results" / "photos"
-        self.recoveries = []
+        self.recoveries, self.photo = [], None  # the photo's name and content
         self.file = widgets.FileUpload(accept="image/*", description="photo")
         self.side = widgets.Dropdown(options=("auto", "left", "right"), description="side")
         self.box = widgets.Text(
             placeholder="x0,y0,x1,y1 in pixels; empty: found", description="box",
             continuous_update=False,
         )  # fmt: skip
-        self.message = widgets.HTML("Choose a photo with a hand.")
+        self.webcam = Webcam()
+        self.message = widgets.HTML("Choose a photo with a hand, or take one.")
         self.found = widgets.VBox()
-        for control in (self.file, self.side, self.box):
+        self.file.observe(self._uploaded, "value")
+        self.webcam.observe(self._taken, "picture")
+        self.webcam.observe(self._refused, "trouble")
+        for control in (self.side, self.box):
             control.observe(self._changed, "value")
-        self.widget = widgets.VBox(
-            [widgets.HBox([self.file, self.side, self.box]), self.message, self.found]
-        )
+        controls = widgets.HBox([self.file, self.webcam, self.side, self.box])
+        self.widget = widgets.VBox([controls, self.message, self.found])
 
-    def _changed(self, _):
-        if not self.file.value:
+    def _uploaded(self, _):
+        if self.file.value:
+            [uploaded] = self.file.value
+            self.photo = uploaded["name"], bytes(uploaded["content"])
+            self._changed()
+
+    def _taken(self, change):
+        self.photo = "webcam.png", base64.b64decode(change["new"].partition(",")[2])
+        self._changed()
+
+    def _refused(self, change):
+        if change["new"]:
+            self.message.value = f"<b>the browser gives no camera: {html.escape(change['new'])}</b>"
+
+    def _changed(self, _=None):
+        if self.photo is None:
             return
-        uploaded = self.file.value[0]
         self.recoveries, self.found.children = [], ()
         self.message.value = "looking for hands ..."
         try:
-            self._recover(uploaded["name"], bytes(uploaded["content"]))
+            self._recover(*self.photo)
         except HamrError as error:
-            self.message.value = f"<b>{error}</b>"
+            self.message.value = f"<b>{html.escape(str(error))}</b>"
 
     def _recover(self, name, content):
         try:

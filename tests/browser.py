@@ -43,16 +43,22 @@ class Chrome:
     Args:
         folder: for its profile and downloads.
         size: (width, height) of the window, pixels.
+        camera: a motion JPEG file that its camera shall see; None has no camera.
     """
 
-    def __init__(self, folder, size=(1400, 1000)):
+    def __init__(self, folder, size=(1400, 1000), camera=None):
         folder = Path(folder)
         self.downloads = folder / "downloads"
         self.downloads.mkdir(parents=True)
+        seen = [
+            "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+            f"--use-file-for-fake-video-capture={camera}",
+        ]  # fmt: skip
         self._process = subprocess.Popen(
             [CHROMIUM, "--headless=new", "--no-sandbox", "--remote-debugging-port=0",
-             f"--user-data-dir={folder / 'profile'}", "--no-first-run", "--disable-extensions",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             *(seen if camera else ()), f"--user-data-dir={folder / 'profile'}", "--no-first-run",
+             "--disable-extensions", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync",
              "--enable-unsafe-swiftshader", "--use-angle=swiftshader", "--disable-dev-shm-usage",
              f"--window-size={size[0]},{size[1]}", "--remote-allow-origins=*", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -131,6 +131,35 @@ def test_recover_photo_takes_an_uploaded_photo(
     assert not chrome.js(f"!!({text('download noise.glb', 'a')})")
 
 
+def test_recover_photo_takes_a_picture(lab, tiny_checkpoint, tiny_localiser, blobs, tmp_path):
+    """With a camera that sees two hands; and a browser without a camera says so."""
+    folder, address = lab
+    photo = blobs / "RHD_published_v2" / "evaluation" / "color" / "00002.png"
+    Image.open(photo).convert("RGB").resize((640, 640)).save(tmp_path / "camera.jpg", quality=95)
+    (tmp_path / "camera.jpg").rename(tmp_path / "camera.mjpeg")
+    prepare(
+        "recover_photo", folder, photo=str(photo), checkpoint=str(tiny_checkpoint),
+        localiser=str(tiny_localiser), out=str(tmp_path / "out"),
+    )  # fmt: skip
+    button = text("webcam", "button")
+    for camera in (None, tmp_path / "camera.mjpeg"):
+        chrome = Chrome(tmp_path / f"chrome-{camera is None}", camera=camera)
+        try:
+            run_all(chrome, address("recover_photo.ipynb"))
+            chrome.wait(f"!!({button})")
+            chrome.click(button)
+            if camera is None:
+                chrome.wait("document.body.textContent.includes('the browser gives no camera:')")
+                continue
+            chrome.wait(f"!!({text('take the picture', 'button')})")
+            chrome.click(text("take the picture", "button"))
+            chrome.wait(f"!!({text('download webcam_hand2.glb', 'a')})")
+            assert drawn(chrome.picture(IMAGE)) > 0.05
+            assert not chrome.js("document.querySelector('.jp-OutputArea video').srcObject.active")
+        finally:
+            chrome.close()
+
+
 def test_the_page_of_a_recovery_draws_without_a_network(chrome, tiny_checkpoint, tmp_path):
     image = draw_frames(1)[0].image
     [recovery] = recover(image, (40, 20, 120, 100), "right", tiny_checkpoint)
