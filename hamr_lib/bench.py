@@ -373,11 +373,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m hamr_lib.bench", description=__doc__)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all unless named")
     sections = parser.parse_args(arguments).sections or list(SECTIONS)
+    where = machine(), commit()  # before bench.csv changes
     for section in sections:
         rows = []
         for name, value, unit in SECTIONS[section]():
             print(f"{section}: {name}: {value:.4g} {unit}".rstrip(), flush=True)
-            rows.append((section, name, value, unit, machine(), commit()))
+            rows.append((section, name, value, unit, *where))
         save(section, rows)
 
 

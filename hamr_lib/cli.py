@@ -30,9 +30,10 @@ For every photo NAME.* five files are written into --out:
 A second hand's files are called NAME_hand2.*, and so on. Of a video each frame is a photo called
 NAME-000000 and so on; frames have no HTML.
 
-The hands are found, with their side, unless --box and --side say where and which one it is. With
---side and no --box only the hands of that side are recovered; if all found are of the other side,
-the most certain one, as a hand of the side that was said.
+The hands are found unless --box says where one is, and their side is the one as which the network
+sees them the more clearly unless --side says it. With --side and no --box only the hands of that
+side are recovered; if all found are of the other side, the most certain one, as a hand of the side
+that was said.
 """
 
 CODES = f"""\

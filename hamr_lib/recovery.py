@@ -25,7 +25,7 @@ from .draw import draw_skeleton
 from .errors import HamrError
 from .files import write_aside, write_json
 from .joints import NUM_JOINTS
-from .localiser import find_hands, load_localiser, overlap, pretrained_localiser
+from .localiser import find_hands, load_localiser, pretrained_localiser
 from .poses import MIRROR
 from .render import rasterize, render
 
@@ -38,8 +38,6 @@ OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
 ENDINGS = ("_overlay.png", ".glb", ".obj", ".json", ".html")
 SKIN = (0.80, 0.62, 0.53)
-SURE = 0.8  # share of a find's probability that its side has, from which that side is believed
-ON_BOX = 0.1  # overlap from which a find is what the caller's box is around
 # Camera frame (x right, y down, z away) to that of viewers (x right, y up, z near): what glTF
 # prescribes, and what puts a hand upright on a screen.
 TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -180,14 +178,14 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
             white), grey, palettes and 16 bits are handled by `read_photo`.
         box: (x0, y0, x1, y1) pixels of the upright photo, around the hand from wrist to
             fingertips. It may reach beyond the photo's border. None has the hands found.
-        side: "left", "right", or "auto", which has it found out: by the localiser, or where that
-            is in doubt by which way round the network itself sees a hand the more clearly. With a
-            side and no box, the hands found to be of that side are taken; where all are found to
-            be of the other one, the most certain, and it is taken for the side that was given.
+        side: "left", "right", or "auto", which takes the side as which the network itself sees a
+            hand the more clearly. With a side and no box, the hands found that look like that side
+            are taken; where all look like the other one, the most certain, and it is taken for
+            the side that was given.
         checkpoint: path of a checkpoint; None takes `checkpoint.pretrained()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
         localiser: path of what finds hands; None takes `localiser.pretrained_localiser()`. It is
-            not read where box and side are both given.
+            not read where a box is given.
 
     Returns:
         list of `Recovery`, one a hand, the most certain first (with a box: one).
@@ -202,21 +200,28 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
     path = Path(checkpoint) if checkpoint is not None else pretrained()
     model = _model(_loaded_network, path, device)
     finder = None
-    if box is None or side == "auto":
+    if box is None:
         finder = _model(_loaded_localiser, Path(localiser or pretrained_localiser()), device)
     photo = read_photo(image)
     height, width = photo.shape[:2]
-    if box is not None:
+    if box is None:
+        boxes = [found.box for found in find_hands(*finder, photo)]
+        if not boxes:
+            raise NoHandError("no hand was found; if there is one, give the box around it")
+    else:
         x0, y0, x1, y1 = box
         if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
             raise PhotoError(
                 f"box={box} lies outside the photo, which has {width} x {height} pixels"
             )
-    hands = _located(finder, photo, box, side) if finder else [(box, side)]
-    return [
-        _recover_one(model, photo, box, side or _surer_side(model, photo, box), path)
-        for box, side in hands
-    ]
+        boxes = [box]
+    if side == "auto" or len(boxes) > 1:
+        hands = [(box, clearer_side(model, photo, box)) for box in boxes]
+        wanted = [hand for hand in hands if side in ("auto", hand[1])]
+    else:
+        wanted = []
+    hands = wanted or [(boxes[0], side)]
+    return [_recover_one(model, photo, box, side, path) for box, side in hands]
 
 
 def recover_frame(frame, checkpoint=None):
@@ -228,40 +233,17 @@ def recover_frame(frame, checkpoint=None):
     return recovery
 
 
-def _located(finder, photo, box, side):
-    """[(box, side)] of the hands in a photo, whatever of both is given; side None: not sure."""
-    if box is None:
-        finds = find_hands(*finder, photo)
-        if not finds:
-            raise NoHandError(
-                "no hand was found; if there is one, give the box around it and its side"
-            )
-        if side == "auto":
-            return [(found.box, _believed(found)) for found in finds]
-        return [(found.box, side) for found in finds if found.side == side] or [
-            (finds[0].box, side)
-        ]
-    center, width = _square(box)
-    finds = find_hands(*finder, photo, (*(center - width / 2), *(center + width / 2)))
-    found = max(finds, key=lambda found: overlap(found.box, box), default=None)
-    if found is None or overlap(found.box, box) < ON_BOX:
-        raise NoHandError(
-            f"no hand was found in box={box}, so that its side is not known; if there is one, "
-            "give its side"
-        )
-    return [(box, _believed(found))]
-
-
-def _believed(found):
-    """The side of a find, None where the localiser itself is in doubt."""
-    return found.side if found.side_score >= SURE else None
-
-
-def _surer_side(model, photo, box):
+def clearer_side(model, photo, box):
     """The side as which the network's heat maps see a hand the more clearly.
 
     The network knows right hands alone. Shown a left one as it is, it finds fewer joints where it
-    expects them than in its mirror image.
+    expects them than in its mirror image. (The localiser has a side for each hand it finds as well,
+    which it needs to tell hands apart that touch; this one is right far more often.)
+
+    Args:
+        model: `model.HAMR`.
+        photo: (H, W, 3) uint8 RGB.
+        box: (x0, y0, x1, y1) pixels around the hand.
     """
     crops = [_crop(model, photo, box, side) for side in ("left", "right")]
     with torch.inference_mode():

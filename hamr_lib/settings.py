@@ -296,8 +296,8 @@ def load_run(profile, run="main"):
     variant, _, seed = run.rpartition("-s")
     if not seed.isdigit():
         raise HamrError(f"run {run!r}: expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'")
-    steps = load_settings(profile).study.ablation_steps
-    return load_settings(profile, variant, train__steps=steps, train__seed=int(seed))
+    budget = _budget(profile, "ablation_steps")
+    return load_settings(profile, variant, train__seed=int(seed), **budget)
 
 
 def load_comparison(profile, method):
@@ -306,11 +306,16 @@ def load_comparison(profile, method):
     Raises:
         HamrError: for a method that is not known.
     """
-    settings = load_settings(profile)
     check_methods((method,), f"method={method!r}")
-    steps = settings.study.comparison_steps
+    return load_settings(profile, **_budget(profile, "comparison_steps"))
+
+
+def _budget(profile, name):
+    """Overrides for a training of a profile's `ablation_steps` or `comparison_steps`."""
+    settings = load_settings(profile)
+    steps = getattr(settings.study, name)
     every = min(steps, settings.train.validate_every)
-    return load_settings(profile, train__steps=steps, train__validate_every=every)
+    return {"train__steps": steps, "train__validate_every": every}
 
 
 def check_methods(methods, source):

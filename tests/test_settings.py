@@ -10,6 +10,7 @@ from hamr_lib.settings import (
     VARIANTS,
     Settings,
     from_dict,
+    load_comparison,
     load_run,
     load_settings,
 )
@@ -76,6 +77,13 @@ def test_a_run_is_a_variant_with_its_seed_and_the_ablations_budget():
     assert main == load_settings("smoke")
     assert not run.model.mesh and run.train.seed == 2
     assert run.train.steps == main.study.ablation_steps
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
+def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
+    runs = load_run(profile), load_run(profile, "full-s0"), load_comparison(profile, "hamr")
+    for run in runs:
+        assert run.train.steps % run.train.validate_every == 0
 
 
 def test_the_training_digest_covers_what_is_trained_and_nothing_else():
