@@ -523,8 +523,8 @@ def _fitting_camera(vertices):
 def fig2(model, out_dir):
     """Fig. 2: the network as it is built: every block with its output's shape and parameters."""
     blocks = pd.DataFrame(describe(model), columns=["block", "shape", "parameters"])
-    pose = blocks[~blocks.block.str.startswith(("encoder", "layers"))]
-    regression = blocks[blocks.block.str.startswith(("encoder", "layers"))]
+    of_regression = blocks.block.str.startswith(("encoder", "local", "layers"))
+    pose, regression = blocks[~of_regression], blocks[of_regression]
     fig, axes = plt.subplots(2, 1, figsize=(WIDTH, 3.8))
     _boxes(axes[0], pose, "2-D pose module (Section 3.3)", "image", (3, *[model.image_size] * 2))
     joined = blocks[blocks.block.str.startswith(("features", "maps"))]
@@ -539,6 +539,8 @@ def fig2(model, out_dir):
         "its name, the shape of its output for one image (channels x height x width) and its "
         f"number of trained parameters. {total / 1e6:.1f} million parameters in all."
     )
+    if (blocks.block == "local").any():
+        caption += " `local` sees the features at the joints' places, and `layers` sees both paths."
     data = blocks.assign(shape=["x".join(map(str, s)) for s in blocks["shape"]])
     return save_figure(fig, data, caption, out_dir, "fig2_network")
 

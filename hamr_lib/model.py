@@ -394,7 +394,8 @@ def describe(model):
     blocks = {}
     for part in (model.pose_module, model.regression):
         for name, module in part.named_children():
-            holds = isinstance(module, (nn.ModuleList, nn.Sequential)) and name != "layers"
+            holds = isinstance(module, (nn.ModuleList, nn.Sequential))
+            holds = holds and name not in ("local", "layers")
             for i, inner in module.named_children() if holds else [("", module)]:
                 blocks[inner] = f"{name}.{i}".rstrip(".")
     rows, seen = [], set()

@@ -1,5 +1,7 @@
 """Every figure from saved results alone: its four files, its numbers, and its words."""
 
+import dataclasses
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -164,6 +166,9 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     assert data.parameters.sum() == total
     drawn = {t.get_text() for ax in fig.axes for t in ax.texts}
     assert {name for name, _, _ in rows} <= drawn
+    seeing = HAMR(dataclasses.replace(SETTINGS.model, places=True), TinyHand())
+    rows = [{t.get_text() for t in ax.texts} for ax in figures.fig2(seeing, tmp_path).axes]
+    assert "maps.0" in rows[0] and {"encoder.0", "local", "layers"} <= rows[1]
     figures.fig3(network, tmp_path)
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 

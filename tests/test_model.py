@@ -359,6 +359,8 @@ def test_describe_tells_the_real_modules():
     assert names.index("hourglasses.0") < names.index("maps.0") < names.index("hourglasses.1")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(count for *_, count in rows) == trained
+    seeing = {name: shape for name, shape, _ in describe(small(places=True))}
+    assert seeing["local"] == (21, 32)
 
 
 @pytest.mark.parametrize(
