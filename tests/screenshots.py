@@ -56,7 +56,7 @@ def take(profile, photo, localiser=""):
                     out=str(folder / "out"))  # fmt: skip
             run_all(chrome, address("recover_photo.ipynb"))
             button = "document.querySelector('.jp-OutputArea button.widget-upload')"
-            chrome.upload(button, photo)
+            chrome.upload(button, Path(photo).resolve())  # the browser has another folder
             chrome.wait("document.body.textContent.includes('saved in')")
             chrome.place("document.querySelectorAll('.jp-OutputArea canvas')[0]")
             chrome.js("new Promise(done => setTimeout(done, 2000))")
