@@ -57,7 +57,6 @@ class Find(NamedTuple):
     box: tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels, as of the hand's joints
     side: str  # "left" or "right"
     score: float  # mean probability of its pixels to be a hand's
-    side_score: float  # share of that probability that is its side's
 
 
 class HandSegmenter(nn.Module):
@@ -72,6 +71,11 @@ class HandSegmenter(nn.Module):
             # EfficientNet's own (0.01) is for long runs: a short one would end on stale statistics.
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 0.05
+
+    def start_from(self, stem):
+        """Take over what the blocks of another `PretrainedStem` have learnt of hands."""
+        own = self.stem.blocks
+        own.load_state_dict(stem.blocks[: len(own)].state_dict())
 
     def forward(self, image):
         """(B, 3, S, S) in [0, 1] -> (B, 3, S/4, S/4) scores before the softmax."""
@@ -161,12 +165,10 @@ def _find(probabilities, piece, centre, square):
     first = centre - square / 2 + step / 2  # the photo's pixel under the square's first one
     box = (*(first + (low + inset) * step), *(first + (high - inset) * step))
     _, left, right = probabilities[:, piece].mean(1)
-    chance = right / (left + right)
     return Find(
         tuple(float(value) for value in box),
-        SIDES[int(chance > 0.5)],
+        SIDES[int(right > left)],
         float(left + right),
-        float(max(chance, 1 - chance)),
     )
 
 
@@ -218,14 +220,19 @@ def load_localiser(path, device="cpu"):
 # --- training -----------------------------------------------------------------------------------
 
 
-def fit(settings, run_dir, frames):
+def fit(settings, run_dir, frames, model=None):
     """Train a localiser, or go on where an earlier call was interrupted.
+
+    HandSegNet started from the weights of a network for people's poses. Ours starts from the stem
+    of a network that has learnt hands.
 
     Args:
         settings: `Settings`; its sections `localiser`, `augment` (colours) and `data.validation`.
         run_dir: folder of the run; receives checkpoints/localiser.ckpt.
         frames: `data.rhd.RHD` of the training split. A share of them is held out: on it the
             threshold is chosen.
+        model: a trained `model.HAMR`. None, or one with a stem of another kind, has the localiser
+            start from what ImageNet taught.
 
     Returns:
         list of dicts, one a checkpoint: step and loss.
@@ -255,6 +262,8 @@ def fit(settings, run_dir, frames):
     network = HandSegmenter(options)
     if before:
         checkpoint.load_state(path, network, checkpoint.model_state(content))
+    elif model is not None and isinstance(model.pose_module.stem, PretrainedStem):
+        network.start_from(model.pose_module.stem)
     module = Training(settings, path, network, identity, before)
     if not before or before["step"] < options.steps:
         batches = FrameBatches(frames, training, settings)

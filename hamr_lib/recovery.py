@@ -215,12 +215,10 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
                 f"box={box} lies outside the photo, which has {width} x {height} pixels"
             )
         boxes = [box]
-    if side == "auto" or len(boxes) > 1:
+    hands = []
+    if side == "auto" or len(boxes) > 1:  # a lone hand is of the side that was said
         hands = [(box, clearer_side(model, photo, box)) for box in boxes]
-        wanted = [hand for hand in hands if side in ("auto", hand[1])]
-    else:
-        wanted = []
-    hands = wanted or [(boxes[0], side)]
+    hands = [hand for hand in hands if side in ("auto", hand[1])] or [(boxes[0], side)]
     return [_recover_one(model, photo, box, side, path) for box, side in hands]
 
 
@@ -238,7 +236,7 @@ def clearer_side(model, photo, box):
 
     The network knows right hands alone. Shown a left one as it is, it finds fewer joints where it
     expects them than in its mirror image. (The localiser has a side for each hand it finds as well,
-    which it needs to tell hands apart that touch; this one is right far more often.)
+    to tell hands apart that touch; `tables/localiser.md` of a run says how often that is right.)
 
     Args:
         model: `model.HAMR`.
