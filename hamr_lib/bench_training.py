@@ -62,7 +62,7 @@ class Bare:
         self.network = HAMR(settings.model, hand)
         self.network.to(self.device, memory_format=torch.channels_last).train()
         weights = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(weights, lr=1e-6, fused=settings.train.clip == 0)
+        self.optimiser = torch.optim.AdamW(weights, lr=1e-6, fused=True)
         self.crops, self.weights = crops, weights
         self.batch = self.augmented(self.load())
         self.spent = {}

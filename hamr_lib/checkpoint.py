@@ -116,11 +116,11 @@ def check_task(path, description, task):
         raise HamrError(f"{path} holds a network of {found!r}, expected one of {task!r}")
 
 
-def check_same_run(path, description, settings, data_digest):
+def check_same_run(path, description, settings, data_digest, may_differ=PLACES):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
     theirs, ours = description["settings"], settings.to_dict()
     for section in SECTIONS:
-        difference = _first_difference(theirs.get(section), ours[section], section)
+        difference = _first_difference(theirs.get(section), ours[section], section, may_differ)
         if difference:
             key, old, new = difference
             raise HamrError(
@@ -198,7 +198,7 @@ def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):
     ]
     if found:
         return max(found, key=lambda path: path.stat().st_mtime)
-    for profile in ("paper", "gpu", "cpu"):
+    for profile in ("paper", "gpu", "long", "cpu"):
         path = ROOT / "results" / "reference" / profile / shipped
         if path.is_file():
             return path
@@ -221,11 +221,11 @@ def load_state(path, network, state):
     network.load_state_dict(state)
 
 
-def _first_difference(old, new, key):
+def _first_difference(old, new, key, ignored):
     if isinstance(new, dict) and isinstance(old, dict):
         for name in sorted(new.keys() | old.keys()):
-            found = _first_difference(old.get(name), new.get(name), f"{key}.{name}")
+            found = _first_difference(old.get(name), new.get(name), f"{key}.{name}", ignored)
             if found:
                 return found
         return None
-    return None if old == new or key in PLACES else (key, old, new)
+    return None if old == new or key in ignored else (key, old, new)

@@ -10,9 +10,7 @@ cut from them: hands from afar and filling the frame, turned, mirrored, and fram
 A run is a function of settings and data: what a step sees is drawn from (seed, step).
 """
 
-import logging
 import math
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +33,7 @@ from .errors import HamrError
 from .evaluate import COLUMNS, best_device, write_rows
 from .files import commit, digest
 from .settings import from_dict
-from .train import CheckpointIO, Progress, cosine, precision
+from .train import CheckpointIO, Progress, cosine, precision, quiet
 
 SIDES = ("left", "right")  # classes 1 and 2; 0 is the background
 SCALES = 3  # of the stem, down to 1/16: a fifth of its weights, and enough for this
@@ -543,8 +541,7 @@ class Training(lightning.LightningModule):
 
 def _trainer(settings):
     options = settings.localiser
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    quiet()
     return lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from .errors import HamrError
-from .files import ROOT, digest
+from .files import ROOT
 
 PROFILES = ROOT / "notebooks" / "profiles"
 # The methods that the network is compared with (see `comparisons`); the first is HAMR itself,
@@ -145,8 +145,9 @@ class Train:
     optimizer: str = one_of("rmsprop", "adamw")
     learning_rate: float = 2e-4
     weight_decay: float = 0.0
-    # plateau: times 0.7 when the validation loss stalls; cosine: warm up, then down to zero.
-    schedule: str = one_of("plateau", "cosine")
+    # plateau: times 0.7 when the validation loss stalls; cosine: warm up, then down to zero;
+    # trapezoid: warm up, stay, and down over the last fifth: a run that may be given more steps.
+    schedule: str = one_of("plateau", "cosine", "trapezoid")
     plateau_factor: float = 0.7
     plateau_patience: int = 5  # validations
     validate_every: int = 1000  # steps; a checkpoint is written as often
@@ -223,13 +224,6 @@ class Settings:
         """Nested plain values, as YAML and checkpoints hold them."""
         return _plain(dataclasses.asdict(self))
 
-    def training_digest(self):
-        """Identity of everything that decides what a training run computes."""
-        parts = self.to_dict()
-        return digest(
-            {k: parts[k] for k in ("data", "hand", "model", "losses", "augment", "train")}
-        )
-
 
 # Named changes on top of a profile. The first four are the paper's Fig. 8; the others ablate our
 # own departures and choices.
@@ -249,6 +243,7 @@ VARIANTS = {
     "axis-angle": {"model.rotation": "axis_angle"},
     "untaught-stem": {"model.stem": "convolutions"},
     "no-places": {"model.places": False},
+    "dropout": {"model.dropout": 0.4},
     "squared-joints": {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0},
 }
 
@@ -257,23 +252,15 @@ def load_settings(profile, variant="full", **overrides):
     """Settings of a profile, with a variant and then single overrides on top.
 
     Args:
-        profile: a name in `notebooks/profiles/`, or the path of a YAML file.
+        profile: a name in `notebooks/profiles/`, or the path of a YAML file. Where it says
+            `base: <profile>`, what it does not say is as in that one.
         variant: a key of `VARIANTS`.
         overrides: dotted settings with `.` written `__`, e.g. `train__seed=1`.
 
     Raises:
         HamrError: naming the profile, variant, key or value that is not known.
     """
-    path = Path(profile)
-    if path.suffix != ".yaml":
-        path = PROFILES / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-        raise HamrError(f"unknown profile {str(profile)!r}: {path} does not exist (known: {known})")
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise HamrError(f"{path} is not YAML: {error}") from error
+    path, values = _read(profile)
     if variant not in VARIANTS:
         raise HamrError(f"unknown variant {variant!r} (known: {', '.join(VARIANTS)})")
     settings = from_dict({**values, "profile": path.stem}, source=str(path))
@@ -281,6 +268,37 @@ def load_settings(profile, variant="full", **overrides):
     for key, value in changes.items():
         settings = _replace(settings, key.split("."), value, source=f"{key}={value!r}")
     return settings
+
+
+def _read(profile, above=()):
+    """The path of a profile and its values, on top of those of the profile it names as its base;
+    `above` are the paths of the profiles that led to it."""
+    path = Path(profile)
+    if path.suffix != ".yaml":
+        path = PROFILES / f"{profile}.yaml"
+    source = f"{above[-1]}: base: " if above else ""
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise HamrError(
+            f"{source}unknown profile {str(profile)!r}: {path} does not exist (known: {known})"
+        )
+    if path in above:
+        raise HamrError(f"{source}{profile!r} is itself based on {above[-1].stem!r}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise HamrError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict) or "base" not in values:
+        return path, values
+    base = values.pop("base")
+    return path, _merged(_read(base, (*above, path))[1], values)
+
+
+def _merged(below, above):
+    """Nested values, those of `above` on top."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
 def load_run(profile, run="main"):

@@ -6,8 +6,8 @@ papermill; `python -m hamr_lib.study methods PROFILE` lists the comparisons that
 their own. Papermill only warns about a parameter that a notebook does not know, so both the
 settings and the parameters are checked before a kernel starts. `python -m hamr_lib.study train
 PROFILE [RUN]` trains one network without a notebook, for torchrun to start in every process; the
-notebook then finds it done. `python -m hamr_lib.study publish PROFILE` copies what a finished study
-shows to `results/reference/` and its table into the README.
+notebook then finds it done. `python -m hamr_lib.study publish PROFILE` copies what a study shows
+to `results/reference/` and its tables into the README.
 """
 
 import argparse
@@ -124,22 +124,23 @@ def train(profile, run="main"):
 
 
 def publish(profile):
-    """Copy what a finished study shows to `results/reference/<profile>`, to be committed.
+    """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
     run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
     gallery; predictions, caches and optimiser states stay behind. The README's tables, each between
-    its two marks, become this study's.
+    its two marks, become this study's. A study that is long on its way may be published as soon as
+    its main run is evaluated.
 
     Raises:
-        HamrError: for a study that is not finished.
+        HamrError: for a study that has not come so far.
     """
     from .checkpoint import save_release
 
     source = results_dir(profile)
     target = source.parent / "reference" / source.name
-    if not (source / "06_figures.ipynb").is_file():
-        raise HamrError(f"{source} holds no 06_figures.ipynb: finish `make reproduce` first")
+    if not (source / "03_evaluate.ipynb").is_file():
+        raise HamrError(f"{source} holds no 03_evaluate.ipynb: `make evaluate` writes it")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     single = [source / name for name in ("metrics.csv", "run.json", "gallery.html")]
@@ -147,7 +148,8 @@ def publish(profile):
     for path in [*source.glob("[!.]*.ipynb"), *single]:
         (target / path.name).write_text(without_paths(path.read_text()))
     for folder in ("tables", "figures"):
-        shutil.copytree(source / folder, target / folder)
+        if (source / folder).is_dir():  # figures come last
+            shutil.copytree(source / folder, target / folder)
     main = source / "runs" / "main"
     shutil.copy(main / "log.csv", target)
     save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")

@@ -8,7 +8,8 @@ run that was killed and taken up again computes what an unbroken one computes.
 
 For Lightning, one epoch is `train.validate_every` steps. After each the network is validated, and
 `best.ckpt`, `last.ckpt` and `log.csv` are written aside and renamed. A run that was killed in
-between goes on from `last.ckpt`.
+between goes on from `last.ckpt`. Under the trapezoid schedule a run that has ended can be given
+more steps: it goes on from `held.ckpt`, written before its learning rate began to fall.
 """
 
 import csv
@@ -37,6 +38,8 @@ from .model import HAMR
 EXPLODED = 1000.0  # times the running mean of the loss
 SETTLED = 100  # steps before that mean is trusted
 WARM_UP = 0.05  # share of the steps, with the cosine schedule
+WARM_STEPS = 200  # with the trapezoid one, whose start must not depend on how long a run is
+FALL = 0.2  # share of the steps over which the trapezoid's rate falls
 
 
 class Task:
@@ -99,20 +102,18 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
     """
     task = task or Task()
     run_dir = Path(run_dir)
-    last = run_dir / "checkpoints" / "last.ckpt"
     every, steps = settings.train.validate_every, settings.train.steps
     if every < 1 or steps < 1 or steps % every:
         raise HamrError(
             f"train.steps={steps} is not a positive multiple of train.validate_every={every}"
         )
     data = digest(train_crops.digest, val_crops.digest)
-    before = None
-    if last.is_file():
-        content = checkpoint.read(last)
-        before = content["hamr"]
-        checkpoint.check_task(last, before, task.name)
-        checkpoint.check_same_run(last, before, settings, data)
-        checkpoint.check_hand(last, before, hand)
+    path, content = _latest(run_dir / "checkpoints", settings.train)
+    before = content and content["hamr"]
+    if before:
+        checkpoint.check_task(path, before, task.name)
+        checkpoint.check_same_run(path, before, settings, data, _may_differ(before, settings.train))
+        checkpoint.check_hand(path, before, hand)
         if before["step"] >= steps:
             _write_log(run_dir, before["history"])
             return before["history"]
@@ -120,15 +121,34 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
     torch.manual_seed(settings.train.seed)
     network = task.build(settings, hand, train_crops)
     if before:  # Lightning will do this again, but would not say what is wrong in plain words
-        checkpoint.load_state(last, network, checkpoint.model_state(content))
+        checkpoint.load_state(path, network, checkpoint.model_state(content))
     module = Training(settings, run_dir, network, hand, task, data, before)
     _trainer(settings).fit(
         module,
         datamodule=CropData(settings.train, train_crops, val_crops),
-        ckpt_path=str(last) if before else None,
+        ckpt_path=str(path) if before else None,
         weights_only=True,
     )
     return module.history
+
+
+def _latest(folder, train):
+    """The checkpoint that a run goes on from, path and content; (None, None) for a new run."""
+    last, held = folder / "last.ckpt", folder / "held.ckpt"
+    if not last.is_file():
+        return None, None
+    content = checkpoint.read(last)
+    if content["hamr"]["settings"]["train"]["steps"] < train.steps and held.is_file():
+        return held, checkpoint.read(held)
+    return last, content
+
+
+def _may_differ(before, train):
+    """Settings that a run may change: where it computes, and steps that it has not felt yet."""
+    felt = min(before["settings"]["train"]["steps"], train.steps)
+    if train.schedule == "trapezoid" and before["step"] <= fall_begins(felt):
+        return (*checkpoint.PLACES, "train.steps")
+    return checkpoint.PLACES
 
 
 class CropData(lightning.LightningDataModule):
@@ -240,7 +260,7 @@ class Training(lightning.LightningModule):
                 parameters,
                 lr=train.learning_rate,
                 weight_decay=train.weight_decay,
-                fused=train.clip == 0,  # Lightning clips no fused optimiser under mixed precision
+                fused=True,
             )
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=train.plateau_factor, patience=train.plateau_patience
@@ -248,6 +268,11 @@ class Training(lightning.LightningModule):
         if self.before:
             self.plateau.load_state_dict(self.before["plateau"])
         return optimizer
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
+        """As Lightning does it, which refuses fused optimisers for the sake of float16's scaler."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def on_train_start(self):
         self.progress.start(self.trainer.global_step)
@@ -263,9 +288,10 @@ class Training(lightning.LightningModule):
         cuda = self.device.type == "cuda"
         dice = torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
         dice.manual_seed(_seed(train.seed, batch["step"], 1 + self.global_rank))
-        if train.schedule == "cosine":
+        if train.schedule in SCHEDULES:
+            share = SCHEDULES[train.schedule](batch["step"], train.steps)
             for group in self.optimizers().param_groups:
-                group["lr"] = train.learning_rate * cosine(batch["step"], train.steps)
+                group["lr"] = train.learning_rate * share
 
     def training_step(self, batch, batch_idx):
         parts = self.losses(batch)[1]
@@ -325,6 +351,10 @@ class Training(lightning.LightningModule):
         best = min(row[judged_by] for row in self.history)
         if self.trainer.is_global_zero and self.row[judged_by] == best:
             checkpoint.save_model(folder / "best.ckpt", self.network, self._description())
+        train, step = self.settings.train, self.trainer.global_step
+        if train.schedule == "trapezoid":
+            if step <= fall_begins(train.steps) < step + train.validate_every:
+                self.trainer.save_checkpoint(folder / "held.ckpt")
         self.trainer.save_checkpoint(folder / "last.ckpt")
         if self.trainer.is_global_zero:
             _write_log(self.run_dir, self.history)
@@ -435,12 +465,26 @@ def cosine(step, steps):
     return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
+def trapezoid(step, steps):
+    """The share of the learning rate at a step: up, level, and down in a straight line.
+
+    All but the end is the same however long the run; and it ends as well as the cosine does
+    (Hägele et al. 2024).
+    """
+    return min(1, (step + 1) / WARM_STEPS, (steps - step) / (steps - fall_begins(steps)))
+
+
+def fall_begins(steps):
+    """The last step of the trapezoid's level part."""
+    return steps - max(1, round(FALL * steps))
+
+
+SCHEDULES = {"cosine": cosine, "trapezoid": trapezoid}
+
+
 def _trainer(settings):
     train = settings.train
-    # A run tells its own progress; Lightning's banners, tips and worker advice would drown it.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*resuming from a checkpoint.*")
+    quiet()
     devices, nodes = train.devices, train.nodes
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -465,6 +509,18 @@ def _trainer(settings):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def quiet():
+    """A run tells its own progress; Lightning's banners, tips and warnings would drown it."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for noise in (
+        "does not have many workers",  # they would take a CPU's cores away
+        "resuming from a checkpoint",  # always at the end of an epoch
+        "You have overridden `on_after_batch_transfer`",  # as intended
+        "LeafSpec",  # Lightning's own use of torch
+    ):
+        warnings.filterwarnings("ignore", f".*{noise}")
 
 
 def precision(train):

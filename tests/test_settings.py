@@ -51,6 +51,7 @@ def test_every_profile_takes_every_variant_and_survives_a_round_trip(profile, va
         ("augment: {scale: [1.0]}", "expected a list of 2"),
         ("train: 3", "expected a mapping"),
         ("train: {", "is not YAML"),
+        ("base: cqu", "unknown profile 'cqu'"),
     ],
 )
 def test_bad_profiles_are_refused(tmp_path, text, complaint):
@@ -86,11 +87,21 @@ def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
         assert run.train.steps % run.train.validate_every == 0
 
 
-def test_the_training_digest_covers_what_is_trained_and_nothing_else():
-    base = load_settings("smoke")
-    assert load_settings("smoke", evaluate__bootstrap=9).training_digest() == base.training_digest()
-    for change in ({"train__seed": 1}, {"model__channels": 24}, {"data__open__seed": 5}):
-        assert load_settings("smoke", **change).training_digest() != base.training_digest()
+def test_a_profile_says_what_differs_from_its_base(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: smoke\ntrain: {steps: 18}\nstudy: {ablations: []}\n")
+    mine, base = load_settings(path), load_settings("smoke")
+    train = dataclasses.replace(base.train, steps=18)
+    study = dataclasses.replace(base.study, ablations=())
+    assert mine == dataclasses.replace(base, profile="mine", train=train, study=study)
+
+
+def test_a_base_that_goes_round_in_circles_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("hamr_lib.settings.PROFILES", tmp_path)
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}")
+    with pytest.raises(HamrError, match="b.yaml: base: 'a' is itself based on 'b'"):
+        load_settings("a")
 
 
 def test_settings_cannot_be_changed_in_place():

@@ -304,6 +304,27 @@ def test_cosine_schedule():
     assert 0 < rates[-1] < 1e-3 and rates[5:] == sorted(rates[5:], reverse=True)
 
 
+def test_trapezoid_schedule():
+    rates = [train.trapezoid(step, 1000) for step in range(1000)]
+    assert rates[0] == 1 / train.WARM_STEPS and rates[99] == 0.5
+    assert set(rates[train.WARM_STEPS - 1 : 801]) == {1.0}
+    assert rates[900] == 0.5 and rates[999] == pytest.approx(1 / 200)
+    # A longer run does the same for as long as this one's rate does not fall.
+    assert rates[:801] == [train.trapezoid(step, 5000) for step in range(801)]
+
+
+def test_a_finished_run_may_be_given_more_steps(crops, tmp_path):
+    """Its last steps, at a falling rate, are dropped: it ends as one that had them at first."""
+    options = {"schedule": "trapezoid", "optimizer": "adamw", "validate_every": 3}
+    whole = tmp_path / "whole", fit(tmp_path / "whole", crops, tiny_settings(steps=15, **options))
+    short = fit(tmp_path, crops, tiny_settings(steps=9, **options))
+    assert weights(tmp_path, "held")["hamr"]["step"] == 6 and len(short) == 3
+    assert_same_run(tmp_path, fit(tmp_path, crops, tiny_settings(steps=15, **options)), whole)
+    # No way back: 12 steps would have ended in a fall that this run never made.
+    with pytest.raises(HamrError, match="train.steps=15, but this run asks for train.steps=12"):
+        fit(tmp_path, crops, tiny_settings(steps=12, **options))
+
+
 def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):
     """With a loss that never improves, patience 0 multiplies the rate by 0.7 a validation."""
     monkeypatch.setattr(train.Training, "_means", flat(train.Training._means))
@@ -340,6 +361,23 @@ def test_bfloat16_trains_too(crops, tmp_path):
     assert {v.dtype for v in weights(tmp_path)["state_dict"].values()} <= {
         torch.float32, torch.int64
     }  # fmt: skip
+
+
+def test_gradients_are_clipped_under_the_fused_optimiser(crops, tmp_path, monkeypatch):
+    norms, clip = [], train.Training.configure_gradient_clipping
+
+    def norm(network):
+        return torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item()
+
+    def spy(self, optimizer, **options):
+        norms.append(norm(self.network))
+        clip(self, optimizer, **options)
+        norms.append(norm(self.network))
+        assert self.optimizers().param_groups[0]["fused"]
+
+    monkeypatch.setattr(train.Training, "configure_gradient_clipping", spy)
+    fit(tmp_path, crops, tiny_settings(optimizer="adamw", precision="bf16", clip=0.5, steps=4))
+    assert min(norms[::2]) > 1 and norms[1::2] == pytest.approx([0.5] * 4, rel=1e-3)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
