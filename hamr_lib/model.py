@@ -150,7 +150,7 @@ class Regression(nn.Module):
         )
         hidden, dropout = settings.hidden, settings.dropout
         self.maps = settings.maps if settings.places else 0
-        seen = widths[-1]
+        self.width = seen = widths[-1]
         if settings.places:
             self.local = nn.Sequential(nn.Linear(inputs - self.maps, LOCAL), nn.ReLU(inplace=True))
             seen += NUM_JOINTS * (3 + 2 + LOCAL)
@@ -177,18 +177,29 @@ class Regression(nn.Module):
         features = self.encoder(joined).flatten(1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
-            features = features.float()
-            if self.maps:
-                places = heatmap_places(joined[:, -self.maps :])
-                there = self.local(sample(joined[:, : -self.maps].float(), places[..., :2]))
-                features = torch.cat([features, places.flatten(1), there.flatten(1)], dim=1)
-            estimates = [self.start.expand(len(features), -1)]
-            for _ in range(self.iterations):
-                seen = [features, estimates[-1]]
-                if self.maps:
-                    with torch.no_grad():  # how far off it is, told and not to be learned through
-                        seen.append((project(estimates[-1]) - places[..., :2]).flatten(1))
-                estimates.append(estimates[-1] + self.layers(torch.cat(seen, dim=1)))
+            if not self.maps:
+                return self.iterate(features.float(), None, None, project)
+            places = heatmap_places(joined[:, -self.maps :])
+            there = self.local(sample(joined[:, : -self.maps].float(), places[..., :2]))
+            return self.iterate(features.float(), places, there, project)
+
+    def iterate(self, features, places, there, project):
+        """What is known of an image to estimates, as `forward` gives them.
+
+        Args:
+            features: (B, hidden) of the whole image.
+            places: (B, 21, 3) of `heatmap_places`; None where `model.places` is off.
+            there: (B, 21, LOCAL) features at those places.
+        """
+        if places is not None:
+            features = torch.cat([features, places.flatten(1), there.flatten(1)], dim=1)
+        estimates = [self.start.expand(len(features), -1)]
+        for _ in range(self.iterations):
+            seen = [features, estimates[-1]]
+            if places is not None:
+                with torch.no_grad():  # how far off it is, told and not to be learned through
+                    seen.append((project(estimates[-1]) - places[..., :2]).flatten(1))
+            estimates.append(estimates[-1] + self.layers(torch.cat(seen, dim=1)))
         return estimates[1:]
 
 
@@ -267,13 +278,14 @@ class HAMR(nn.Module):
         if image.shape[1:] != expected:
             raise HamrError(f"image is {tuple(image.shape)}, expected (B, {expected})")
         joined, heatmaps = self.pose_module(image)
-        raw = self.regression(joined, lambda raw: self.decode(raw).joints_2d)
+        raw = self.regression(joined, self.project)
         wanted = raw if all_iterations else raw[-1:]
         with torch.autocast(image.device.type, enabled=False):
             return Output(heatmaps, [self.decode(r) for r in wanted])
 
-    def decode(self, raw):
-        """Raw numbers (B, N) of one iteration to an `Estimate`."""
+    def decode(self, raw, mesh=True):
+        """Raw numbers (B, N) of one iteration to an `Estimate`; mesh=False leaves its vertices out,
+        which saves most of the time."""
         camera = torch.cat([START_SCALE * F.softplus(raw[:, :1]), raw[:, 1:3]], dim=1)
         if not self.mesh:
             joints = raw[:, 3:].unflatten(1, (NUM_JOINTS, 3)) / 10  # decimetres, so that they are
@@ -287,11 +299,19 @@ class HAMR(nn.Module):
         rotation = (
             roma.rotvec_to_rotmat(turn) if self.rotation == "axis_angle" else rotation_from_6d(turn)
         )
-        mesh = self.hand(betas, rotation, pose)
-        root = mesh.joints[:, WRIST, None]
-        joints = mesh.joints - root
+        vertices = None
+        if mesh:
+            vertices, joints = self.hand(betas, rotation, pose)
+            vertices = vertices - joints[:, WRIST, None]
+        else:
+            joints = self.hand.skeleton(betas, rotation, pose)
+        joints = joints - joints[:, WRIST, None]
         flat = project_weak(joints, camera)
-        return Estimate(camera, rotation, pose, betas, mesh.vertices - root, joints, flat)
+        return Estimate(camera, rotation, pose, betas, vertices, joints, flat)
+
+    def project(self, raw):
+        """Raw numbers (B, N) of one iteration to joints, (B, 21, 2) crop units."""
+        return self.decode(raw, mesh=False).joints_2d
 
 
 def rotation_from_6d(numbers):

@@ -140,6 +140,7 @@ class Train:
     """Optimisation, Section 4.1."""
 
     seed: int = 0
+    lift_steps: int = 0  # before the first image, on places of joints alone (see lifting.py)
     steps: int = 200000
     batch_size: int = 32
     optimizer: str = one_of("rmsprop", "adamw")
@@ -242,7 +243,8 @@ VARIANTS = {
     "squared-heatmaps": {"losses.heatmap_kind": "squared", "losses.heatmap": 100.0},
     "axis-angle": {"model.rotation": "axis_angle"},
     "untaught-stem": {"model.stem": "convolutions"},
-    "no-places": {"model.places": False},
+    "no-places": {"model.places": False, "train.lift_steps": 0},
+    "no-lifting": {"train.lift_steps": 0},
     "dropout": {"model.dropout": 0.4},
     "squared-joints": {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0},
 }

@@ -13,6 +13,7 @@ more steps: it goes on from `held.ckpt`, written before its learning rate began 
 """
 
 import csv
+import dataclasses
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ from .augment import augment, centre_crop
 from .data.crops import EvenBatches, StepBatches
 from .errors import HamrError
 from .files import digest, write_aside
+from .lifting import lift
 from .losses import hamr_losses
 from .model import HAMR
 
@@ -61,6 +63,21 @@ class Task:
     def build(self, settings, hand, crops):
         """The network, newly drawn: a module of images (B, 3, S, S). `crops` it will train on."""
         return HAMR(settings.model, hand)
+
+    def prepare(self, network, settings):
+        """What a new network learns before its first image."""
+        train = settings.train
+        if not train.lift_steps:
+            return
+        if not settings.model.places:
+            raise HamrError(
+                f"train.lift_steps={train.lift_steps}: expected 0 where model.places is off"
+            )
+        print("before the images: lifting the places of joints", file=sys.stderr)
+        progress = Progress(dataclasses.replace(train, steps=train.lift_steps), self)
+        progress.start(0)
+        generator = torch.Generator().manual_seed(_seed(train.seed, 0, 2))
+        lift(network, settings, generator, progress.show)
 
     def losses(self, network, output, batch, settings):
         """The parts of the loss of its output, unweighted scalars by name, and their "total"."""
@@ -122,6 +139,8 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
     network = task.build(settings, hand, train_crops)
     if before:  # Lightning will do this again, but would not say what is wrong in plain words
         checkpoint.load_state(path, network, checkpoint.model_state(content))
+    else:
+        task.prepare(network, settings)
     module = Training(settings, run_dir, network, hand, task, data, before)
     _trainer(settings).fit(
         module,

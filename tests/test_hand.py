@@ -129,6 +129,23 @@ class TestLayer:
         tips = [i for i, name in enumerate(NAMES) if name.endswith("tip")]
         assert apart[:, tips].max() == 0
 
+    @pytest.mark.parametrize("joints", ["regressed", "kinematic"])
+    @pytest.mark.parametrize("components", [6, 45])
+    def test_the_skeleton_is_the_mesh_s(self, joints, components, open_hand_data):
+        """With MANO's pose blend shapes too, and for either form of the orientation."""
+        mano = {k: getattr(v, "toarray", lambda v=v: v)() for k, v in made_up_mano().items()}
+        betas, orient, pose = inputs(components)
+        matrix = torch.tensor(Rotation.from_rotvec(orient.numpy()).as_matrix())
+        for hand in (
+            open_layer(open_hand_data, components, joints),
+            Hand(mano, "mano", "right", components, joints, np.array(MANO_TIPS)),
+        ):
+            for turn in (orient, matrix):
+                expected = hand(betas, turn, pose).joints
+                np.testing.assert_allclose(hand.skeleton(betas, turn, pose), expected, atol=1e-9)
+        with pytest.raises(HamrError, match="betas: expected shape"):
+            hand.skeleton(betas[:, :9], orient, pose)
+
     def test_gradients_reach_every_input_also_at_zero(self, open_hand_data):
         hand = open_layer(open_hand_data, components=6, joints="regressed").float()
         args = [torch.zeros(2, n, requires_grad=True) for n in (10, 3, 6)]

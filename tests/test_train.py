@@ -325,6 +325,28 @@ def test_a_finished_run_may_be_given_more_steps(crops, tmp_path):
         fit(tmp_path, crops, tiny_settings(steps=12, **options))
 
 
+def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypatch):
+    settings = tiny_settings(lift_steps=2)
+    with pytest.raises(HamrError, match="lift_steps=2: expected 0 where model.places is off"):
+        fit(tmp_path, crops, settings)
+    model = dataclasses.replace(settings.model, places=True)
+    settings = dataclasses.replace(settings, model=model)
+    whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
+    step = train.Training.training_step
+
+    def dying_step(self, batch, batch_idx):
+        if batch["step"] == 5:
+            raise KeyboardInterrupt("power cut")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(train.Training, "training_step", dying_step)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, crops, settings)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "lift", lambda *args: pytest.fail("lifted twice"))
+    assert_same_run(tmp_path, fit(tmp_path, crops, settings), whole)
+
+
 def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):
     """With a loss that never improves, patience 0 multiplies the rate by 0.7 a validation."""
     monkeypatch.setattr(train.Training, "_means", flat(train.Training._means))

@@ -43,6 +43,8 @@ class TinyHand(nn.Module):
         self.register_buffer("rest", torch.from_numpy(rest_joints()), persistent=False)
         self.register_buffer("shape", basis(10), persistent=False)
         self.register_buffer("pose", basis(pose_components), persistent=False)
+        poses = torch.randn(50, pose_components, generator=generator)
+        self.register_buffer("poses", poses, persistent=False)
         # Turned a little: DEODR does not smooth outlines that run exactly along an axis.
         corners = torch.tensor(
             [[1.02, 0.98, 1], [0.98, -1.02, -1], [-0.98, 1.02, -1], [-1.02, -0.98, 1]]
@@ -62,6 +64,9 @@ class TinyHand(nn.Module):
             joints = joints @ global_orient.transpose(1, 2)
         vertices = (joints[:, :, None] + self.corners).flatten(1, 2)
         return HandMesh(vertices, joints)
+
+    def skeleton(self, betas, global_orient, hand_pose):
+        return self(betas, global_orient, hand_pose).joints
 
 
 def draw_frames(count, seed=0, size=(120, 160), side="right"):

@@ -39,6 +39,9 @@ class Trained(train.Task):
         method.mask_size = settings.evaluate.mask_size
         return method
 
+    def prepare(self, network, settings):
+        """See `train.Task`: nothing."""
+
     def losses(self, network, output, batch, settings):
         """See `train.Task`. In single precision, as the study's own losses are."""
         with torch.autocast(batch["image"].device.type, enabled=False):

@@ -16,7 +16,7 @@ class SameBudget(TrainedMesh):
 
     name = Task.name
     reference = "this study"
-    build, losses = Task.build, Task.losses
+    build, prepare, losses = Task.build, Task.prepare, Task.losses
 
     @staticmethod
     def departures(settings):

@@ -1,0 +1,106 @@
+"""Lifting: hands drawn as crops show them, what maps would see of them, and what is learnt."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from tiny import TinyHand, tiny_settings
+
+from hamr_lib import lifting
+from hamr_lib.camera import crop_units_to_grid, ground_truth_camera
+from hamr_lib.data.crops import BOX_FACTOR
+from hamr_lib.joints import WRIST
+from hamr_lib.model import HAMR, heatmap_places
+from hamr_lib.settings import Augment, load_settings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def settings(**train):
+    """A network that sees places, with weights and a schedule under which it learns quickly."""
+    profile = load_settings("cpu")
+    small = tiny_settings(learning_rate=3e-3, **train)
+    model = dataclasses.replace(small.model, places=True, dropout=0.0, hidden=64)
+    return dataclasses.replace(small, losses=profile.losses, model=model)
+
+
+def test_hands_fill_crops_as_labelled_ones_do():
+    still = Augment(scale=(1.0, 1.0), shift=0.0)
+    hands = lifting.random_hands(TinyHand(), still, 100, generator())
+    low, high = hands["joints_2d"].amin(1), hands["joints_2d"].amax(1)
+    torch.testing.assert_close(low + high, torch.zeros(100, 2), atol=1e-5, rtol=0)
+    longest = torch.full((100,), 2 / BOX_FACTOR)
+    torch.testing.assert_close((high - low).amax(1), longest, atol=1e-5, rtol=0)
+    assert (hands["joints_3d"][:, WRIST] == 0).all()
+    # Larger and moved, as augmentation does it.
+    moved = lifting.random_hands(TinyHand(), Augment(scale=(1.2, 1.2), shift=0.1), 100, generator())
+    extent = moved["joints_2d"].amax(1) - moved["joints_2d"].amin(1)
+    torch.testing.assert_close(extent.amax(1), 1.2 * longest, atol=1e-5, rtol=0)
+    middle = (moved["joints_2d"].amax(1) + moved["joints_2d"].amin(1)) / 2
+    assert 0.15 < middle.abs().max() <= 0.2  # 10 % of the two units of a side
+
+
+def test_far_away_the_camera_is_a_weak_one(monkeypatch):
+    monkeypatch.setattr(lifting, "DISTANCE", (100.0, 100.0))
+    hands = lifting.random_hands(TinyHand(), Augment(), 20, generator())
+    camera = ground_truth_camera(hands["joints_3d"], hands["joints_2d"])
+    flat = camera[:, None, :1] * hands["joints_3d"][..., :2] + camera[:, None, 1:]
+    assert (flat - hands["joints_2d"]).abs().max() < 3e-3
+    # From near it is not: what is behind the wrist looks smaller.
+    monkeypatch.setattr(lifting, "DISTANCE", (0.25, 0.25))
+    hands = lifting.random_hands(TinyHand(), Augment(), 20, generator())
+    camera = ground_truth_camera(hands["joints_3d"], hands["joints_2d"])
+    flat = camera[:, None, :1] * hands["joints_3d"][..., :2] + camera[:, None, 1:]
+    assert (flat - hands["joints_2d"]).abs().max() > 0.05
+
+
+def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
+    """`heatmap_places` of a map whose logits are a Gaussian's, of the target's and the blur's
+    variance together."""
+    blur = 0.1
+    monkeypatch.setattr(lifting, "BLUR", (blur, blur))
+    chosen = load_settings("paper")
+    size = chosen.model.image_size // 4
+    places = lifting.seen(torch.zeros(500, 21, 2), chosen, generator())
+    assert places[..., :2].std() == pytest.approx(blur, rel=0.02)
+    variance = chosen.losses.heatmap_variance + (blur * size / 2) ** 2
+    pixels = torch.arange(size) - crop_units_to_grid(torch.zeros(1), size)
+    logits = -(pixels[:, None].square() + pixels.square()) / (2 * variance)
+    [[sure]] = heatmap_places(logits.expand(1, 21, size, size))[:, :1, 2].tolist()
+    assert places[..., 2].unique().tolist() == pytest.approx([sure], rel=1e-3)
+
+
+def test_it_learns_to_lift():
+    chosen = settings(lift_steps=600)
+    torch.manual_seed(0)
+    network = HAMR(chosen.model, TinyHand())
+    layers = network.regression.layers
+    hands = lifting.random_hands(network.hand, chosen.augment, lifting.BATCH, generator(7))
+    places = lifting.seen(hands["joints_2d"], chosen, generator(8))
+
+    def error(noise):
+        """Of joints, metres, with features of noise in place of zeros."""
+        features = noise * torch.randn(lifting.BATCH, network.regression.width)
+        there = noise * torch.randn(lifting.BATCH, 21, lifting.LOCAL)
+        with torch.no_grad():
+            raw = network.regression.iterate(features, places, there, network.project)
+            found = network.decode(raw[-1]).joints_3d
+        return (found - hands["joints_3d"]).norm(dim=-1).mean().item()
+
+    before = error(noise=0.0)
+    other = {k: v.clone() for k, v in network.state_dict().items() if "layers" not in k}
+    told = []
+    lifting.lift(network, chosen, generator(), told.append)
+    assert told == list(range(1, 601))
+    after = error(noise=0.0)
+    assert before > 0.08 and after < 0.5 * before
+    # Until images say what features mean, they change nothing; and nothing else was touched.
+    assert error(noise=1.0) == pytest.approx(after, rel=1e-4)
+    state = network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in other.items())
+    assert math.isfinite(sum(weight.sum().item() for weight in layers.parameters()))
