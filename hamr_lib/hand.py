@@ -122,7 +122,7 @@ class Hand(nn.Module):
         return HandMesh(vertices, joints)
 
     def skeleton(self, betas, global_orient, hand_pose):
-        """The joints (B, 21, 3) that `forward` gives, without its mesh and some fifty times faster.
+        """The joints (B, 21, 3) that `forward` gives, without making its mesh.
 
         Each joint of Eq. 3 is a mean of vertices, and linear blend skinning is linear in them: the
         vertices of one joint that follow one bone are averaged first, and their mean is moved.

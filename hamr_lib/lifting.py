@@ -38,9 +38,8 @@ def lift(network, settings, generator, tell=lambda step: None):
     weights = list(regression.layers.parameters())
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.lift_steps)
-    inputs = regression.layers[0].weight
-    features = inputs.new_zeros(BATCH, regression.width)
-    there = inputs.new_zeros(BATCH, NUM_JOINTS, LOCAL)
+    features = weights[0].new_zeros(BATCH, regression.width)
+    there = weights[0].new_zeros(BATCH, NUM_JOINTS, LOCAL)
     for step in range(train.lift_steps):
         batch = random_hands(network.hand, settings.augment, BATCH, generator)
         places = seen(batch["joints_2d"], settings, generator)
@@ -54,10 +53,7 @@ def lift(network, settings, generator, tell=lambda step: None):
         schedule.step()
         tell(step + 1)
     # What was always zero here has had no say, and its random first weights would only disturb.
-    with torch.no_grad():
-        first = regression.width + 3 * NUM_JOINTS
-        inputs[:, : regression.width] = 0
-        inputs[:, first : first + LOCAL * NUM_JOINTS] = 0
+    regression.silence_features()
 
 
 def random_hands(hand, augment, count, generator):

@@ -34,7 +34,8 @@ LOCAL = 32  # numbers that are read off the features at each joint's place
 class Estimate(NamedTuple):
     """What the network says about a batch of hands, camera frame, wrist at the origin.
 
-    Without a mesh (the `no-mesh` ablation) rotation, pose, betas and vertices are None.
+    Without a mesh (the `no-mesh` ablation) rotation, pose, betas and vertices are None; where only
+    the joints were asked for, the vertices are.
     """
 
     camera: Tensor  # (B, 3) weak perspective s, tx, ty; s > 0
@@ -202,6 +203,13 @@ class Regression(nn.Module):
             estimates.append(estimates[-1] + self.layers(torch.cat(seen, dim=1)))
         return estimates[1:]
 
+    def silence_features(self):
+        """Let `features` and `there` of `iterate` change nothing until training says otherwise."""
+        first = self.width + 3 * NUM_JOINTS  # the places lie between them
+        with torch.no_grad():
+            self.layers[0].weight[:, : self.width] = 0
+            self.layers[0].weight[:, first : first + LOCAL * NUM_JOINTS] = 0
+
 
 class HAMR(nn.Module):
     """Hand mesh recovery from one image of a right hand.
@@ -284,8 +292,7 @@ class HAMR(nn.Module):
             return Output(heatmaps, [self.decode(r) for r in wanted])
 
     def decode(self, raw, mesh=True):
-        """Raw numbers (B, N) of one iteration to an `Estimate`; mesh=False leaves its vertices out,
-        which saves most of the time."""
+        """Raw numbers (B, N) of one iteration to an `Estimate`; mesh=False leaves vertices out."""
         camera = torch.cat([START_SCALE * F.softplus(raw[:, :1]), raw[:, 1:3]], dim=1)
         if not self.mesh:
             joints = raw[:, 3:].unflatten(1, (NUM_JOINTS, 3)) / 10  # decimetres, so that they are

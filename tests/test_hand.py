@@ -146,6 +146,17 @@ class TestLayer:
         with pytest.raises(HamrError, match="betas: expected shape"):
             hand.skeleton(betas[:, :9], orient, pose)
 
+    def test_its_poses_are_the_same_in_either_form(self, open_hand_data):
+        """As coefficients and as axis-angle numbers; the sampler's 22 angles need no more."""
+        coefficients, angles = (open_layer(open_hand_data, n) for n in (44, 45))
+        assert angles.poses.shape == (4000, 45) and coefficients.poses.shape == (4000, 44)
+        assert angles.poses.std() > 0.1
+        zero = torch.zeros(B, 10).double()
+        ours, theirs = (
+            hand.skeleton(zero, zero[:, :3], hand.poses[:B]) for hand in (coefficients, angles)
+        )
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
     def test_gradients_reach_every_input_also_at_zero(self, open_hand_data):
         hand = open_layer(open_hand_data, components=6, joints="regressed").float()
         args = [torch.zeros(2, n, requires_grad=True) for n in (10, 3, 6)]
