@@ -25,7 +25,7 @@ from .draw import draw_skeleton
 from .errors import HamrError
 from .files import write_aside, write_json
 from .joints import NUM_JOINTS
-from .localiser import find_hands, load_localiser, pretrained_localiser
+from .localiser import SIDES, find_hands, load_localiser, pretrained_localiser
 from .poses import MIRROR
 from .render import rasterize, render
 
@@ -77,7 +77,8 @@ class Recovery:
     hand: str  # "open" or "mano"
     checkpoint: str  # path of the network's weights
     photo: np.ndarray = field(repr=False)  # (H, W, 3) uint8 RGB
-    earlier: tuple["Recovery", ...] = field(default=(), repr=False)  # after each iteration before
+    # After each iteration before; of `recover_frame` alone, for their meshes take their time.
+    earlier: tuple["Recovery", ...] = field(default=(), repr=False)
 
     @functools.cached_property
     def mask(self):
@@ -215,23 +216,40 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
                 f"box={box} lies outside the photo, which has {width} x {height} pixels"
             )
         boxes = [box]
+    # Shown as both sides at once, unless it is a lone hand of which the side was said.
+    sides = SIDES if side == "auto" or len(boxes) > 1 else (side,)
     hands = []
-    if side == "auto" or len(boxes) > 1:  # a lone hand is of the side that was said
-        hands = [(box, clearer_side(model, photo, box)) for box in boxes]
-    hands = [hand for hand in hands if side in ("auto", hand[1])] or [(boxes[0], side)]
-    return [_recover_one(model, photo, box, side, path) for box, side in hands]
+    for box in boxes:
+        output = _see(model, photo, box, sides)
+        hands.append((box, output, clearer_side(output.heatmaps[-1]) if sides == SIDES else side))
+    hands = [hand for hand in hands if side in ("auto", hand[2])] or [(*hands[0][:2], side)]
+    return [
+        _recovery(model, photo, box, output, sides.index(side), side, path)
+        for box, output, side in hands
+    ]
 
 
 def recover_frame(frame, checkpoint=None):
-    """The labelled hand of a `data.frame.Frame`, from the same crop as in the evaluation."""
+    """The labelled hand of a `data.frame.Frame`, from the same crop as in the evaluation, with
+    what was recovered after each `earlier` iteration."""
+    path = Path(checkpoint) if checkpoint is not None else pretrained()
+    model = _model(_loaded_network, path, None)
     center, width = crop_square(frame)
     reach = width / BOX_FACTOR / 2
     box = (*(center - reach), *(center + reach))
-    [recovery] = recover(frame.image, box, frame.side, checkpoint)
-    return recovery
+    photo, side = read_photo(frame.image), frame.side
+    output = _see(model, photo, box, (side,), all_iterations=True)
+    return _recovery(model, photo, box, output, 0, side, path)
 
 
-def clearer_side(model, photo, box):
+def _see(model, photo, box, sides, all_iterations=False):
+    """`model.Output` of a hand in a photo: one row for each of the sides as which it is shown."""
+    crops = torch.cat([_crop(model, photo, box, side) for side in sides])
+    with torch.inference_mode():
+        return model(crops, all_iterations)
+
+
+def clearer_side(heatmaps):
     """The side as which the network's heat maps see a hand the more clearly.
 
     The network knows right hands alone. Shown a left one as it is, it finds fewer joints where it
@@ -239,14 +257,9 @@ def clearer_side(model, photo, box):
     to tell hands apart that touch; `tables/localiser.md` of a run says how often that is right.)
 
     Args:
-        model: `model.HAMR`.
-        photo: (H, W, 3) uint8 RGB.
-        box: (x0, y0, x1, y1) pixels around the hand.
+        heatmaps: (2, M, h, h), M >= 21: of a hand shown as a left and as a right one (`SIDES`).
     """
-    crops = [_crop(model, photo, box, side) for side in ("left", "right")]
-    with torch.inference_mode():
-        maps = model(torch.cat(crops)).heatmaps[-1][:, :NUM_JOINTS]
-    left, right = maps.float().amax((2, 3)).mean(1).tolist()
+    left, right = heatmaps[:, :NUM_JOINTS].float().amax((2, 3)).mean(1).tolist()
     return "left" if left > right else "right"
 
 
@@ -372,23 +385,25 @@ def _loaded_localiser(path, _, device):
     return load_localiser(path, device)
 
 
-def _recover_one(model, photo, box, side, path):
+def _recovery(model, photo, box, output, row, side, path):
+    """What one row of an `_see` says, as a `Recovery` of a hand of that side."""
     center, width = _square(box)
-    with torch.inference_mode():
-        output = model(_crop(model, photo, box, side), all_iterations=True)
     faces = model.hand.faces.cpu().numpy()
-    heatmaps = output.heatmaps[-1][0, :NUM_JOINTS].float().cpu().numpy()
+    heatmaps = output.heatmaps[-1][row, :NUM_JOINTS].float().cpu().numpy()
     # The network took a left hand for a right one: everything sideways is turned back.
     flip = -1.0 if side == "left" else 1.0
     if side == "left":
         faces, heatmaps = faces[:, ::-1], heatmaps[..., ::-1]
+    def numbers(tensor):
+        return tensor[row].double().cpu().numpy()
+
     recoveries = []
     for estimate in output.estimates:
-        s, tx, ty = _numbers(estimate.camera)
+        s, tx, ty = numbers(estimate.camera)
         # Crop units are half sides of the square from its middle.
         camera = np.array([s, flip * tx, ty]) * width / 2 + [0, *center]
-        joints_3d = _numbers(estimate.joints_3d) * [flip, 1, 1]
-        pose = _numbers(estimate.hand_pose)
+        joints_3d = numbers(estimate.joints_3d) * [flip, 1, 1]
+        pose = numbers(estimate.hand_pose)
         recoveries.append(
             Recovery(
                 side=side,
@@ -396,11 +411,11 @@ def _recover_one(model, photo, box, side, path):
                 square=(*center.tolist(), width),
                 joints_2d=camera[0] * joints_3d[:, :2] + camera[1:],
                 joints_3d=joints_3d,
-                vertices=_numbers(estimate.vertices) * [flip, 1, 1],
+                vertices=numbers(estimate.vertices) * [flip, 1, 1],
                 faces=faces,
                 camera=camera,
-                betas=_numbers(estimate.betas),
-                global_orient=_numbers(estimate.global_orient) * (MIRROR if side == "left" else 1),
+                betas=numbers(estimate.betas),
+                global_orient=numbers(estimate.global_orient) * (MIRROR if side == "left" else 1),
                 hand_pose=_other_side(pose) if side == "left" else pose,
                 heatmaps=heatmaps,
                 hand=model.hand.name,
@@ -410,10 +425,6 @@ def _recover_one(model, photo, box, side, path):
             )
         )
     return recoveries[-1]
-
-
-def _numbers(tensor):
-    return tensor[0].double().cpu().numpy()
 
 
 def _other_side(hand_pose):

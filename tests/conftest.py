@@ -75,11 +75,11 @@ def tiny_localiser(blobs, tmp_path_factory):
     """A localiser that has learnt to find the blobs: path of its checkpoint."""
     from tiny import blob_settings
 
-    from hamr_lib import localiser
+    from hamr_lib import localiser_training
     from hamr_lib.data.rhd import RHD
 
     folder = tmp_path_factory.mktemp("localiser")
-    localiser.fit(blob_settings(), folder, RHD(blobs, "training"))
+    localiser_training.fit(blob_settings(), folder, RHD(blobs, "training"))
     return folder / "checkpoints" / "localiser.ckpt"
 
 

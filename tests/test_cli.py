@@ -113,7 +113,7 @@ def test_a_photo_is_not_overwritten_by_the_result_of_another(hamr, photos):
 
 def test_hands_are_found_in_photos(hamr, blobs, tiny_localiser, tmp_path, monkeypatch):
     sides = iter(("left", "right", "left"))
-    monkeypatch.setattr(recovery, "clearer_side", lambda model, photo, box: next(sides))
+    monkeypatch.setattr(recovery, "clearer_side", lambda heatmaps: next(sides))
     folder = blobs / "RHD_published_v2" / "evaluation" / "color"
     both = [folder / f"{i:05d}.png" for i in (0, 2)]
     code, out, _ = hamr(*both, "--localiser", tiny_localiser)
