@@ -40,7 +40,8 @@ $(VENV)/bin/python:
 $(INSTALLED): requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (about 6 GB)"
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
-	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes \
+	  -r requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
 	@cp requirements.lock $@
 

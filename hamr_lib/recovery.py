@@ -394,6 +394,7 @@ def _recovery(model, photo, box, output, row, side, path):
     flip = -1.0 if side == "left" else 1.0
     if side == "left":
         faces, heatmaps = faces[:, ::-1], heatmaps[..., ::-1]
+
     def numbers(tensor):
         return tensor[row].double().cpu().numpy()
 

@@ -1,5 +1,7 @@
 """One hand in a k3d plot: in a notebook, or as an HTML file that needs no network."""
 
+import base64
+import functools
 import html
 import re
 from pathlib import Path
@@ -74,9 +76,21 @@ def write_html(path, plot, title):
     """Write a k3d plot as one HTML file, aside and renamed; k3d's own code is inside."""
     if Path(path).suffix != ".html":
         raise HamrError(f"{path}: expected a name that ends in .html")
+    before, after = _page_without_data()
     named = f"<title>{html.escape(title)}</title>"
-    # k3d would compress its own code by level 9: as large as by 6, in nearly twice the time.
-    snapshot = plot.get_snapshot(compression_level=6)
-    page = re.sub("<title>.*?</title>", lambda _: named, snapshot, count=1)
+    page = re.sub("<title>.*?</title>", lambda _: named, before, count=1) + _data(plot) + after
     with write_aside(path) as aside:
         aside.write_text(page)
+
+
+def _data(plot):
+    return base64.b64encode(plot.get_binary_snapshot()).decode()
+
+
+@functools.cache
+def _page_without_data():
+    """What stands before and after the data in every page of k3d's; compressing it anew for each
+    would take most of a page's time."""
+    plot = k3d.plot()
+    before, after = plot.get_snapshot().split(_data(plot))
+    return before, after
