@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from .data.crops import BOX_FACTOR
 from .joints import NUM_JOINTS, WRIST
 from .losses import hamr_losses
-from .model import LOCAL, NUM_BETAS, Output
+from .model import NUM_BETAS, Output
 
 BATCH = 256  # hands a step
 DISTANCE = (0.25, 1.5)  # metres from the camera to the wrist
@@ -38,12 +38,10 @@ def lift(network, settings, generator, tell=lambda step: None):
     weights = list(regression.layers.parameters())
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.lift_steps)
-    features = weights[0].new_zeros(BATCH, regression.width)
-    there = weights[0].new_zeros(BATCH, NUM_JOINTS, LOCAL)
     for step in range(train.lift_steps):
         batch = random_hands(network.hand, settings.augment, BATCH, generator)
         places = seen(batch["joints_2d"], settings, generator)
-        raw = regression.iterate(features, places, there, network.project)
+        raw = regression.iterate(regression.known(None, places), places, network.project)
         output = Output([], [network.decode(raw[-1], mesh=False)])
         total = hamr_losses(output, batch, losses, network.hand.faces)["total"]
         optimizer.zero_grad()
@@ -52,7 +50,7 @@ def lift(network, settings, generator, tell=lambda step: None):
         optimizer.step()
         schedule.step()
         tell(step + 1)
-    # What was always zero here has had no say, and its random first weights would only disturb.
+    # Features have had no say here, and their random first weights would only disturb.
     regression.silence_features()
 
 

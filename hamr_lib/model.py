@@ -151,12 +151,16 @@ class Regression(nn.Module):
         )
         hidden, dropout = settings.hidden, settings.dropout
         self.maps = settings.maps if settings.places else 0
-        self.width = seen = widths[-1]
+        # What the layers see: of the image its features, and the places and features of joints; of
+        # the last estimate its numbers, and how far off its joints are.
+        sizes = [widths[-1], len(start)]
         if settings.places:
             self.local = nn.Sequential(nn.Linear(inputs - self.maps, LOCAL), nn.ReLU(inplace=True))
-            seen += NUM_JOINTS * (3 + 2 + LOCAL)
+            sizes[1:1] = [NUM_JOINTS * 3, NUM_JOINTS * LOCAL]
+            sizes.append(NUM_JOINTS * 2)
+        self.sizes = sizes
         self.layers = nn.Sequential(
-            nn.Linear(seen + len(start), hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
+            nn.Linear(sum(sizes), hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(hidden, len(start)),
         )  # fmt: skip
@@ -179,36 +183,58 @@ class Regression(nn.Module):
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
             if not self.maps:
-                return self.iterate(features.float(), None, None, project)
+                return self.iterate(self.known(features.float()), None, project)
             places = heatmap_places(joined[:, -self.maps :])
             there = self.local(sample(joined[:, : -self.maps].float(), places[..., :2]))
-            return self.iterate(features.float(), places, there, project)
+            return self.iterate(self.known(features.float(), places, there), places, project)
 
-    def iterate(self, features, places, there, project):
+    def known(self, *image):
+        """What the first layer makes of an image, which is the same in every iteration.
+
+        Args:
+            image: features (B, F) of the whole of it; and with `model.places` the places
+                (B, 21, 3) of `heatmap_places` and the features (B, 21, LOCAL) there. None is as
+                good as zeros.
+
+        Returns:
+            (B, hidden).
+        """
+        answer = self.layers[0].bias
+        for seen, weight in zip(image, self._columns(), strict=False):
+            if seen is not None:
+                answer = answer + F.linear(seen.flatten(1), weight)
+        return answer
+
+    def _columns(self):
+        """The first layer's weights, cut by what they are of: see `sizes`."""
+        return self.layers[0].weight.split(self.sizes, dim=1)
+
+    def iterate(self, known, places, project):
         """What is known of an image to estimates, as `forward` gives them.
 
         Args:
-            features: (B, hidden) of the whole image.
+            known: (B, hidden) of `known`.
             places: (B, 21, 3) of `heatmap_places`; None where `model.places` is off.
-            there: (B, 21, LOCAL) features at those places.
         """
-        if places is not None:
-            features = torch.cat([features, places.flatten(1), there.flatten(1)], dim=1)
-        estimates = [self.start.expand(len(features), -1)]
+        weights = self._columns()[3:] if self.maps else self._columns()[1:]
+        estimates = [self.start.expand(len(known), -1)]
         for _ in range(self.iterations):
-            seen = [features, estimates[-1]]
+            seen = [estimates[-1]]
             if places is not None:
                 with torch.no_grad():  # how far off it is, told and not to be learned through
                     seen.append((project(estimates[-1]) - places[..., :2]).flatten(1))
-            estimates.append(estimates[-1] + self.layers(torch.cat(seen, dim=1)))
+            hidden = known
+            for numbers, weight in zip(seen, weights, strict=True):
+                hidden = hidden + F.linear(numbers, weight)
+            estimates.append(estimates[-1] + self.layers[1:](hidden))
         return estimates[1:]
 
     def silence_features(self):
-        """Let `features` and `there` of `iterate` change nothing until training says otherwise."""
-        first = self.width + 3 * NUM_JOINTS  # the places lie between them
+        """Let features, of the image and at places, change nothing until training says so."""
+        whole, _, there = self._columns()[:3]
         with torch.no_grad():
-            self.layers[0].weight[:, : self.width] = 0
-            self.layers[0].weight[:, first : first + LOCAL * NUM_JOINTS] = 0
+            whole.zero_()
+            there.zero_()
 
 
 class HAMR(nn.Module):
@@ -418,20 +444,22 @@ def describe(model):
         A list of (name, shape of its output for one image, trained parameters). Modules that hold
         blocks (an `nn.ModuleList`, the six convolutions) are told block by block.
     """
-    blocks = {}
+    blocks = {}  # by the module that ends them
     for part in (model.pose_module, model.regression):
         for name, module in part.named_children():
             holds = isinstance(module, (nn.ModuleList, nn.Sequential))
             holds = holds and name not in ("local", "layers")
             for i, inner in module.named_children() if holds else [("", module)]:
-                blocks[inner] = f"{name}.{i}".rstrip(".")
+                last = inner[-1] if name == "layers" else inner  # whose first is taken apart
+                blocks[last] = f"{name}.{i}".rstrip("."), inner
     rows, seen = [], set()
 
     def record(module, _, output):
         if module not in seen:  # the fully connected layers run once an iteration
             seen.add(module)
-            count = sum(p.numel() for p in module.parameters() if p.requires_grad)
-            rows.append((blocks[module], tuple(output.shape[1:]), count))
+            name, block = blocks[module]
+            count = sum(p.numel() for p in block.parameters() if p.requires_grad)
+            rows.append((name, tuple(output.shape[1:]), count))
 
     hooks = [module.register_forward_hook(record) for module in blocks]
     training = model.training

@@ -11,7 +11,7 @@ from hamr_lib import lifting
 from hamr_lib.camera import crop_units_to_grid, ground_truth_camera
 from hamr_lib.data.crops import BOX_FACTOR
 from hamr_lib.joints import WRIST
-from hamr_lib.model import HAMR, heatmap_places
+from hamr_lib.model import HAMR, LOCAL, heatmap_places
 from hamr_lib.settings import Augment, load_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,10 +85,12 @@ def test_it_learns_to_lift():
 
     def error(noise):
         """Of joints, metres, with features of noise in place of zeros."""
-        features = noise * torch.randn(lifting.BATCH, network.regression.width)
-        there = noise * torch.randn(lifting.BATCH, 21, lifting.LOCAL)
+        regression = network.regression
+        features = noise * torch.randn(lifting.BATCH, regression.sizes[0])
+        there = noise * torch.randn(lifting.BATCH, 21, LOCAL)
         with torch.no_grad():
-            raw = network.regression.iterate(features, places, there, network.project)
+            known = regression.known(features, places, there)
+            raw = regression.iterate(known, places, network.project)
             found = network.decode(raw[-1]).joints_3d
         return (found - hands["joints_3d"]).norm(dim=-1).mean().item()
 

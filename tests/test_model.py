@@ -8,6 +8,7 @@ from hamr_lib.camera import project_weak
 from hamr_lib.errors import HamrError
 from hamr_lib.model import (
     HAMR,
+    LOCAL,
     cell_centres,
     describe,
     heatmap_peaks,
@@ -283,6 +284,18 @@ def test_each_iteration_sees_how_far_its_projection_is_off(seeing):
     assert differs(model.regression(joined, nowhere), off)
     torch.testing.assert_close(asked[0], model.regression.start.expand(2, -1))
     assert torch.equal(asked[1], off[0]) and torch.equal(asked[2], off[1])
+
+
+def test_the_first_layer_may_be_taken_apart(seeing):
+    """What stays the same is multiplied once; the answer is that of all at once."""
+    regression = seeing[0].regression
+    features, there = torch.randn(2, regression.sizes[0]), torch.randn(2, 21, LOCAL)
+    places = torch.rand(2, 21, 3)
+    [found, *_] = regression.iterate(regression.known(features, places, there), places, nowhere)
+    start = regression.start.expand(2, -1)
+    parts = [features, places, there, start, -places[..., :2]]
+    whole = regression.layers(torch.cat([part.flatten(1) for part in parts], dim=1))
+    torch.testing.assert_close(found, start + whole)
 
 
 def test_what_is_projected_is_the_estimate(monkeypatch):
