@@ -36,7 +36,7 @@ class Boukhayma(TrainedMesh):
         linear = nn.Linear(network.pose_module.channels + len(start), len(start))
         nn.init.xavier_uniform_(linear.weight, gain=0.01)
         nn.init.zeros_(linear.bias)
-        network.regression.layers = linear
+        network.regression.layers = nn.Sequential(linear)
         return network
 
     def parts(self, network, output, batch, settings):
