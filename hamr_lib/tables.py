@@ -223,7 +223,7 @@ LOCALISER = {
 
 
 def localiser(results_dir):
-    """How well the localiser finds hands in whole images; see `localiser.evaluate`."""
+    """How well the localiser finds hands in whole images; see `localiser_training.evaluate`."""
     rows = read_rows(Path(results_dir) / "runs" / "main" / "localiser.csv")
     rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
     table = rows.pivot(index="dataset", columns="metric", values="text")
