@@ -75,8 +75,11 @@ COMPARED := $(METHODS:%=$(RESULTS)/comparisons/%/05_comparisons.ipynb)
 data: setup $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
 train: setup $(RESULTS)/02_train.ipynb ## Train the network
 evaluate: setup $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
+	@cat $(RESULTS)/tables/results.md
 ablations: setup $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
+	@cat $(RESULTS)/tables/ablations.md $(RESULTS)/tables/claims.md
 compare: setup $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
+	@cat $(RESULTS)/tables/comparisons.md
 figures: setup $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
 study: $(RESULTS)/06_figures.ipynb
 	@echo "the study is complete: $(RESULTS)/"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from . import metrics
 from .errors import HamrError
@@ -30,7 +31,14 @@ from .evaluate import (
 from .files import write_aside
 from .model import describe
 from .render import render
-from .tables import STAND_IN, comparison_folders, run_predictions, variant_runs
+from .settings import FIG8
+from .tables import (
+    STAND_IN,
+    ablation_differences,
+    comparison_folders,
+    run_predictions,
+    variant_runs,
+)
 
 STYLE = {
     "font.size": 8,
@@ -173,9 +181,9 @@ def fig7(results_dir, settings):
 
 @_styled
 def fig8(results_dir, settings):
-    """Fig. 8: the ablations, 3-D PCK on the two sets with labelled wrists."""
+    """Fig. 8: the paper's ablations, 3-D PCK on the two sets with labelled wrists."""
     results_dir = Path(results_dir)
-    variants = ("full", *settings.study.ablations)
+    variants = ("full", *(v for v in settings.study.ablations if v in FIG8))
     runs = {v: variant_runs(results_dir, v, settings) for v in variants}
     sets = [_find(runs["full"], kind) for kind in ("stb", "rhd")]
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
@@ -198,6 +206,42 @@ def fig8(results_dir, settings):
         "number behind each name is its AUC."
     )
     return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", "fig8_ablations")
+
+
+@_styled
+def ablations(results_dir, settings):
+    """Every ablation's difference to the full model: its mean, interval, and each seed's own."""
+    results_dir = Path(results_dir)
+    gains = ablation_differences(results_dir, settings)
+    sets, variants = gains.dataset.unique(), settings.study.ablations
+    heights = dict(zip(variants, range(len(variants))[::-1], strict=True))
+    size = WIDTH, 0.8 + 0.17 * len(variants)
+    fig, axes = plt.subplots(1, len(sets), figsize=size, sharey=True)
+    for ax, dataset in zip(axes, sets, strict=True):
+        ax.axvline(0, color="0.6", linewidth=0.6)
+        for gain in gains[gains.dataset == dataset].itertuples():
+            y = heights[gain.variant]
+            colour = COLOURS[0] if gain.variant in FIG8 else "0.25"
+            ax.plot(gain.each, [y] * len(gain.each), "|", color="0.55", markersize=5)
+            ax.plot([gain.ci_low, gain.ci_high], [y, y], color=colour)
+            ax.plot(gain.difference, y, "o", color=colour, markersize=3.5)
+        ax.set(title=_title(dataset), xlabel="3-D AUC minus the full model's")
+        ax.grid(axis="x", color="0.9", linewidth=0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(list(heights.values()), [LABELS.get(v, v) for v in variants])
+    axes[0].set_ylim(-0.7, len(variants) - 0.3)
+    fig.tight_layout(w_pad=1.5)
+    count = len(settings.study.ablation_seeds)
+    caption = (
+        "**Fig. 8, all parts.** What each change does to the 3-D AUC of the full model after "
+        f"{settings.study.ablation_steps} steps: mean over {count} seed(s) with its 95 % interval "
+        "over images and seeds (line), and each seed's own difference (strokes). Left of zero: "
+        "worse than the full model. Blue: the paper's four."
+    )
+    seeds = pd.DataFrame(list(gains.each), index=gains.index).add_prefix("seed_")
+    table = gains.drop(columns="each").join(seeds)
+    return save_figure(fig, table, caption, results_dir / "figures", "ablations")
 
 
 @_styled

@@ -288,27 +288,34 @@ def interval(resampled):
     return np.percentile(resampled, [2.5, 97.5], axis=0)
 
 
-def paired_test(errors_a, errors_b, thresholds, samples=1000, seed=0):
+def paired_test(runs_a, runs_b, thresholds, samples=1000, seed=0):
     """Is one method better than another on the same images?
 
     Args:
-        errors_a, errors_b: (N, 21), the same images in the same order.
+        runs_a, runs_b: lists of (N, 21) errors, a run each, as many of one method as of the other;
+            the same images in the same order. Runs at the same place had the same seed.
 
     Returns:
-        dict: `difference` of the AUC (a minus b), `ci_low` and `ci_high` (95 %, from resampling
-        the images of both alike), `p_value` (two-sided Wilcoxon signed-rank test on the images'
-        own AUC), and `n` images.
+        dict: `difference` of the AUC (a minus b), `each` run's own, `ci_low` and `ci_high` (95 %,
+        from resampling the images, and the runs if there are several, of both alike), `p_value`
+        (two-sided Wilcoxon signed-rank test on the images' own AUC, averaged over runs: it knows
+        nothing of other seeds), and `n` images.
     """
-    if errors_a.shape != errors_b.shape or (np.isnan(errors_a) != np.isnan(errors_b)).any():
-        raise HamrError("paired test: the two methods were not scored on the same joints")
-    gain = auc(hits(errors_a, thresholds), thresholds) - auc(hits(errors_b, thresholds), thresholds)
-    gain = gain[~np.isnan(gain).all(1)]
-    if not len(gain):
+    gains = []
+    for a, b in zip(runs_a, runs_b, strict=True):
+        if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+            raise HamrError("paired test: the two methods were not scored on the same joints")
+        gains.append(auc(hits(a, thresholds), thresholds) - auc(hits(b, thresholds), thresholds))
+    scored = ~np.isnan(gains[0]).all(1)
+    if not scored.any():
         raise HamrError("paired test: no joint was scored")
-    low, high = interval(bootstrap([gain], draw(len(gain), samples, seed)))
-    images = np.nanmean(gain, axis=1)
+    gains = [gain[scored] for gain in gains]
+    low, high = interval(bootstrap(gains, draw(scored.sum(), samples, seed)))
+    images = np.nanmean(gains, axis=(0, 2))
+    each = [joint_mean(gain) for gain in gains]
     return {
-        "difference": joint_mean(gain),
+        "difference": np.mean(each),
+        "each": each,
         "ci_low": low,
         "ci_high": high,
         "p_value": stats.wilcoxon(images).pvalue if images.any() else 1.0,

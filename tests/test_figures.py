@@ -40,6 +40,7 @@ DRAWN = {
     "fig6_pck_3d": lambda r: figures.fig6(r, SETTINGS),
     "fig7_pck_2d": lambda r: figures.fig7(r, SETTINGS),
     "fig8_ablations": lambda r: figures.fig8(r, SETTINGS),
+    "ablations": lambda r: figures.ablations(r, SETTINGS),
     "fig9_dexter": lambda r: figures.fig9(r, 4),
     "fig10_segments": lambda r: figures.fig10(r, 4),
 }

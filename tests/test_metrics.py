@@ -241,14 +241,29 @@ def test_paired_test_finds_a_small_steady_gain_only():
     rng = np.random.default_rng(0)
     base = rng.gamma(4, 8, (300, 21))
     better = base - rng.uniform(0, 2, base.shape)
-    found = metrics.paired_test(better, base, GRID)
+    found = metrics.paired_test([better], [base], GRID)
     assert found["p_value"] < 1e-6 and 0 < found["ci_low"] < found["difference"] < found["ci_high"]
     expected = metrics.auc(metrics.pck_curve(better, GRID), GRID)
     expected -= metrics.auc(metrics.pck_curve(base, GRID), GRID)
     assert found["difference"] == pytest.approx(expected, abs=1e-6) and found["n"] == 300
-    noise = metrics.paired_test(rng.gamma(4, 8, base.shape), base, GRID)
+    noise = metrics.paired_test([rng.gamma(4, 8, base.shape)], [base], GRID)
     assert noise["p_value"] > 0.01 and noise["ci_low"] < 0 < noise["ci_high"]
-    assert metrics.paired_test(base, base, GRID)["p_value"] == 1
+    assert metrics.paired_test([base], [base], GRID)["p_value"] == 1
+
+
+def test_paired_test_holds_the_spread_between_seeds():
+    """Three seeds that differ far more than their images do: one against, so nothing is clear."""
+    rng = np.random.default_rng(0)
+    base = [rng.uniform(20, 50, (400, 21)) for _ in range(3)]
+    moved = [errors + shift for errors, shift in zip(base, (-6, -3, 3), strict=True)]
+    found = metrics.paired_test(moved, base, GRID)
+    alone = [metrics.paired_test([a], [b], GRID) for a, b in zip(moved, base, strict=True)]
+    assert found["each"] == pytest.approx([one["difference"] for one in alone])
+    assert found["difference"] == pytest.approx(np.mean(found["each"])) and found["difference"] > 0
+    assert found["ci_low"] < 0 < alone[1]["ci_low"]  # one seed alone would have looked clear
+    assert found["ci_low"] == pytest.approx(min(found["each"]), abs=0.02)
+    with pytest.raises(ValueError):
+        metrics.paired_test(moved, base[:2], GRID)
 
 
 def test_bad_input_is_told():
@@ -266,6 +281,6 @@ def test_bad_input_is_told():
     with pytest.raises(HamrError, match="only where the root is a joint"):
         metrics.joint_errors_3d(true, true, valid, metrics.Protocol(root="palm", root_counts=False))
     with pytest.raises(HamrError, match="same joints"):
-        metrics.paired_test(np.zeros((3, 21)), np.zeros((4, 21)), GRID)
+        metrics.paired_test([np.zeros((3, 21))], [np.zeros((4, 21))], GRID)
     with pytest.raises(HamrError, match="two bool arrays"):
         metrics.iou(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), bool))

@@ -1,5 +1,6 @@
 """Tables from saved results: their numbers, their three formats, and their words."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from saved_results import drawn_sets, evaluate_oracle, make_results, small_settings
@@ -7,6 +8,7 @@ from saved_results import drawn_sets, evaluate_oracle, make_results, small_setti
 from hamr_lib import evaluate, metrics, tables
 from hamr_lib.errors import HamrError
 from hamr_lib.files import write_json
+from hamr_lib.settings import VARIANTS
 
 SETTINGS = small_settings()
 
@@ -70,15 +72,35 @@ def test_the_protocol_matrix(results):
 
 def test_ablations_with_their_paired_differences(results):
     table = tables.ablations(results, SETTINGS)
-    assert list(table.columns[-2:]) == ["3-D AUC minus the full model's", "p"]
+    assert list(table.columns[-2:]) == ["3-D AUC minus the full model's", "of each seed"]
     one = table[table["data set"] == "open-rhd"].set_index("method")
     assert list(one.index) == ["full model", "without mesh", "without camera loss"]
-    assert one["p"]["full model"] == "-"
+    assert one["of each seed"]["full model"] == "-"
     gap = [float(one["3-D PCK AUC"][m].split()[0]) for m in ("without mesh", "full model")]
     shown = float(one["3-D AUC minus the full model's"]["without mesh"].split()[0])
     assert shown == pytest.approx(gap[0] - gap[1], abs=1.1e-3) and shown < 0
+    seeds = [float(each) for each in one["of each seed"]["without mesh"].split(",")]
+    assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(shown, abs=1.1e-3)
     assert one["mIoU"]["without mesh"] == "-"
     assert "2 seed(s)" in (results / "tables" / "ablations.md").read_text()
+
+
+def test_claims_say_what_the_ablations_show(results):
+    """The saved runs without mesh and camera loss are noisier than the full model's; there are
+    none without the other two parts."""
+    table = tables.claims(results, SETTINGS).set_index("the paper says")
+    assert list(table.index) == ["the mesh helps a lot", "the camera loss helps"]
+    assert list(table) == [f"open-{s}, without it" for s in ("stb", "rhd", "dexter")]
+    gains = tables.ablation_differences(results, SETTINGS)
+    camera = gains[(gains.variant == "no-camera") & (gains.dataset == "open-rhd")].iloc[0]
+    assert camera.ci_high < 0
+    shown = table["open-rhd, without it"]["the camera loss helps"]
+    assert "rendered stand-ins" in (results / "tables" / "claims.md").read_text()
+    assert shown.startswith(f"worse: {camera.difference:+.3f} [{camera.ci_low:+.3f}, ")
+
+
+def test_every_variant_has_a_name_to_be_shown():
+    assert set(VARIANTS) <= set(evaluate.LABELS)
 
 
 def test_comparisons_with_their_paired_differences(results):
