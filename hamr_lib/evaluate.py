@@ -70,6 +70,7 @@ LABELS = {
     "untaught-stem": "stem not pretrained",
     "no-places": "without places of joints",
     "no-lifting": "without lifting",
+    "lifting-before": "lifting only before",
     "dropout": "with dropout",
     "hamr": "HAMR, same budget",
     "zimmermann": "Zimmermann & Brox",

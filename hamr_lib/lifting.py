@@ -4,7 +4,9 @@ An image costs a renderer and a network; a hand in a random pose, seen from anyw
 Where its joints lie in the crop, and how sure the maps would be of that, is all that the fully
 connected layers are shown here. In minutes they see more hands than there are images, and learn how
 a finger must be bent for its joints to lie so: the lifting of Zimmermann and Brox's PosePrior
-(ICCV 2017), in HAMR's own layers. What the image shows besides is added by the training on images.
+(ICCV 2017), in HAMR's own layers. What the image shows besides is added by the training on images,
+beside which lifting goes on with a few hands a step: else the layers forget most of what they
+learnt here, as they learn from places that are as poor as the maps of the first steps.
 """
 
 import math
@@ -33,25 +35,35 @@ def lift(network, settings, generator, tell=lambda step: None):
         generator: a CPU `torch.Generator`, the only source of randomness.
         tell: called with the number of steps done, after each.
     """
-    regression, train = network.regression, settings.train
-    losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
-    weights = list(regression.layers.parameters())
+    train = settings.train
+    weights = list(network.regression.layers.parameters())
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.lift_steps)
     for step in range(train.lift_steps):
-        batch = random_hands(network.hand, settings.augment, BATCH, generator)
-        places = seen(batch["joints_2d"], settings, generator)
-        raw = regression.iterate(regression.known(None, places), places, network.project)
-        output = Output([], [network.decode(raw[-1], mesh=False)])
-        total = hamr_losses(output, batch, losses, network.hand.faces)["total"]
         optimizer.zero_grad()
-        total.backward()
+        lifting_loss(network, settings, BATCH, generator).backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         tell(step + 1)
     # Features have had no say here, and their random first weights would only disturb.
-    regression.silence_features()
+    network.regression.silence_features()
+
+
+def lifting_loss(network, settings, count, generator):
+    """How far off `count` random hands are whose joints' places are all that the layers see.
+
+    Returns:
+        the weighted sum of the losses of joints and camera, a scalar in single precision.
+    """
+    regression = network.regression
+    losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
+    batch = random_hands(network.hand, settings.augment, count, generator)
+    with torch.autocast(network.hand.poses.device.type, enabled=False):
+        places = seen(batch["joints_2d"], settings, generator)
+        raw = regression.iterate(regression.known(None, places), places, network.project)
+        output = Output([], [network.decode(raw[-1], mesh=False)])
+        return hamr_losses(output, batch, losses, network.hand.faces)["total"]
 
 
 def random_hands(hand, augment, count, generator):

@@ -143,6 +143,7 @@ class Train:
 
     seed: int = 0
     lift_steps: int = 0  # before the first image, on places of joints alone (see lifting.py)
+    lift_beside: int = 0  # hands lifted beside each batch of images
     steps: int = 200000
     batch_size: int = 32
     optimizer: str = one_of("rmsprop", "adamw")
@@ -245,8 +246,9 @@ VARIANTS = {
     "squared-heatmaps": {"losses.heatmap_kind": "squared", "losses.heatmap": 100.0},
     "axis-angle": {"model.rotation": "axis_angle"},
     "untaught-stem": {"model.stem": "convolutions"},
-    "no-places": {"model.places": False, "train.lift_steps": 0},
-    "no-lifting": {"train.lift_steps": 0},
+    "no-places": {"model.places": False, "train.lift_steps": 0, "train.lift_beside": 0},
+    "no-lifting": {"train.lift_steps": 0, "train.lift_beside": 0},
+    "lifting-before": {"train.lift_beside": 0},
     "dropout": {"model.dropout": 0.4},
     "squared-joints": {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0},
 }

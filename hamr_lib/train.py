@@ -33,7 +33,7 @@ from .augment import augment, centre_crop
 from .data.crops import EvenBatches, StepBatches
 from .errors import HamrError
 from .files import digest, write_aside
-from .lifting import lift
+from .lifting import lift, lifting_loss
 from .losses import hamr_losses
 from .model import HAMR
 
@@ -67,17 +67,22 @@ class Task:
     def prepare(self, network, settings):
         """What a new network learns before its first image."""
         train = settings.train
+        for name in ("lift_steps", "lift_beside"):
+            hands = getattr(train, name)
+            if hands and not settings.model.places:
+                raise HamrError(f"train.{name}={hands}: expected 0 where model.places is off")
         if not train.lift_steps:
             return
-        if not settings.model.places:
-            raise HamrError(
-                f"train.lift_steps={train.lift_steps}: expected 0 where model.places is off"
-            )
         print("before the images: lifting the places of joints", file=sys.stderr)
         progress = Progress(dataclasses.replace(train, steps=train.lift_steps), self)
         progress.start(0)
         generator = torch.Generator().manual_seed(_seed(train.seed, 0, 2))
         lift(network, settings, generator, progress.show)
+
+    def beside(self, network, settings, generator):
+        """What a network is taught beside a batch of images: losses by name, which are added."""
+        hands = settings.train.lift_beside
+        return {"lifting": lifting_loss(network, settings, hands, generator)} if hands else {}
 
     def losses(self, network, output, batch, settings):
         """The parts of the loss of its output, unweighted scalars by name, and their "total"."""
@@ -135,6 +140,9 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
             _write_log(run_dir, before["history"])
             return before["history"]
 
+    # The optimiser's memory of weights that have died fades below 1e-38, where a processor that
+    # does not take such numbers for zero needs a hundred times as long.
+    torch.set_flush_denormal(True)
     torch.manual_seed(settings.train.seed)
     network = task.build(settings, hand, train_crops)
     if before:  # Lightning will do this again, but would not say what is wrong in plain words
@@ -318,9 +326,13 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch, batch_idx):
         parts = self.losses(batch)[1]
-        self._add(parts)
-        self.watch.put(batch["step"], batch["index"], parts["total"])
-        return parts["total"]
+        # The same for all processes, whose gradients are averaged.
+        self.generator.manual_seed(_seed(self.settings.train.seed, batch["step"], 0, 1))
+        beside = self.task.beside(self.network, self.settings, self.generator)
+        self._add({**parts, **beside})
+        total = sum(beside.values(), parts["total"])
+        self.watch.put(batch["step"], batch["index"], total)
+        return total
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.trainer.is_global_zero:

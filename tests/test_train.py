@@ -326,9 +326,10 @@ def test_a_finished_run_may_be_given_more_steps(crops, tmp_path):
 
 
 def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypatch):
-    settings = tiny_settings(lift_steps=2)
-    with pytest.raises(HamrError, match="lift_steps=2: expected 0 where model.places is off"):
-        fit(tmp_path, crops, settings)
+    for name in ("lift_steps", "lift_beside"):
+        with pytest.raises(HamrError, match=f"{name}=2: expected 0 where model.places is off"):
+            fit(tmp_path, crops, tiny_settings(**{name: 2}))
+    settings = tiny_settings(lift_steps=2, lift_beside=2)
     model = dataclasses.replace(settings.model, places=True)
     settings = dataclasses.replace(settings, model=model)
     whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
@@ -345,6 +346,12 @@ def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypa
     monkeypatch.undo()
     monkeypatch.setattr(train, "lift", lambda *args: pytest.fail("lifted twice"))
     assert_same_run(tmp_path, fit(tmp_path, crops, settings), whole)
+    # What is lifted beside the images is told apart from what they are judged by.
+    monkeypatch.undo()
+    row = whole[1][-1]
+    assert 0 < row["train_lifting"] and "val_lifting" not in row
+    alone = dataclasses.replace(settings, train=dataclasses.replace(settings.train, lift_beside=0))
+    assert fit(tmp_path / "alone", crops, alone)[-1]["train_total"] != row["train_total"]
 
 
 def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):

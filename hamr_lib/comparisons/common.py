@@ -42,6 +42,10 @@ class Trained(train.Task):
     def prepare(self, network, settings):
         """See `train.Task`: nothing."""
 
+    def beside(self, network, settings, generator):
+        """See `train.Task`: nothing."""
+        return {}
+
     def losses(self, network, output, batch, settings):
         """See `train.Task`. In single precision, as the study's own losses are."""
         with torch.autocast(batch["image"].device.type, enabled=False):
