@@ -58,8 +58,8 @@ def lifting_loss(network, settings, count, generator):
     """
     regression = network.regression
     losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
-    batch = random_hands(network.hand, settings.augment, count, generator)
     with torch.autocast(network.hand.poses.device.type, enabled=False):
+        batch = random_hands(network.hand, settings.augment, count, generator)
         places = seen(batch["joints_2d"], settings, generator)
         raw = regression.iterate(regression.known(None, places), places, network.project)
         output = Output([], [network.decode(raw[-1], mesh=False)])

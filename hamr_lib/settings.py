@@ -200,6 +200,8 @@ class Study:
     # Steps of each ablation run, the full model's own row in that table included, so that all
     # rows of Fig. 8 have the same budget.
     ablation_steps: int = 200000
+    # At most, before the first image of an ablation or comparison (see `train.lift_steps`).
+    lift_steps: int = 1000
     comparisons: tuple[str, ...] = COMPARISONS
     comparison_steps: int = 200000  # of each method that is trained, HAMR among them
     # ResNet-50, as HMR and Boukhayma et al. have it, and below DeepLab; or what a CPU can train.
@@ -320,7 +322,7 @@ def load_run(profile, run="main"):
     variant, _, seed = run.rpartition("-s")
     if not seed.isdigit():
         raise HamrError(f"run {run!r}: expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'")
-    budget = _budget(profile, "ablation_steps")
+    budget = _budget(profile, variant, "ablation_steps")
     return load_settings(profile, variant, train__seed=int(seed), **budget)
 
 
@@ -331,15 +333,18 @@ def load_comparison(profile, method):
         HamrError: for a method that is not known.
     """
     check_methods((method,), f"method={method!r}")
-    return load_settings(profile, **_budget(profile, "comparison_steps"))
+    return load_settings(profile, **_budget(profile, "full", "comparison_steps"))
 
 
-def _budget(profile, name):
+def _budget(profile, variant, name):
     """Overrides for a training of a profile's `ablation_steps` or `comparison_steps`."""
-    settings = load_settings(profile)
+    settings = load_settings(profile, variant)
     steps = getattr(settings.study, name)
-    every = min(steps, settings.train.validate_every)
-    return {"train__steps": steps, "train__validate_every": every}
+    return {
+        "train__steps": steps,
+        "train__validate_every": min(steps, settings.train.validate_every),
+        "train__lift_steps": min(settings.train.lift_steps, settings.study.lift_steps),
+    }
 
 
 def check_methods(methods, source):

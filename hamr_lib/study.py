@@ -95,6 +95,8 @@ def execute(profile, notebook, out, parameters):
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
+                # Its warning that notebook and kernel talk without encryption, on one machine.
+                extra_arguments=["--log-level=ERROR"],
             )
         except papermill.PapermillExecutionError as error:
             os.replace(aside, failed)

@@ -75,6 +75,15 @@ def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
     assert places[..., 2].unique().tolist() == pytest.approx([sure], rel=1e-3)
 
 
+def test_hands_are_exact_whatever_the_images_are_computed_in():
+    chosen = settings()
+    network = HAMR(chosen.model, TinyHand())
+    loss = lifting.lifting_loss(network, chosen, 16, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        again = lifting.lifting_loss(network, chosen, 16, generator())
+    assert loss.dtype == torch.float32 and again.item() == loss.item()
+
+
 def test_it_learns_to_lift():
     chosen = settings(lift_steps=600)
     torch.manual_seed(0)

@@ -80,7 +80,16 @@ def test_a_run_is_a_variant_with_its_seed_and_the_ablations_budget():
     assert run.train.steps == main.study.ablation_steps
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
+def test_an_ablation_is_lifted_for_as_long_as_the_study_says(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: long\nstudy: {lift_steps: 7}\n")
+    assert load_run(path).train.lift_steps > 7
+    assert load_run(path, "pose-6-s0").train.lift_steps == 7
+    assert load_run(path, "no-lifting-s0").train.lift_steps == 0
+    assert load_comparison(path, "hamr").train.lift_steps == 7
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "long", "gpu", "paper"])
 def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
     runs = load_run(profile), load_run(profile, "full-s0"), load_comparison(profile, "hamr")
     for run in runs:
