@@ -44,6 +44,7 @@ from .settings import Losses, load_run, load_settings
 from .study import results_dir
 
 IMAGE = 320  # pixels a side of the drawings beside the mesh
+BARS = 368  # and of the errors by joint; what stands beside a plot says how wide it is
 COMPONENTS = 10  # pose components with a slider: the first ones move most
 AXES = ("x", "y", "z")
 MASK = 64  # pixels a side at which silhouettes are compared
@@ -511,7 +512,8 @@ class Browser:
                                        continuous_update=False),
             "iteration": widgets.IntSlider(1, min=1, max=1, description="iteration"),
         }  # fmt: skip
-        self._text, self._image, self._bars = widgets.HTML(), widgets.Image(), widgets.Image()
+        self._text, self._image = widgets.HTML(), widgets.Image()
+        self._bars = widgets.Image(width=BARS, height=BARS)
         self._scene, self._recovered, self._quiet = None, (None, None), False
         self._plot = widgets.VBox()
         for name in ("set", "measure", "order"):
@@ -668,7 +670,7 @@ def encode(image):
 
 def _bars(errors):
     """Error per joint (21,) millimetres as the bytes of a PNG."""
-    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    figure = Figure(figsize=(BARS / 80, BARS / 80), layout="constrained")
     axes = figure.add_subplot()
     colours = ["#808080"] + [np.divide(FINGER_COLOURS[f], 255) for f in FINGERS for _ in range(4)]
     axes.barh(NAMES, np.nan_to_num(errors), color=colours)

@@ -103,7 +103,11 @@ class Upload:
         for i, recovery in enumerate(self.recoveries, start=1):
             paths = recovery.save(self.out, stem if i == 1 else f"{stem}_hand{i}")
             links = " &nbsp; ".join(map(download_link, paths))
-            overlay = widgets.Image(value=encode(fit(recovery.overlay(), WIDTH)))
+            picture = fit(recovery.overlay(), WIDTH)
+            # Its size is told: the plot beside it takes what width is left, once, perhaps before
+            # the picture has loaded.
+            height, width = picture.shape[:2]
+            overlay = widgets.Image(value=encode(picture), width=width, height=height)
             x0, y0, x1, y1 = (round(v) for v in recovery.box)
             text = f"A {recovery.side} hand in {x0},{y0},{x1},{y1}: {links}"
             rows += [widgets.HTML(text), widgets.HBox([overlay, plot_recovery(recovery)])]
