@@ -515,7 +515,7 @@ class Browser:
         self._text, self._image = widgets.HTML(), widgets.Image()
         self._bars = widgets.Image(width=BARS, height=BARS)
         self._scene, self._recovered, self._quiet = None, (None, None), False
-        self._plot = widgets.VBox()
+        self._plot = widgets.VBox(layout={"flex": "1 1 auto", "overflow": "hidden"})
         for name in ("set", "measure", "order"):
             self.controls[name].observe(self._reorder, "value")
         for name in ("place", "iteration"):
