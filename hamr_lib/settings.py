@@ -150,7 +150,7 @@ class Train:
     learning_rate: float = 2e-4
     weight_decay: float = 0.0
     # plateau: times 0.7 when the validation loss stalls; cosine: warm up, then down to zero;
-    # trapezoid: warm up, stay, and down over the last fifth: a run that may be given more steps.
+    # trapezoid: warm up, stay, and down over the last two fifths: may be given more steps.
     schedule: str = one_of("plateau", "cosine", "trapezoid")
     plateau_factor: float = 0.7
     plateau_patience: int = 5  # validations

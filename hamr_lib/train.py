@@ -41,7 +41,7 @@ EXPLODED = 1000.0  # times the running mean of the loss
 SETTLED = 100  # steps before that mean is trusted
 WARM_UP = 0.05  # share of the steps, with the cosine schedule
 WARM_STEPS = 200  # with the trapezoid one, whose start must not depend on how long a run is
-FALL = 0.2  # share of the steps over which the trapezoid's rate falls
+FALL = 0.4  # share of the steps over which the trapezoid's rate falls, which teaches most
 
 
 class Task:
@@ -501,12 +501,14 @@ def cosine(step, steps):
 
 
 def trapezoid(step, steps):
-    """The share of the learning rate at a step: up, level, and down in a straight line.
+    """The share of the learning rate at a step: up in a straight line, level, and 1 - sqrt down.
 
-    All but the end is the same however long the run; and it ends as well as the cosine does
-    (Hägele et al. 2024).
+    All but the end is the same however long the run; and it ends as well as the cosine does, best
+    with a long fall that is steep at first (Hägele et al. 2024).
     """
-    return min(1, (step + 1) / WARM_STEPS, (steps - step) / (steps - fall_begins(steps)))
+    begins = fall_begins(steps)
+    fallen = max(0, step - begins) / (steps - begins)
+    return min(1, (step + 1) / WARM_STEPS, 1 - math.sqrt(fallen))
 
 
 def fall_begins(steps):
