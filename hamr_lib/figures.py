@@ -36,6 +36,7 @@ from .tables import (
     STAND_IN,
     ablation_differences,
     comparison_folders,
+    intervals_over,
     run_predictions,
     variant_runs,
 )
@@ -232,12 +233,11 @@ def ablations(results_dir, settings):
     axes[0].set_yticks(list(heights.values()), [LABELS.get(v, v) for v in variants])
     axes[0].set_ylim(-0.7, len(variants) - 0.3)
     fig.tight_layout(w_pad=1.5)
-    count = len(settings.study.ablation_seeds)
     caption = (
         "**Fig. 8, all parts.** What each change does to the 3-D AUC of the full model after "
-        f"{settings.study.ablation_steps} steps: mean over {count} seed(s) with its 95 % interval "
-        "over images and seeds (line), and each seed's own difference (strokes). Left of zero: "
-        "worse than the full model. Blue: the paper's four."
+        f"{settings.study.ablation_steps} steps: mean over seeds with its 95 % interval over "
+        f"{intervals_over(settings)} (line), and each seed's own difference (strokes). Left of "
+        "zero: worse than the full model. Blue: the paper's four."
     )
     seeds = pd.DataFrame(list(gains.each), index=gains.index).add_prefix("seed_")
     table = gains.drop(columns="each").join(seeds)

@@ -142,9 +142,9 @@ def ablations(results_dir, settings):
     ]
     table["3-D AUC minus the full model's"], table["of each seed"] = zip(*own, strict=True)
     caption = (
-        f"Ablations, each trained for {settings.study.ablation_steps} steps from "
-        f"{len(settings.study.ablation_seeds)} seed(s): means over seeds, 95 % intervals over "
-        "images and seeds, and the difference to the full model of the same budget and seed."
+        f"Ablations, each trained for {settings.study.ablation_steps} steps: means over seeds, "
+        f"95 % intervals over {intervals_over(settings)}, and the difference to the full model of "
+        "the same budget and seed."
     )
     return write_table(table, caption, Path(results_dir) / "tables", "ablations")
 
@@ -164,10 +164,16 @@ def claims(results_dir, settings):
             rows.append(row)
     caption = (
         "The paper's claims about its parts (its Fig. 8), and what leaving each out does here: "
-        "difference to the full model's 3-D AUC, with 95 % intervals over images and seeds, after "
-        f"{settings.study.ablation_steps} steps from {len(settings.study.ablation_seeds)} seed(s)."
+        f"difference to the full model's 3-D AUC after {settings.study.ablation_steps} steps, with "
+        f"95 % intervals over {intervals_over(settings)}."
     )
     return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", "claims")
+
+
+def intervals_over(settings):
+    """What the ablations' intervals reach over, in words."""
+    seeds = len(settings.study.ablation_seeds)
+    return f"images and {seeds} seeds" if seeds > 1 else "the images of one seed (not over seeds)"
 
 
 def ablation_differences(results_dir, settings):

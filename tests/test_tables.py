@@ -82,7 +82,7 @@ def test_ablations_with_their_paired_differences(results):
     seeds = [float(each) for each in one["of each seed"]["without mesh"].split(",")]
     assert len(seeds) == 2 and np.mean(seeds) == pytest.approx(shown, abs=1.1e-3)
     assert one["mIoU"]["without mesh"] == "-"
-    assert "2 seed(s)" in (results / "tables" / "ablations.md").read_text()
+    assert "over images and 2 seeds" in (results / "tables" / "ablations.md").read_text()
 
 
 def test_claims_say_what_the_ablations_show(results):
