@@ -5,6 +5,7 @@ cut from them: hands from afar and filling the frame, turned, mirrored, and fram
 A run is a function of settings and data: what a step sees is drawn from (seed, step).
 """
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -35,6 +36,8 @@ GRID = np.arange(0.5, 0.96, 0.025)  # thresholds to choose from
 def fit(settings, run_dir, frames, model=None):
     """Train a localiser, or go on where an earlier call was interrupted.
 
+    When the model it began from has been trained further since, it is trained anew.
+
     HandSegNet started from the weights of a network for people's poses. Ours starts from the stem
     of a network that has learnt hands.
 
@@ -61,21 +64,25 @@ def fit(settings, run_dir, frames, model=None):
         )
     training, validation = split(frames, settings)
     path = Path(run_dir) / "checkpoints" / "localiser.ckpt"
-    identity = digest(frames.split, len(frames), frames.uv_vis.astype(float).sum().item())
+    torch.manual_seed(seed)
+    network = HandSegmenter(options)
+    if model is not None and isinstance(model.pose_module.stem, PretrainedStem):
+        network.start_from(model.pose_module.stem)
+    identity = {
+        "data_digest": digest(frames.split, len(frames), frames.uv_vis.astype(float).sum().item()),
+        "start": _digest_of_weights(network.stem),
+    }
     before = None
     if path.is_file():
         content = checkpoint.read(path)
-        before = content["hamr"]
-        _check_same(path, before, settings, identity)
-        if before["threshold"] is not None:
-            return before["history"]
+        _check_same(path, content["hamr"], settings, identity)
+        # One that began from a network that was then trained on is of no use to it.
+        if content["hamr"].get("start") == identity["start"]:
+            before = content["hamr"]
+            checkpoint.load_state(path, network, checkpoint.model_state(content))
+    if before and before["threshold"] is not None:
+        return before["history"]
 
-    torch.manual_seed(seed)
-    network = HandSegmenter(options)
-    if before:
-        checkpoint.load_state(path, network, checkpoint.model_state(content))
-    elif model is not None and isinstance(model.pose_module.stem, PretrainedStem):
-        network.start_from(model.pose_module.stem)
     module = Training(settings, path, network, identity, before)
     if not before or before["step"] < options.steps:
         batches = FrameBatches(frames, training, settings)
@@ -133,13 +140,18 @@ def _check_same(path, before, settings, identity):
                 )
     for name, old, new in (
         ("seed", before["seed"], settings.train.seed),
-        ("data", before["data_digest"], identity),
+        ("data", before["data_digest"], identity["data_digest"]),
     ):
         if old != new:
             raise HamrError(
                 f"{path} was trained with {name} {old}, but this run has {new}: use the same or "
                 "another folder"
             )
+
+
+def _digest_of_weights(module):
+    weights = (weight.numpy().tobytes() for weight in module.state_dict().values())
+    return hashlib.sha256(b"".join(weights)).hexdigest()[:12]
 
 
 class FrameBatches(torch.utils.data.Dataset):
@@ -284,9 +296,9 @@ class FrameData(lightning.LightningDataModule):
 class Training(lightning.LightningModule):
     """What happens in a step of `fit`."""
 
-    def __init__(self, settings, path, network, data_digest, before):
+    def __init__(self, settings, path, network, identity, before):
         super().__init__()
-        self.settings, self.path, self.data_digest = settings, path, data_digest
+        self.settings, self.path, self.identity = settings, path, identity
         self.network = network.to(memory_format=torch.channels_last)
         self.history = list(before["history"]) if before else []
         self.progress = Progress(settings.localiser)
@@ -344,7 +356,7 @@ class Training(lightning.LightningModule):
             "format": checkpoint.FORMAT,
             "kind": "localiser",
             "settings": self.settings.to_dict(),
-            "data_digest": self.data_digest,
+            **self.identity,
             "seed": self.settings.train.seed,
             "commit": commit(),
             "step": self.trainer.global_step,

@@ -1,11 +1,14 @@
 """How the localiser learns: views, loss, runs to be trusted, and its scores."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from tiny import blob_settings
 
 from hamr_lib import checkpoint, localiser, localiser_training
+from hamr_lib.backbone import PretrainedStem
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
 from hamr_lib.localiser import Find
@@ -55,6 +58,19 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(blobs, tmp_path, monkeypatch
     other = blob_settings(steps=4, save_every=2, batch_size=2, image_size=32, channels=8)
     with pytest.raises(HamrError, match="localiser.channels=4, but this run asks for 8"):
         localiser_training.fit(other, tmp_path / "cut", frames)
+
+
+def test_a_model_that_was_trained_further_gets_a_new_localiser(blobs, tmp_path):
+    frames = RHD(blobs, "training")
+    settings = blob_settings(steps=2, save_every=1, batch_size=2, image_size=32, channels=4)
+    stem = PretrainedStem(8)
+    model = SimpleNamespace(pose_module=SimpleNamespace(stem=stem))
+    first = localiser_training.fit(settings, tmp_path / "run", frames, model)
+    with torch.no_grad():
+        next(stem.blocks.parameters()).mul_(1.5)
+    second = localiser_training.fit(settings, tmp_path / "run", frames, model)
+    assert second != first
+    assert localiser_training.fit(settings, tmp_path / "new", frames, model) == second
 
 
 def test_settings_that_cannot_be(blobs, tmp_path):
