@@ -253,6 +253,17 @@ VARIANTS = {
     "lifting-before": {"train.lift_beside": 0},
     "dropout": {"model.dropout": 0.4},
     "squared-joints": {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0},
+    "joints-2d-1": {"losses.joints_2d": 1.0},
+    "no-shift": {"augment.shift": 0.0},
+    "rmsprop": {
+        "train.optimizer": "rmsprop",
+        "train.learning_rate": 2e-4,
+        "train.weight_decay": 0.0,
+        "train.schedule": "plateau",
+        "train.clip": 0.0,
+    },
+    "stacks-2": {"model.stacks": 2},
+    "hidden-2048": {"model.hidden": 2048},
 }
 
 
