@@ -53,10 +53,14 @@ def noise_crops(settings, hands, seed=0):
 
 
 class Bare:
-    """The network alone: forward, losses, backward and step, on one batch that is ready."""
+    """The network alone: forward, losses, backward and step, on one batch that is ready.
+
+    What the study teaches it beside the images (`train.lift_beside`) is one of its losses.
+    """
 
     def __init__(self, settings, crops, hand):
         torch.manual_seed(0)
+        self.task, self.generator = train.Task(), torch.Generator().manual_seed(0)
         self.settings, self.device = settings, best_device()
         self.half = train.precision(settings.train) == "bf16"
         self.network = HAMR(settings.model, hand)
@@ -89,8 +93,13 @@ class Bare:
             if only.silhouette:
                 drawn = clock("silhouette", lambda: hamr_losses(output, self.batch, only, faces))
                 total = total + drawn["total"]
+            if self.settings.train.lift_beside:
+                total = total + clock("lifting", self._beside)
         clock("backward", total.backward)
         clock("step", self._move)
+
+    def _beside(self):
+        return sum(self.task.beside(self.network, self.settings, self.generator).values())
 
     def _move(self):
         if self.settings.train.clip:
@@ -187,6 +196,7 @@ def plain_loop(settings, crops, hand, steps):
     and samples one at a time through the loader.
     """
     torch.manual_seed(0)
+    task, generator = train.Task(), torch.Generator().manual_seed(0)
     device, size = best_device(), settings.train.batch_size
     network = HAMR(settings.model, hand).to(device).train()
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -198,6 +208,8 @@ def plain_loop(settings, crops, hand, steps):
             batch = {key: value.to(device) for key, value in batch.items()}
             output = network(batch["image"])
             loss = hamr_losses(output, batch, settings.losses, network.hand.faces)["total"]
+            beside = task.beside(network, settings, generator)
+            loss = sum(beside.values(), loss)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

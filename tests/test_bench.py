@@ -58,6 +58,14 @@ def test_the_loop_and_the_bare_network_take_turns(small):
     assert set(shares) == {f"share of {name}, x" for name in names}
 
 
+def test_what_is_taught_beside_the_images_is_a_part_of_a_step(small):
+    settings, hands, crops = small
+    settings = load_settings("smoke", train__batch_size=4, train__lift_beside=8, model__places=True)
+    bare = bench_training.Bare(settings, crops, hands.hand)
+    bare.step()
+    assert bare.spent["lifting"] > 0
+
+
 def test_a_section_is_written_beside_the_others(tmp_path):
     path = tmp_path / "bench.csv"
     row = ("n", 1.5, "ms", "machine", "commit")
