@@ -2,7 +2,8 @@
 
     python -m hamr_lib.bench [renderer] [training]
 
-prints a table and writes it to results/reference/bench.csv. Times are the least of several runs;
+prints a table and writes it to results/reference/bench.csv, and what the README shows of it to
+results/reference/bench/. Times are the least of several runs;
 backends that are compared take turns within one process, so that a busy machine is fair to both.
 """
 
@@ -23,10 +24,14 @@ from .poses import angles_to_axis_angle, sample_poses
 from .render import silhouette
 from .render.silhouette import draw_adjoint, draw_scenes, outline_scenes, topology_of
 from .settings import load_settings
+from .tables import write_table
 
+REFERENCE = ROOT / "results" / "reference"
 BATCH = 8
 HANDS = 200
 STARTS = 50
+# How the names of the figures begin that the README shows.
+SHOWN = ("training loop", "bare", "loop /", "inference", "pytorch3d /", "PyTorch3D on CUDA")
 FILL = 0.85  # how far hands reach from the middle of the image to its border
 
 
@@ -380,9 +385,25 @@ def main(arguments=None):
             print(f"{section}: {name}: {value:.4g} {unit}".rstrip(), flush=True)
             rows.append((section, name, value, unit, *where))
         save(section, rows)
+    speed(REFERENCE / "bench.csv", REFERENCE / "bench")
 
 
-def save(section, rows, path=ROOT / "results" / "reference" / "bench.csv"):
+def speed(path, out_dir):
+    """What the README shows of bench.csv: the table `speed`."""
+    rows = pd.read_csv(path, keep_default_na=False)
+    rows = rows[rows.name.str.startswith(SHOWN)]
+    table = pd.DataFrame(
+        {
+            "what": rows.name,
+            "measured": [f"{v:.3g} {u}" for v, u in zip(rows.value, rows.unit, strict=True)],
+            "commit": rows.commit,
+        }
+    )
+    caption = f"Measured by `make bench`, on {'; '.join(rows.machine.unique())}."
+    return write_table(table, caption, out_dir, "speed")
+
+
+def save(section, rows, path=REFERENCE / "bench.csv"):
     """Write a section's rows to bench.csv; the other sections keep their last figures."""
     table = pd.DataFrame(rows, columns=["section", "name", "value", "unit", "machine", "commit"])
     if path.exists():

@@ -131,8 +131,8 @@ def publish(profile):
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
     run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
     gallery; predictions, caches and optimiser states stay behind. The README's tables, each between
-    its two marks, become this study's. A study that is long on its way may be published as soon as
-    its main run is evaluated.
+    its two marks, become this study's, and those "of bench" what `make bench` last wrote. A study
+    that is long on its way may be published as soon as its main run is evaluated.
 
     Raises:
         HamrError: for a study that has not come so far.
@@ -159,7 +159,8 @@ def publish(profile):
 
     readme = ROOT / "README.md"
     with write_aside(readme) as aside:
-        aside.write_text(with_tables(readme.read_text(), source.name, target / "tables"))
+        text = with_tables(readme.read_text(), source.name, target / "tables")
+        aside.write_text(with_tables(text, "bench", target.parent / "bench"))
 
 
 def without_paths(text):

@@ -74,3 +74,11 @@ def test_a_section_is_written_beside_the_others(tmp_path):
     bench.save("renderer", [("renderer", "m", 2.0, *row[2:])], path)
     found = pd.read_csv(path)
     assert found.section.tolist() == ["training", "renderer"] and found.value.tolist() == [1.5, 2.0]
+
+
+def test_the_readme_shows_some_of_the_figures(tmp_path):
+    rows = [("training loop, here", 101.79, "images a second"), ("share of load, here", 2.0, "%")]
+    bench.save("training", [("training", *row, "a machine", "abc") for row in rows], tmp_path / "b")
+    shown = bench.speed(tmp_path / "b", tmp_path)
+    assert shown.values.tolist() == [["training loop, here", "102 images a second", "abc"]]
+    assert "on a machine." in (tmp_path / "speed.md").read_text()
