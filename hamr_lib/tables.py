@@ -154,20 +154,51 @@ def claims(results_dir, settings):
 
     A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
     """
-    gains = ablation_differences(results_dir, settings)
-    rows = []
-    for variant, claim in CLAIMS.items():
-        row = {"the paper says": claim}
-        for _, gain in gains[gains.variant == variant].iterrows():
-            row[f"{gain.dataset}, without it"] = f"{_verdict(gain)}: {_signed(gain)}"
-        if len(row) > 1:  # the study may have left it out
-            rows.append(row)
+    table = _verdicts(results_dir, settings, CLAIMS, "the paper says", "without it")
     caption = (
         "The paper's claims about its parts (its Fig. 8), and what leaving each out does here: "
+        f"{_difference(settings)}"
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "claims")
+
+
+def choices(results_dir, settings):
+    """What each choice changes that the paper leaves open, and each departure of a profile's.
+
+    Returns:
+        the table, as `claims` gives it; an empty one, and nothing written, where a study asks for
+        no ablations but the paper's four.
+    """
+    named = {name: LABELS[name] for name in settings.study.ablations if name not in CLAIMS}
+    table = _verdicts(results_dir, settings, named, "choice", "with it")
+    if table.empty:
+        return table
+    caption = (
+        "What the paper leaves open, or this profile does otherwise, each chosen in another way: "
+        f"{_difference(settings)}"
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "choices")
+
+
+def _verdicts(results_dir, settings, named, title, how):
+    """A row for each variant of the study that has a name, a column for each set."""
+    gains = ablation_differences(results_dir, settings)
+    rows = []
+    for variant, name in named.items():
+        row = {title: name}
+        for _, gain in gains[gains.variant == variant].iterrows():
+            row[f"{gain.dataset}, {how}"] = f"{_verdict(gain)}: {_signed(gain)}"
+        if len(row) > 1:  # the study may have left it out
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _difference(settings):
+    """What the cells of these two tables are, in words."""
+    return (
         f"difference to the full model's 3-D AUC after {settings.study.ablation_steps} steps, with "
         f"95 % intervals over {intervals_over(settings)}."
     )
-    return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", "claims")
 
 
 def intervals_over(settings):
@@ -345,7 +376,7 @@ def _signed(test):
 
 
 def _verdict(gain):
-    """What a difference says of a part that was left out."""
+    """What a difference says of what was left out or changed."""
     if gain["ci_high"] < 0:
         return "worse"
     return "better" if gain["ci_low"] > 0 else "no clear difference"

@@ -1,5 +1,8 @@
 """Tables from saved results: their numbers, their three formats, and their words."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,6 +100,21 @@ def test_claims_say_what_the_ablations_show(results):
     shown = table["open-rhd, without it"]["the camera loss helps"]
     assert "rendered stand-ins" in (results / "tables" / "claims.md").read_text()
     assert shown.startswith(f"worse: {camera.difference:+.3f} [{camera.ci_low:+.3f}, ")
+
+
+def test_choices_are_what_the_paper_makes_no_claim_of(results):
+    """The runs of no-camera stand in for those of another variant."""
+    assert tables.choices(results, SETTINGS).empty
+    assert not (results / "tables" / "choices.md").exists()
+    runs = results / "runs"
+    for seed in SETTINGS.study.ablation_seeds:
+        shutil.copytree(runs / f"no-camera-s{seed}", runs / f"pose-12-s{seed}")
+    study = replace(SETTINGS.study, ablations=("no-camera", "pose-12"))
+    table = tables.choices(results, replace(SETTINGS, study=study)).set_index("choice")
+    assert list(table.index) == ["12 pose components"]
+    assert list(table) == [f"open-{s}, with it" for s in ("stb", "rhd", "dexter")]
+    claimed = tables.claims(results, SETTINGS).set_index("the paper says")
+    assert (table.values == claimed.loc[["the camera loss helps"]].values).all()
 
 
 def test_every_variant_has_a_name_to_be_shown():
