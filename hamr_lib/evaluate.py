@@ -76,7 +76,6 @@ LABELS = {
     "no-shift": "without shifts",
     "rmsprop": "RMSprop",
     "stacks-2": "2 stacks",
-    "hidden-2048": "2048 hidden",
     "hamr": "HAMR, same budget",
     "zimmermann": "Zimmermann & Brox",
     "hmr": "HMR",

@@ -263,7 +263,6 @@ VARIANTS = {
         "train.clip": 0.0,
     },
     "stacks-2": {"model.stacks": 2},
-    "hidden-2048": {"model.hidden": 2048},
 }
 
 
