@@ -94,10 +94,20 @@ def save_figure(fig, data, caption, out_dir, name):
 
 
 def _styled(draw):
+    """Draw under `STYLE`.
+
+    Not by `plt.rc_context`, which afterwards puts back all settings: among them those by which
+    Jupyter, at a notebook's first figure, sees to it that figures are shown.
+    """
+
     @functools.wraps(draw)
     def styled(*args, **kwargs):
-        with plt.rc_context(STYLE):
+        before = {name: plt.rcParams[name] for name in STYLE}
+        plt.rcParams.update(STYLE)
+        try:
             return draw(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
 
     return styled
 

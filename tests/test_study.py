@@ -106,6 +106,18 @@ def test_marked_tables_are_filled_in_and_nothing_else(tmp_path):
         study.with_tables("<!-- other of cpu --><!-- end -->", "cpu", tmp_path)
 
 
+def without_a_picture(results):
+    """The cells of executed notebooks that draw a figure and do not show it."""
+    found = []
+    for path in results.glob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            shown = [output.get("data", {}) for output in cell.get("outputs", ())]
+            source = "".join(cell["source"])
+            if source.startswith("figures.") and not any("image/png" in data for data in shown):
+                found.append((path.name, source))
+    return found
+
+
 def test_the_whole_study_and_that_a_second_call_runs_nothing():
     make("reproduce", "PROFILE=smoke")
     results = ROOT / "results" / "smoke"
@@ -116,6 +128,7 @@ def test_the_whole_study_and_that_a_second_call_runs_nothing():
     expected += [f"figures/fig{n}_*.{kind}" for n in (4, 6, 8) for kind in ("pdf", "png", "csv")]
     missing = [name for name in expected if not list(results.glob(name))]
     assert not missing
+    assert without_a_picture(results) == []
     times = {path: path.stat().st_mtime_ns for path in results.rglob("*.ipynb")}
     assert "[smoke]" not in make("reproduce", "PROFILE=smoke")
     printed = make("ablations", "PROFILE=smoke")
