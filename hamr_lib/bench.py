@@ -395,7 +395,10 @@ def speed(path, out_dir):
     table = pd.DataFrame(
         {
             "what": rows.name,
-            "measured": [f"{v:.3g} {u}" for v, u in zip(rows.value, rows.unit, strict=True)],
+            "measured": [
+                f"{value:{'.3g' if value < 1000 else '.0f'}} {unit}"
+                for value, unit in zip(rows.value, rows.unit, strict=True)
+            ],
             "commit": rows.commit,
         }
     )
