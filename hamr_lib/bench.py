@@ -3,8 +3,8 @@
     python -m hamr_lib.bench [renderer] [training]
 
 prints a table and writes it to results/reference/bench.csv, and what the README shows of it to
-results/reference/bench/. Times are the least of several runs;
-backends that are compared take turns within one process, so that a busy machine is fair to both.
+results/reference/bench/. Times are the least of several runs; backends that are compared take
+turns within one process, so that a busy machine is fair to both.
 """
 
 import argparse
