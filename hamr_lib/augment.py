@@ -15,6 +15,8 @@ from .camera import rotate_in_plane
 from .errors import HamrError
 
 CACHED = 1 << 20  # pixel values that are sampled at once on a CPU
+PATCH = (0.1, 0.5)  # half a side of a patch, in crop units; the latter also of its middle
+COARSE = 4  # times fewer pixels a side
 GRAY = (0.2989, 0.587, 0.114)  # as torchvision weighs red, green and blue
 
 
@@ -29,6 +31,8 @@ class Draw(NamedTuple):
     saturation: torch.Tensor
     hue: torch.Tensor  # (B,) turns of the hue circle
     noise: torch.Tensor  # (B, 3 * size * size) deviations, of an image in [0, 1]
+    patch: torch.Tensor | None = None  # (B, 4) x, y and half sides in crop units; 0 where none is
+    coarse: torch.Tensor | None = None  # (B,) shares of the coarse picture
 
 
 def draw(augment, count, size, generator, part=slice(None)):
@@ -60,7 +64,15 @@ def draw(augment, count, size, generator, part=slice(None)):
     pixels = 3 * size * size
     field = torch.randn(2 * pixels, generator=generator, device=generator.device) * augment.noise
     start = uniform(0, pixels).long()
-    return Draw(*numbers, field.unfold(0, pixels, 1)[start])
+    drawn = Draw(*numbers, field.unfold(0, pixels, 1)[start])
+    if augment.occlusion:
+        some = uniform(0, 1, 1) < augment.occlusion
+        middle, reach = uniform(-PATCH[1], PATCH[1], 2), uniform(*PATCH, 2)
+        drawn = drawn._replace(patch=torch.cat([middle, reach * some], dim=1))
+    if augment.coarse:
+        some = uniform(0, 1) < augment.coarse
+        drawn = drawn._replace(coarse=uniform(0, 1) * some)
+    return drawn
 
 
 def augment(batch, settings, size, generator, part=slice(None), count=None):
@@ -79,9 +91,15 @@ def augment(batch, settings, size, generator, part=slice(None), count=None):
     """
     count = count or len(batch["image"])
     drawn = draw(settings, count, size, generator, part)
-    drawn = Draw(*(numbers.to(batch["image"].device, non_blocking=True) for numbers in drawn))
+    device = batch["image"].device
+    drawn = Draw(*(n if n is None else n.to(device, non_blocking=True) for n in drawn))
     moved = warp(batch, drawn.scale, drawn.angle, drawn.shift, size)
-    image = adjust_brightness(moved["image"], drawn.brightness)
+    if drawn.patch is not None:
+        moved |= occlude(moved["image"], moved["mask"], drawn.patch)
+    image = moved["image"]
+    if drawn.coarse is not None:
+        image = coarsen(image, drawn.coarse)
+    image = adjust_brightness(image, drawn.brightness)
     image = adjust_contrast(image, drawn.contrast)
     image = adjust_saturation(image, drawn.saturation)
     image = adjust_hue(image, drawn.hue)
@@ -140,6 +158,40 @@ def _chunks(image, mask, theta):
     """A batch in parts that stay in a processor's cache, which halves the time; whole on a GPU."""
     count = len(image) if image.is_cuda else max(2, CACHED // (4 * image.shape[-1] ** 2))
     return zip(image.split(count), mask.split(count), theta.split(count), strict=True)
+
+
+def occlude(image, mask, patch):
+    """Lay a patch of each picture, turned upside down, before its hand.
+
+    Hands in photographs are hidden by all sorts of things. What a patch shows (the background, an
+    arm, fingers that are somebody else's) is as sharp and lit as the picture itself, which a patch
+    of one colour is not.
+
+    Args:
+        image: (B, 3, size, size).
+        mask: (B, size, size), of which what is hidden is taken away.
+        patch: (B, 4) as in `Draw`; its corners are round.
+
+    Returns:
+        {"image": ..., "mask": ...}.
+    """
+    size = mask.shape[-1]
+    unit = (torch.arange(size, device=mask.device) * 2 + 1) / size - 1
+    middle, reach = patch[:, :2, None], patch[:, 2:, None].clamp_min(1e-3)
+    along_x, along_y = ((unit - middle) / reach).pow(4).unbind(1)
+    hidden = ((along_x[:, None, :] + along_y[:, :, None]) < 1).to(image.dtype)
+    # Choosing by lerp with 0 or 1 is exact, and far faster than torch.where on a CPU.
+    return {
+        "image": image.lerp(image.flip((2, 3)), hidden[:, None]),
+        "mask": mask * (1 - hidden),
+    }
+
+
+def coarsen(image, share):
+    """(B, 3, H, W) mixed with shares (B,) of itself in `COARSE` times fewer pixels a side."""
+    size = image.shape[-2:]
+    few = F.interpolate(image, [max(1, side // COARSE) for side in size], mode="area")
+    return image.lerp_(F.interpolate(few, size, mode="bilinear"), _each(share))
 
 
 def adjust_brightness(image, factor):

@@ -37,7 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import metrics
 from .augment import centre_crop
 from .camera import crop_to_pixels
-from .data.crops import EvenBatches
+from .data import photographs
+from .data.crops import BOX_FACTOR, EvenBatches, load_crops
 from .errors import HamrError
 from .files import commit, write_aside, write_json
 from .joints import WRIST
@@ -94,6 +95,8 @@ METRICS = {
     "epe_median": "median 3-D error (mm)",
     "auc_2d": "2-D PCK AUC",
     "auc_2d_heatmaps": "2-D PCK AUC, heat maps",
+    "auc_2d_box": "2-D PCK AUC, of the box",
+    "auc_2d_box_heatmaps": "2-D PCK AUC, of the box, heat maps",
     "epe_2d": "mean 2-D error (px)",
     "miou": "mIoU",
     "miou_classes": "mIoU, hand and background",
@@ -506,6 +509,40 @@ def evaluate_network(model, settings, folder, sets):
     )  # fmt: skip
 
 
+def evaluate_photographs(model, settings, folder):
+    """Score a network on the hands of photographs (`data.photographs`), where these are there.
+
+    A joint's error is told as a share of the longer side of its hand's box: that of the labelled
+    joints, from which the crop is cut as for any other set.
+
+    Args:
+        model, settings: as for `evaluate_network`.
+        folder: the run's, into which photographs.csv is written.
+
+    Returns:
+        Rows of `metrics.csv`; None, and nothing written, where there are no photographs.
+    """
+    paths = photographs.find_photographs()
+    if not paths:
+        return None
+    frames = photographs.Photographs(paths)
+    files = sorted((str(path), path.stat().st_mtime_ns) for path in paths.values())
+    identity = [photographs.LABELS.read_text(), files]
+    crops = load_crops(frames, identity, settings.model.image_size, name="photographs")
+    options = replace(settings.evaluate, examples=0)
+    run = predict(
+        network_estimator(model, options.mask_size), crops, replace(settings, evaluate=options),
+        dataset=photographs.TITLE, split="seen joints", method="main", seed=settings.train.seed,
+        device=next(model.parameters()).device,
+    )  # fmt: skip
+    boxes = crops.labels["side"][:, None] / BOX_FACTOR
+    rows = _Rows([run], options)
+    thresholds = metrics.THRESHOLDS[metrics.BOXES.thresholds]
+    for metric, points in (("auc_2d_box", "pixels"), ("auc_2d_box_heatmaps", "peak_pixels")):
+        rows.add(metric, metrics.BOXES.name, [_areas(errors_2d(run, points) / boxes, thresholds)])
+    return write_rows(Path(folder) / "photographs.csv", rows.table())
+
+
 def write_rows(path, table):
     """Write rows of metrics as CSV, aside and renamed; returns them."""
     with write_aside(path) as aside:
@@ -544,7 +581,8 @@ def merge_metrics(results_dir):
     results_dir = Path(results_dir)
     found = sorted(results_dir.glob("runs/*/metrics.csv"))
     found += sorted(results_dir.glob("comparisons/*/metrics.csv"))
-    found += sorted(results_dir.glob("runs/main/localiser.csv"))
+    for name in ("localiser", "photographs"):
+        found += sorted(results_dir.glob(f"runs/main/{name}.csv"))
     if not found:
         raise HamrError(f"{results_dir} holds no runs/*/metrics.csv: run the evaluation first")
     literature = published()[["dataset", "protocol", "method", "metric", "value"]]

@@ -20,14 +20,15 @@ from .joints import MIDDLE_MCP, NAMES, NUM_JOINTS, WRIST
 
 MIDDLE_PIP = NAMES.index("middle PIP")
 
-# Millimetres in 3-D. The third is how Zimmermann & Brox got "20 to 50": the upper part of twenty
-# steps from 0 to 50, which starts at 21.05 mm.
+# Millimetres in 3-D, pixels or shares of a box in 2-D. The third is how Zimmermann & Brox got "20
+# to 50": the upper part of twenty steps from 0 to 50, which starts at 21.05 mm.
 THRESHOLDS = {
     "20-50 mm in 20": np.linspace(20, 50, 20),
     "20-50 mm in 15": np.linspace(20, 50, 15),
     "20-50 mm cut from 0-50 in 20": np.linspace(0, 50, 20)[8:],
     "0-50 mm in 20": np.linspace(0, 50, 20),
     "0-30 px in 31": np.linspace(0, 30, 31),
+    "0-0.3 in 31": np.linspace(0, 0.3, 31),
 }
 ROOT_JOINTS = {"wrist": WRIST, "middle MCP": MIDDLE_MCP}  # the roots that are joints
 ROOTS = ("wrist", "palm", "middle MCP", "centroid")
@@ -58,7 +59,8 @@ class Protocol:
     def name(self):
         """The protocol in words, as it stands in every table."""
         if not self.root:
-            return f"2-D, {self.thresholds}, photo pixels"
+            unit = "photo pixels" if "px" in self.thresholds else "of the box's longer side"
+            return f"2-D, {self.thresholds}, {unit}"
         if self.scale == "procrustes":
             return f"3-D, {self.thresholds}, Procrustes"
         words = [f"3-D, {self.thresholds}, root {self.root}"]
@@ -70,13 +72,14 @@ class Protocol:
 PAPER = Protocol()  # RHD and STB
 TIPS = Protocol(root="centroid")  # Dexter+Object labels fingertips only, so it has no wrist
 PIXELS = Protocol(thresholds="0-30 px in 31", root="")
+BOXES = Protocol(thresholds="0-0.3 in 31", root="")  # photographs, whose hands are of any size
 
 
 def protocol_matrix():
     """Every 3-D protocol that the literature on RHD, STB and Dexter+Object mixes."""
     found = []
     for thresholds in THRESHOLDS:
-        if thresholds.endswith("px in 31"):
+        if thresholds in (PIXELS.thresholds, BOXES.thresholds):
             continue
         for root in ROOTS:
             for scale in ("none", "bone"):

@@ -135,6 +135,9 @@ class Augment:
     # We read it as a factor around 1 and turn by (factor - 1) / 8 of the circle: +-0.1.
     hue: tuple[float, float] = (0.2, 1.8)
     noise: float = 0.01  # standard deviation, of an image in [0, 1]
+    # Not in the paper: what photographs of hands are like, and renderings too seldom.
+    occlusion: float = 0.0  # share of the samples that have a patch laid before them
+    coarse: float = 0.0  # share of the samples that are mixed with a coarse copy of themselves
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ class Train:
     """Optimisation, Section 4.1."""
 
     seed: int = 0
+    # The network to begin from, in place of a new one: a checkpoint's path in the project.
+    start: str = ""
     lift_steps: int = 0  # before the first image, on places of joints alone (see lifting.py)
     lift_beside: int = 0  # hands lifted beside each batch of images
     steps: int = 200000
@@ -343,7 +348,8 @@ def load_comparison(profile, method):
         HamrError: for a method that is not known.
     """
     check_methods((method,), f"method={method!r}")
-    return load_settings(profile, **_budget(profile, "full", "comparison_steps"))
+    budget = _budget(profile, "full", "comparison_steps")
+    return load_settings(profile, train__start="", **budget)  # all begin anew
 
 
 def _budget(profile, variant, name):

@@ -32,10 +32,11 @@ from . import checkpoint
 from .augment import augment, centre_crop
 from .data.crops import EvenBatches, StepBatches
 from .errors import HamrError
-from .files import digest, write_aside
+from .files import ROOT, digest, write_aside
 from .lifting import lift, lifting_loss
 from .losses import hamr_losses
 from .model import HAMR
+from .settings import from_dict
 
 EXPLODED = 1000.0  # times the running mean of the loss
 SETTLED = 100  # steps before that mean is trusted
@@ -67,6 +68,8 @@ class Task:
     def prepare(self, network, settings):
         """What a new network learns before its first image."""
         train = settings.train
+        if train.start:
+            begin_from(train.start, network, settings)
         for name in ("lift_steps", "lift_beside"):
             hands = getattr(train, name)
             if hands and not settings.model.places:
@@ -91,6 +94,22 @@ class Task:
     def error(self, network, output, batch):
         """The figure `judged_by`, a scalar: the mean over a batch."""
         return joints_error(output.estimates[-1].joints_3d, batch)
+
+
+def begin_from(start, network, settings):
+    """Fill a new network with the weights of a checkpoint of HAMR, `train.start`.
+
+    Raises:
+        HamrError: for a file that is no such checkpoint, or of a network with other settings.
+    """
+    path = ROOT / start
+    content = checkpoint.read(path)
+    checkpoint.check_task(path, content["hamr"], Task.name)
+    checkpoint.check_hand(path, content["hamr"], network.hand)
+    theirs = from_dict(content["hamr"]["settings"], source=f"{path}: settings")
+    if theirs.model != settings.model:
+        raise HamrError(f"train.start={start} is of {theirs.model}, expected {settings.model}")
+    checkpoint.load_state(path, network, checkpoint.model_state(content))
 
 
 def joints_error(joints_3d, batch):

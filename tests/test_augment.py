@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional as reference
 
 from hamr_lib import augment as module
-from hamr_lib.augment import augment, centre_crop, draw, warp
+from hamr_lib.augment import augment, centre_crop, coarsen, draw, occlude, warp
 from hamr_lib.camera import crop_units_to_grid
 from hamr_lib.data.crops import stored_size
 from hamr_lib.errors import HamrError
@@ -154,8 +154,43 @@ def test_ranges_are_those_of_the_settings():
         assert high - 0.01 * (high - low) < numbers.max() <= high
 
 
+def test_a_patch_shows_the_picture_upside_down_and_hides_the_mask():
+    images, mask = random_images(count=2, size=SIZE), torch.ones(2, SIZE, SIZE)
+    patch = torch.tensor([[0.25, -0.5, 0.25, 0.125], [0.5, 0.5, 0.0, 0.0]])
+    out = occlude(images, mask, patch)
+    # Its middle is column 40, row 16 of 64; half sides are 8 and 4 pixels.
+    inside = out["mask"][0] == 0
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (12, 19, 32, 47)
+    assert not inside[12, 32]  # round corners
+    assert torch.equal(out["image"][0, :, 16, 40], images[0, :, 63 - 16, 63 - 40])
+    kept = ~inside[None].expand(3, -1, -1)
+    assert torch.equal(out["image"][0][kept], images[0][kept])
+    assert torch.equal(out["image"][1], images[1]) and out["mask"][1].all()  # none of no size
+
+
+def test_a_coarse_picture_keeps_its_means_and_loses_its_detail():
+    checks = (torch.arange(SIZE)[:, None] + torch.arange(SIZE)) % 2  # black and white pixels
+    images = checks.float().expand(3, 3, SIZE, SIZE).clone()
+    sharp, half, coarse = coarsen(images.clone(), torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.equal(sharp, images[0])
+    torch.testing.assert_close(half, (images[0] + 0.5) / 2)
+    torch.testing.assert_close(coarse, torch.full_like(coarse, 0.5))
+
+
+def test_how_many_are_occluded_and_coarse():
+    settings = Augment(occlusion=0.3, coarse=0.2)
+    drawn = draw(settings, 4000, 4, torch.Generator().manual_seed(0))
+    assert (drawn.patch[:, 2:] > 0).all(1).float().mean() == pytest.approx(0.3, abs=0.03)
+    assert (drawn.coarse > 0).float().mean() == pytest.approx(0.2, abs=0.03)
+    assert 0.99 < drawn.coarse.max() <= 1 and drawn.patch[:, 2:].max() <= 0.5
+    # What the paper has is drawn as it always was.
+    plain = draw(Augment(), 4000, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(plain.scale, drawn.scale) and plain.patch is None and plain.coarse is None
+
+
 def test_one_seed_one_result_however_the_batch_is_cut():
-    settings = Augment(shift=0.05)
+    settings = Augment(shift=0.05, occlusion=0.5, coarse=0.5)
     stored = stored_size(SIZE, settings)
     generator = torch.Generator()
     batch = {"image": torch.randint(0, 256, (4, 3, stored, stored)).byte(),

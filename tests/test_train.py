@@ -326,6 +326,20 @@ def test_a_finished_run_may_be_given_more_steps(crops, tmp_path):
         fit(tmp_path, crops, tiny_settings(steps=12, **options))
 
 
+def test_a_run_begins_from_the_network_that_it_names(unbroken):
+    path = unbroken[0] / "checkpoints" / "best.ckpt"
+    settings = tiny_settings(start=str(path))
+    network = HAMR(settings.model, TinyHand())
+    train.Task().prepare(network, settings)
+    begun = checkpoint.model_state(weights(unbroken[0], "best"))
+    assert same(dict(network.state_dict()), begun)
+    other = dataclasses.replace(settings.model, hidden=16)
+    with pytest.raises(HamrError, match="best.ckpt is of Model.*expected Model.*hidden=16"):
+        train.Task().prepare(HAMR(other, TinyHand()), dataclasses.replace(settings, model=other))
+    with pytest.raises(HamrError, match="none.ckpt is missing"):
+        train.Task().prepare(network, tiny_settings(start="none.ckpt"))
+
+
 def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypatch):
     for name in ("lift_steps", "lift_beside"):
         with pytest.raises(HamrError, match=f"{name}=2: expected 0 where model.places is off"):

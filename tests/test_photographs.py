@@ -1,0 +1,96 @@
+"""Hands in photographs: the labels we keep, and what is made of them."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hamr_lib import evaluate, tables
+from hamr_lib.checkpoint import load_model
+from hamr_lib.data import photographs
+from hamr_lib.data.crops import BOX_FACTOR, load_crops
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import NAMES
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """BSDS500 as its archive unpacks, in noise of its photographs' sizes."""
+    rng = np.random.default_rng(0)
+    for name in sorted(set(labels().photograph)):
+        wide = labels()[labels().photograph == name].x.max() > 321
+        noise = rng.integers(0, 256, (321, 481, 3) if wide else (481, 321, 3), dtype=np.uint8)
+        path = tmp_path / "bsds" / "images" / "train" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), noise)
+    monkeypatch.setenv("BACKGROUNDS", str(tmp_path / "bsds"))
+    return tmp_path / "bsds"
+
+
+def labels():
+    return pd.read_csv(photographs.LABELS, dtype={"photograph": str})
+
+
+def test_labels_are_of_hands_in_photographs():
+    table = labels()
+    assert set(table.joint) <= set(NAMES) and set(table.side) == {"left", "right"}
+    assert not table.duplicated(["photograph", "hand", "joint"]).any()
+    assert table[["x", "y"]].ge(0).all(axis=None) and table[["x", "y"]].lt(481).all(axis=None)
+    for _, hand in table.groupby(["photograph", "hand"]):
+        assert hand.side.nunique() == 1 and len(hand) >= 10
+        assert np.ptp(hand[["x", "y"]], axis=0).max() > 20  # pixels: not too small to be marked
+    assert table.groupby(["photograph", "hand"]).ngroups == 20
+
+
+def test_hands_become_frames(folder):
+    frames = photographs.Photographs(photographs.find_photographs("nowhere"))
+    assert len(frames) == 20
+    for frame in frames:
+        seen = np.isfinite(frame.joints_2d).all(1)
+        rows = labels().query(f"photograph == '{frame.key[:-1]}' and hand == '{frame.key[-1]}'")
+        assert [NAMES[i] for i in np.flatnonzero(seen)] == list(rows.joint)
+        np.testing.assert_allclose(frame.joints_2d[seen], rows[["x", "y"]], atol=1e-4)
+        assert (frame.joints_2d[seen] < frame.image.shape[1::-1]).all()
+        assert np.isnan(frame.joints_3d).all() and frame.mask is None
+
+
+def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpoint, monkeypatch):
+    """A tenth of the box beside every label is right from 0.1 to 0.3 of 0 to 0.3: two thirds."""
+    model, settings = load_model(tiny_checkpoint)
+    frames = photographs.Photographs(photographs.find_photographs("nowhere"))
+    crops = load_crops(frames, "test", settings.model.image_size, cache=tmp_path / "cache")
+    # A box is 1 / BOX_FACTOR of its crop, which is two units wide.
+    beside = torch.from_numpy(crops.labels["joints_2d"]) + torch.tensor([0.2 / BOX_FACTOR, 0])
+    far = torch.full_like(beside, 9.0)
+    answer = {"joints_2d": beside, "peaks_2d": far}
+    monkeypatch.setattr(evaluate, "load_crops", lambda *args, **named: crops)
+    monkeypatch.setattr(evaluate, "network_estimator", lambda *args: lambda image: answer)
+    rows = evaluate.evaluate_photographs(model, settings, tmp_path / "runs" / "main")
+    rows = rows.set_index("metric")
+    # The step from 0.09 or to 0.11 may count by half, as a tenth is or is not within a tenth.
+    assert rows.value["auc_2d_box"] == pytest.approx(2 / 3, abs=0.005 / 0.3 + 1e-6)
+    assert rows.value["auc_2d_box_heatmaps"] == 0 and (rows.n == 20).all()
+    assert (rows.dataset == "BSDS500 hands").all() and (rows.source == "measured").all()
+    shown = tables.photographs(tmp_path)
+    assert shown.hands.tolist() == [20]
+    assert "by eye" in (tmp_path / "tables" / "photographs.md").read_text()
+
+
+def test_without_photographs_there_is_no_score(tmp_path, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(photographs, "find_photographs", dict)
+    model, settings = load_model(tiny_checkpoint)
+    assert evaluate.evaluate_photographs(model, settings, tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_that_are_missing_or_others_are_named(folder):
+    path = next(folder.rglob("302003.jpg"))
+    cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
+    frames = photographs.Photographs(photographs.find_photographs("nowhere"))
+    index = [name for (name, _), _ in frames.hands].index("302003")
+    with pytest.raises(HamrError, match="302003.jpg has 30 x 20 pixels: expected BSDS500's own"):
+        frames[index]
+    path.unlink()
+    with pytest.raises(HamrError, match="302003.jpg is missing"):
+        photographs.find_photographs("nowhere")
