@@ -268,6 +268,10 @@ VARIANTS = {
         "train.clip": 0.0,
     },
     "stacks-2": {"model.stacks": 2},
+    "anew": {"train.start": ""},
+    "no-occlusion": {"augment.occlusion": 0.0},
+    "no-coarse": {"augment.coarse": 0.0},
+    "paper-scale": {"augment.scale": Augment.scale},
 }
 
 
