@@ -77,8 +77,8 @@ train: setup $(RESULTS)/02_train.ipynb ## Train the network
 evaluate: setup $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
 	@cat $(RESULTS)/tables/results.md
 ablations: setup $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
-	@cat $(RESULTS)/tables/ablations.md $(RESULTS)/tables/claims.md
-	@cat $(RESULTS)/tables/choices.md 2>/dev/null || true  # the study may ask for nothing else
+	@cat $(RESULTS)/tables/ablations.md
+	@cat $(RESULTS)/tables/{claims,choices}.md 2>/dev/null || true  # of those it asks for
 compare: setup $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
 	@cat $(RESULTS)/tables/comparisons.md
 figures: setup $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk

@@ -154,13 +154,16 @@ def claims(results_dir, settings):
     """What the paper says of its four parts, and whether it holds in this study's ablations.
 
     A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
+
+    Returns:
+        the table; an empty one, and nothing written, where a study asks for none of the four.
     """
-    table = _verdicts(results_dir, settings, CLAIMS, "the paper says", "without it")
     caption = (
-        "The paper's claims about its parts (its Fig. 8), and what leaving each out does here: "
-        f"{_difference(settings)}"
+        "The paper's claims about its parts (its Fig. 8), and what leaving each out does here:"
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "claims")
+    return _verdicts(
+        results_dir, settings, CLAIMS, "the paper says", "without it", caption, "claims"
+    )
 
 
 def choices(results_dir, settings):
@@ -171,35 +174,29 @@ def choices(results_dir, settings):
         no ablations but the paper's four.
     """
     named = {name: LABELS[name] for name in settings.study.ablations if name not in CLAIMS}
-    table = _verdicts(results_dir, settings, named, "choice", "with it")
-    if table.empty:
-        return table
     caption = (
-        "What the paper leaves open, or this profile does otherwise, each chosen in another way: "
-        f"{_difference(settings)}"
+        "What the paper leaves open, or this profile does otherwise, each chosen in another way:"
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "choices")
+    return _verdicts(results_dir, settings, named, "choice", "with it", caption, "choices")
 
 
-def _verdicts(results_dir, settings, named, title, how):
-    """A row for each variant of the study that has a name, a column for each set."""
+def _verdicts(results_dir, settings, named, title, how, caption, name):
+    """A row for each variant of the study that is named, a column for each set; written, if any."""
     gains = ablation_differences(results_dir, settings)
     rows = []
-    for variant, name in named.items():
-        row = {title: name}
+    for variant, words in named.items():
+        row = {title: words}
         for _, gain in gains[gains.variant == variant].iterrows():
             row[f"{gain.dataset}, {how}"] = f"{_verdict(gain)}: {_signed(gain)}"
         if len(row) > 1:  # the study may have left it out
             rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _difference(settings):
-    """What the cells of these two tables are, in words."""
-    return (
-        f"difference to the full model's 3-D AUC after {settings.study.ablation_steps} steps, with "
-        f"95 % intervals over {intervals_over(settings)}."
+    if not rows:
+        return pd.DataFrame(rows)
+    caption = (
+        f"{caption} difference to the full model's 3-D AUC after {settings.study.ablation_steps} "
+        f"steps, with 95 % intervals over {intervals_over(settings)}."
     )
+    return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", name)
 
 
 def intervals_over(settings):

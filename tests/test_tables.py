@@ -115,6 +115,11 @@ def test_choices_are_what_the_paper_makes_no_claim_of(results):
     assert list(table) == [f"open-{s}, with it" for s in ("stb", "rhd", "dexter")]
     claimed = tables.claims(results, SETTINGS).set_index("the paper says")
     assert (table.values == claimed.loc[["the camera loss helps"]].values).all()
+    # A study that asks for none of the paper's four parts has no claims to show.
+    (results / "tables" / "claims.md").unlink()
+    study = replace(SETTINGS.study, ablations=("pose-12",))
+    assert tables.claims(results, replace(SETTINGS, study=study)).empty
+    assert not (results / "tables" / "claims.md").exists()
 
 
 def test_every_variant_has_a_name_to_be_shown():
