@@ -81,6 +81,7 @@ LABELS = {
     "no-occlusion": "without patches before hands",
     "no-coarse": "without coarse copies",
     "paper-scale": "the paper's range of scales",
+    "paper-colours": "the paper's ranges of colours",
     "hamr": "HAMR, same budget",
     "zimmermann": "Zimmermann & Brox",
     "hmr": "HMR",

@@ -272,6 +272,11 @@ VARIANTS = {
     "no-occlusion": {"augment.occlusion": 0.0},
     "no-coarse": {"augment.coarse": 0.0},
     "paper-scale": {"augment.scale": Augment.scale},
+    "paper-colours": {
+        "augment.brightness": Augment.brightness,
+        "augment.contrast": Augment.contrast,
+        "augment.hue": Augment.hue,
+    },
 }
 
 
