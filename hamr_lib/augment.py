@@ -34,6 +34,10 @@ class Draw(NamedTuple):
     patch: torch.Tensor | None = None  # (B, 4) x, y and half sides in crop units; 0 where none is
     coarse: torch.Tensor | None = None  # (B,) shares of the coarse picture
 
+    def to(self, device):
+        """The same numbers on a device."""
+        return Draw(*(n if n is None else n.to(device, non_blocking=True) for n in self))
+
 
 def draw(augment, count, size, generator, part=slice(None)):
     """Draw what a batch of `count` samples needs, on the generator's device.
@@ -90,9 +94,7 @@ def augment(batch, settings, size, generator, part=slice(None), count=None):
         [0, 1], and joints_2d, joints_3d as they then appear.
     """
     count = count or len(batch["image"])
-    drawn = draw(settings, count, size, generator, part)
-    device = batch["image"].device
-    drawn = Draw(*(n if n is None else n.to(device, non_blocking=True) for n in drawn))
+    drawn = draw(settings, count, size, generator, part).to(batch["image"].device)
     moved = warp(batch, drawn.scale, drawn.angle, drawn.shift, size)
     if drawn.patch is not None:
         moved |= occlude(moved["image"], moved["mask"], drawn.patch)

@@ -334,8 +334,8 @@ class Training(lightning.LightningModule):
         """Colours and noise as for the network itself (Section 4.1)."""
         seed = np.random.SeedSequence([self.settings.train.seed, 3, step]).generate_state(1)
         generator = torch.Generator().manual_seed(int(seed[0]))
-        drawn = draw(self.settings.augment, len(image), image.shape[-1], generator)
-        drawn = type(drawn)(*(numbers.to(image.device) for numbers in drawn))
+        size = image.shape[-1]
+        drawn = draw(self.settings.augment, len(image), size, generator).to(image.device)
         image = adjust_brightness(image.contiguous(), drawn.brightness)
         image = adjust_contrast(image, drawn.contrast)
         image = adjust_saturation(image, drawn.saturation)

@@ -12,6 +12,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from .errors import HamrError
 from .files import write_aside, write_json
 from .joints import NUM_JOINTS
 from .localiser import SIDES, find_hands, load_localiser, pretrained_localiser
+from .model import Output
 from .poses import MIRROR
 from .render import rasterize, render
 
@@ -34,6 +36,9 @@ LARGEST = 2**28
 OVERLAY = 1600  # pixels of an overlay's longer side at most
 # A square much larger than the network's image is first shrunk to this many times its size.
 FINEST = 8
+# When to look again (see `_look`): where joints take up less of a box's side than this, or lie
+# further beside its middle; but not where they are next to nothing.
+LOOKS, SMALL, BESIDE, LEAST = 3, 0.8, 0.12, 0.25
 OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
 ENDINGS = ("_overlay.png", ".glb", ".obj", ".json", ".html")
@@ -178,7 +183,8 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
         image: a path, a PIL image, or (H, W, 3) uint8 RGB. EXIF rotation, transparency (laid on
             white), grey, palettes and 16 bits are handled by `read_photo`.
         box: (x0, y0, x1, y1) pixels of the upright photo, around the hand from wrist to
-            fingertips. It may reach beyond the photo's border. None has the hands found.
+            fingertips. It may reach beyond the photo's border. Where it is too large for the hand
+            that is found in it, the network looks again. None has the hands found.
         side: "left", "right", or "auto", which takes the side as which the network itself sees a
             hand the more clearly. With a side and no box, the hands found that look like that side
             are taken; where all look like the other one, the most certain, and it is taken for
@@ -218,15 +224,13 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
         boxes = [box]
     # Shown as both sides at once, unless it is a lone hand of which the side was said.
     sides = SIDES if side == "auto" or len(boxes) > 1 else (side,)
-    hands = []
-    for box in boxes:
-        output = _see(model, photo, box, sides)
-        hands.append((box, output, clearer_side(output.heatmaps[-1]) if sides == SIDES else side))
-    hands = [hand for hand in hands if side in ("auto", hand[2])] or [(*hands[0][:2], side)]
+    looks = [_look(model, photo, box, sides) for box in boxes]
+    chosen = [look for look in looks if side in ("auto", look.side)]
     return [
-        _recovery(model, photo, box, output, sides.index(side), side, path)
-        for box, output, side in hands
-    ]
+        _recovery(model, photo, look.box, look.seen, look.output, sides.index(look.side), look.side,
+                  path)
+        for look in chosen or [looks[0]._replace(side=side)]
+    ]  # fmt: skip
 
 
 def recover_frame(frame, checkpoint=None):
@@ -239,7 +243,53 @@ def recover_frame(frame, checkpoint=None):
     box = (*(center - reach), *(center + reach))
     photo, side = read_photo(frame.image), frame.side
     output = _see(model, photo, box, (side,), all_iterations=True)
-    return _recovery(model, photo, box, output, 0, side, path)
+    return _recovery(model, photo, box, box, output, 0, side, path)
+
+
+class _Look(NamedTuple):
+    """What the network says of a hand in a box."""
+
+    box: tuple[float, float, float, float]  # as it was given or found
+    seen: tuple[float, float, float, float]  # that the network was shown at last
+    output: Output  # a row for each of the sides as which it was shown
+    side: str  # as which it is seen the more clearly
+
+
+def _look(model, photo, box, sides):
+    """See the hand in a box, and again where its joints lie if the box does not fit them.
+
+    The network was trained on boxes that fit their hands. People draw them wider, and the localiser
+    beside the hand: then the first look finds the hand, and another one its fingers.
+    """
+    seen = box
+    for _ in range(LOOKS):
+        output = _see(model, photo, seen, sides)
+        side = clearer_side(output.heatmaps[-1]) if sides == SIDES else sides[0]
+        around = _box_of_joints(output, sides.index(side), side, seen)
+        look = _Look(box, seen, output, side)
+        if _fits(seen, around):
+            break
+        seen = around
+    return look
+
+
+def _box_of_joints(output, row, side, seen):
+    """The box of the joints, pixels, that one row of an `_see` finds in the box it saw."""
+    center, width = _square(seen)
+    flip = [-1 if side == "left" else 1, 1]
+    joints = center + output.estimates[-1].joints_2d[row].double().cpu().numpy() * flip * width / 2
+    return (*joints.min(0).tolist(), *joints.max(0).tolist())
+
+
+def _fits(box, around):
+    """Whether a box fits the joints found in it, or these are so far off that nothing was found.
+
+    A box that is too small fits: the margin of its crop makes up for it.
+    """
+    (centre, width), (middle, extent) = _square(box), _square(around)
+    share, beside = extent / width, np.abs(middle - centre).max() / width * BOX_FACTOR
+    lost = share < LEAST or share > 1 / LEAST or beside > 0.5
+    return lost or (share > SMALL and beside < BESIDE)
 
 
 def _see(model, photo, box, sides, all_iterations=False):
@@ -385,9 +435,9 @@ def _loaded_localiser(path, _, device):
     return load_localiser(path, device)
 
 
-def _recovery(model, photo, box, output, row, side, path):
-    """What one row of an `_see` says, as a `Recovery` of a hand of that side."""
-    center, width = _square(box)
+def _recovery(model, photo, box, seen, output, row, side, path):
+    """What one row of an `_see` says of the box it saw, as a `Recovery` of a hand of that side."""
+    center, width = _square(seen)
     faces = model.hand.faces.cpu().numpy()
     heatmaps = output.heatmaps[-1][row, :NUM_JOINTS].float().cpu().numpy()
     # The network took a left hand for a right one: everything sideways is turned back.

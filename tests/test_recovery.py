@@ -221,6 +221,38 @@ def test_a_box_without_a_side(find):
         assert found.side == side and found.box == pytest.approx(box)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    "box, again",
+    [
+        ((148, 117, 192, 163), 0),  # fits
+        ((90, 60, 250, 220), 1),  # four times as large
+        ((165, 120, 205, 160), 1),  # beside the hand
+        ((155, 125, 185, 155), 0),  # too small, which the margin of a crop makes up for
+        ((0, 0, 300, 240), 0),  # so large that whatever was found is hardly a hand
+    ],
+)
+def test_a_box_that_does_not_fit_is_looked_at_again(tiny_checkpoint, monkeypatch, box, again, side):
+    """The network stands for one that knows where the joints are, whatever box it is shown."""
+    hand, boxes, truly = (150.0, 120.0, 190.0, 160.0), [], recovery._see
+
+    def see(model, photo, box, sides):
+        boxes.append(box)
+        centre, width = recovery._square(box)
+        joints = np.resize(np.reshape(hand, (2, 2)), (21, 2))
+        flat = (joints - centre) / (width / 2) * [-1 if side == "left" else 1, 1]
+        output = truly(model, photo, box, sides)
+        [estimate] = output.estimates
+        return output._replace(estimates=[estimate._replace(joints_2d=torch.tensor(flat)[None])])
+
+    monkeypatch.setattr(recovery, "_see", see)
+    [found] = recover(photo(), box, side, tiny_checkpoint)
+    assert len(boxes) == 1 + again and boxes[0] == box and found.box == box
+    assert boxes[1:] == [pytest.approx(hand)] * again
+    centre, width = recovery._square(boxes[-1])
+    assert found.square == pytest.approx((*centre, width))
+
+
 def test_no_hand_is_no_mesh(tiny_checkpoint, tiny_localiser):
     noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
     with pytest.raises(NoHandError, match="no hand was found; if there is one, give the box"):
