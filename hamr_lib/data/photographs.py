@@ -2,7 +2,7 @@
 
 The Berkeley Segmentation Data Set 500 (research and education use) can be had by anyone and is not
 shipped; `photographs.csv` holds our labels: the joints that can be seen, in pixels, of hands that
-are large and clear enough. They were placed on enlarged crops, to about a twentieth of a hand's
+are large and clear enough. They were placed on enlarged crops, we think to a twentieth of a hand's
 box, and there is no depth. Nothing is trained on them. Photographs given as `BACKGROUNDS` stand
 behind rendered hands, three quarters of them in training; what they show is no label there.
 """
