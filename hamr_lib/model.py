@@ -332,15 +332,19 @@ class HAMR(nn.Module):
         rotation = (
             roma.rotvec_to_rotmat(turn) if self.rotation == "axis_angle" else rotation_from_6d(turn)
         )
+        return self.compose(camera, rotation, pose, betas, mesh)
+
+    def compose(self, camera, rotation, hand_pose, betas, mesh=True):
+        """The `Estimate` that these of its parts make; mesh=False leaves vertices out."""
         vertices = None
         if mesh:
-            vertices, joints = self.hand(betas, rotation, pose)
+            vertices, joints = self.hand(betas, rotation, hand_pose)
             vertices = vertices - joints[:, WRIST, None]
         else:
-            joints = self.hand.skeleton(betas, rotation, pose)
+            joints = self.hand.skeleton(betas, rotation, hand_pose)
         joints = joints - joints[:, WRIST, None]
         flat = project_weak(joints, camera)
-        return Estimate(camera, rotation, pose, betas, vertices, joints, flat)
+        return Estimate(camera, rotation, hand_pose, betas, vertices, joints, flat)
 
     def project(self, raw):
         """Raw numbers (B, N) of one iteration to joints, (B, 21, 2) crop units."""

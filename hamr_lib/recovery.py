@@ -27,9 +27,10 @@ from .errors import HamrError
 from .files import write_aside, write_json
 from .joints import NUM_JOINTS
 from .localiser import SIDES, find_hands, load_localiser, pretrained_localiser
-from .model import Output
+from .model import Estimate, Output
 from .poses import MIRROR
 from .render import rasterize, render
+from .views import add_views, views_size
 
 # Phones take up to 200 million pixels; a file that claims far more is a mistake or a trap.
 LARGEST = 2**28
@@ -226,16 +227,15 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
     sides = SIDES if side == "auto" or len(boxes) > 1 else (side,)
     looks = [_look(model, photo, box, sides) for box in boxes]
     chosen = [look for look in looks if side in ("auto", look.side)]
+    chosen = chosen or [looks[0]._replace(side=side)]
     return [
-        _recovery(model, photo, look.box, look.seen, look.output, sides.index(look.side), look.side,
-                  path)
-        for look in chosen or [looks[0]._replace(side=side)]
-    ]  # fmt: skip
+        _recovery(model, photo, _with_all_views(model, photo, look, sides), path) for look in chosen
+    ]
 
 
 def recover_frame(frame, checkpoint=None):
-    """The labelled hand of a `data.frame.Frame`, from the same crop as in the evaluation, with
-    what was recovered after each `earlier` iteration."""
+    """The labelled hand of a `data.frame.Frame`, from the one crop of the evaluation, with what was
+    recovered after each `earlier` iteration."""
     path = Path(checkpoint) if checkpoint is not None else pretrained()
     model = _model(_loaded_network, path, None)
     center, width = crop_square(frame)
@@ -243,7 +243,7 @@ def recover_frame(frame, checkpoint=None):
     box = (*(center - reach), *(center + reach))
     photo, side = read_photo(frame.image), frame.side
     output = _see(model, photo, box, (side,), all_iterations=True)
-    return _recovery(model, photo, box, box, output, 0, side, path)
+    return _recovery(model, photo, _Look(box, box, output, side), path)
 
 
 class _Look(NamedTuple):
@@ -271,6 +271,21 @@ def _look(model, photo, box, sides):
             break
         seen = around
     return look
+
+
+def _with_all_views(model, photo, look, sides):
+    """A look at the hand as of its side alone, in which all `views.VIEWS` have their say."""
+    row, (center, width) = sides.index(look.side), _square(look.seen)
+    size = views_size(model.image_size)
+    width *= size / model.image_size
+    crop = _cut(photo, center, width, size, mirror=look.side == "left")
+    device = next(model.parameters()).device
+    crop = torch.from_numpy(crop).to(device).permute(2, 0, 1)
+    with torch.inference_mode():
+        last = look.output.estimates[-1]
+        estimate = add_views(model, Estimate(*(part[row : row + 1] for part in last)), crop)
+    maps = [maps[row : row + 1] for maps in look.output.heatmaps]
+    return look._replace(output=Output(maps, [estimate]))
 
 
 def _box_of_joints(output, row, side, seen):
@@ -435,18 +450,19 @@ def _loaded_localiser(path, _, device):
     return load_localiser(path, device)
 
 
-def _recovery(model, photo, box, seen, output, row, side, path):
-    """What one row of an `_see` says of the box it saw, as a `Recovery` of a hand of that side."""
-    center, width = _square(seen)
+def _recovery(model, photo, look, path):
+    """What a `_Look` as of one side says, as a `Recovery`."""
+    output, side = look.output, look.side
+    center, width = _square(look.seen)
     faces = model.hand.faces.cpu().numpy()
-    heatmaps = output.heatmaps[-1][row, :NUM_JOINTS].float().cpu().numpy()
+    heatmaps = output.heatmaps[-1][0, :NUM_JOINTS].float().cpu().numpy()
     # The network took a left hand for a right one: everything sideways is turned back.
     flip = -1.0 if side == "left" else 1.0
     if side == "left":
         faces, heatmaps = faces[:, ::-1], heatmaps[..., ::-1]
 
     def numbers(tensor):
-        return tensor[row].double().cpu().numpy()
+        return tensor[0].double().cpu().numpy()
 
     recoveries = []
     for estimate in output.estimates:
@@ -458,7 +474,7 @@ def _recovery(model, photo, box, seen, output, row, side, path):
         recoveries.append(
             Recovery(
                 side=side,
-                box=box,
+                box=look.box,
                 square=(*center.tolist(), width),
                 joints_2d=camera[0] * joints_3d[:, :2] + camera[1:],
                 joints_3d=joints_3d,

@@ -276,7 +276,34 @@ def test_shapes_and_root(right):
     assert right.earlier == ()  # see test_a_frame_comes_with_its_earlier_iterations
 
 
-def test_a_frame_comes_with_its_earlier_iterations(blobs, tiny_checkpoint):
+@pytest.fixture
+def one_view(monkeypatch):
+    """Photos are seen once, as the evaluation sees its crops."""
+    monkeypatch.setattr(recovery, "add_views", lambda model, estimate, crop: estimate)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_other_views_are_of_the_crop_that_was_seen(tiny_checkpoint, monkeypatch, side):
+    seen, crops, truly = [], [], recovery._see
+
+    def see(model, photo, box, sides):
+        seen.append(recovery._crop(model, photo, box, side))
+        return truly(model, photo, box, sides)
+
+    def add_views(model, estimate, crop):
+        crops.append(crop)
+        return estimate
+
+    monkeypatch.setattr(recovery, "_see", see)
+    monkeypatch.setattr(recovery, "add_views", add_views)
+    recover(photo(), BOX, side, tiny_checkpoint)
+    [crop], size = crops, seen[-1].shape[-1]
+    edge = (crop.shape[-1] - size) // 2
+    middle = crop[None, :, edge : edge + size, edge : edge + size].float() / 255
+    assert edge > 0 and (middle - seen[-1]).abs().max() < 1.5 / 255
+
+
+def test_a_frame_comes_with_its_earlier_iterations(blobs, tiny_checkpoint, one_view):
     frame = RHD(blobs, "evaluation")[0]
     found = recover_frame(frame, tiny_checkpoint)
     [before] = found.earlier  # the smoke profile iterates twice
@@ -285,7 +312,7 @@ def test_a_frame_comes_with_its_earlier_iterations(blobs, tiny_checkpoint):
     np.testing.assert_allclose(found.vertices, same.vertices, atol=1e-6)
 
 
-def test_the_start_estimate_lies_in_the_middle_of_the_box(tiny_checkpoint, tmp_path):
+def test_the_start_estimate_lies_in_the_middle_of_the_box(tiny_checkpoint, tmp_path, one_view):
     """A network that regresses nothing says where it starts: the wrist in the middle."""
     content = torch.load(tiny_checkpoint, weights_only=True)
     content["state_dict"]["regression.layers.6.weight"].zero_()

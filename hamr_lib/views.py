@@ -1,0 +1,78 @@
+"""A hand seen several ways, which is seen better: what a network says of turned and scaled crops.
+
+A crop that is turned a little, drawn nearer or from further away shows the same hand, and the
+network errs about each in another way. Turned back, the means of its numbers are those of one hand,
+and its mesh follows from them. The paper has nothing of this, so the evaluation sees every crop
+once; `recover` looks at a photo's hand in all of these ways.
+"""
+
+import dataclasses
+
+import roma
+import torch
+
+from .augment import warp
+from .data.crops import stored_size
+from .settings import Augment
+
+# Enlargement, and degrees clockwise as seen, of the views beside the crop itself.
+VIEWS = ((1.11, 12.0), (0.89, -12.0))
+
+
+def views_size(image_size):
+    """Pixels a side of a crop that holds all views of its middle `image_size` pixels."""
+    scale = min(scale for scale, _ in VIEWS), max(scale for scale, _ in VIEWS)
+    turn = max(abs(angle) for _, angle in VIEWS)
+    reach = dataclasses.replace(Augment(), scale=scale, rotation=turn, shift=0.0)
+    return stored_size(image_size, reach)
+
+
+def add_views(network, estimate, crop):
+    """What a network says of a hand from all views.
+
+    Args:
+        network: `model.HAMR` with a mesh.
+        estimate: `model.Estimate` (1, ...) of the crop itself.
+        crop: (3, S, S) uint8, S = views_size(network.image_size), whose middle it was.
+
+    Returns:
+        `model.Estimate` (1, ...), in the crop's own frame.
+    """
+    scale, degrees = torch.tensor(VIEWS, device=crop.device).unbind(1)
+    angle, count = torch.deg2rad(degrees), len(VIEWS)
+    nothing = crop.new_zeros(count, 21, 3).float()
+    batch = {
+        "image": crop.expand(count, -1, -1, -1),
+        "mask": crop[:1].expand(count, -1, -1),
+        "joints_2d": nothing[..., :2],
+        "joints_3d": nothing,
+    }
+    images = warp(batch, scale, angle, scale.new_zeros(count, 2), network.image_size)["image"]
+    turned = turned_back(network(images).estimates[-1], scale, angle)
+    parts = [torch.cat([getattr(estimate, name), numbers]) for name, numbers in turned.items()]
+    camera, rotation, hand_pose, betas = (part.mean(0, keepdim=True) for part in parts)
+    # The mean of rotations is no rotation; the one nearest to it is what is meant.
+    return network.compose(camera, roma.special_procrustes(rotation), hand_pose, betas)
+
+
+def turned_back(estimate, scale, angle):
+    """Estimates (V, ...) of crops warped by `augment.warp` as they are of the crops unwarped.
+
+    Args:
+        scale, angle: (V,) enlargement and radians, as `warp` takes them.
+
+    Returns:
+        dict of camera (V, 3), rotation (V, 3, 3), hand_pose and betas (V, ...).
+    """
+    axis = torch.zeros(len(angle), 3, device=angle.device)
+    axis[:, 2] = -angle
+    back = roma.rotvec_to_rotmat(axis)
+    # A joint x of the crop lies at scale * turn * x of the warped one.
+    offset = (back[:, :2, :2] @ estimate.camera[:, 1:, None])[..., 0]
+    camera = torch.cat([estimate.camera[:, :1], offset], dim=1) / scale[:, None]
+    return {
+        "camera": camera,
+        "rotation": back @ estimate.rotation,
+        "hand_pose": estimate.hand_pose,
+        "betas": estimate.betas,
+    }
