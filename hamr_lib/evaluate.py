@@ -37,12 +37,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import metrics
 from .augment import centre_crop
 from .camera import crop_to_pixels
+from .checkpoint import load_model
 from .data import photographs
 from .data.crops import BOX_FACTOR, EvenBatches, load_crops
 from .errors import HamrError
 from .files import commit, write_aside, write_json
 from .joints import WRIST
 from .model import heatmap_peaks
+from .recovery import frame_box, recover
 from .render import silhouette
 
 COLUMNS = [
@@ -102,6 +104,7 @@ METRICS = {
     "auc_2d_heatmaps": "2-D PCK AUC, heat maps",
     "auc_2d_box": "2-D PCK AUC, of the box",
     "auc_2d_box_heatmaps": "2-D PCK AUC, of the box, heat maps",
+    "auc_2d_box_recover": "2-D PCK AUC, of the box, recover",
     "epe_2d": "mean 2-D error (px)",
     "miou": "mIoU",
     "miou_classes": "mIoU, hand and background",
@@ -514,14 +517,15 @@ def evaluate_network(model, settings, folder, sets):
     )  # fmt: skip
 
 
-def evaluate_photographs(model, settings, folder):
+def evaluate_photographs(checkpoint, folder):
     """Score a network on the hands of photographs (`data.photographs`), where these are there.
 
     A joint's error is told as a share of the longer side of its hand's box: that of the labelled
-    joints, from which the crop is cut as for any other set.
+    joints, from which the crop is cut as for any other set. Told are the network's mesh and maps,
+    and the mesh of `recovery.recover`, which is given that box and the side.
 
     Args:
-        model, settings: as for `evaluate_network`.
+        checkpoint: path of the network.
         folder: the run's, into which photographs.csv is written.
 
     Returns:
@@ -530,6 +534,7 @@ def evaluate_photographs(model, settings, folder):
     paths = photographs.find_photographs()
     if not paths:
         return None
+    model, settings = load_model(checkpoint, best_device())
     frames = photographs.Photographs(paths)
     files = sorted((str(path), path.stat().st_mtime_ns) for path in paths.values())
     identity = [photographs.LABELS.read_text(), files]
@@ -545,6 +550,10 @@ def evaluate_photographs(model, settings, folder):
     thresholds = metrics.THRESHOLDS[metrics.BOXES.thresholds]
     for metric, points in (("auc_2d_box", "pixels"), ("auc_2d_box_heatmaps", "peak_pixels")):
         rows.add(metric, metrics.BOXES.name, [_areas(errors_2d(run, points) / boxes, thresholds)])
+    found = [recover(f.image, frame_box(f), f.side, checkpoint)[0] for f in frames]
+    run["recovered_pixels"] = np.stack([recovery.joints_2d for recovery in found])
+    errors = errors_2d(run, "recovered_pixels") / boxes
+    rows.add("auc_2d_box_recover", metrics.BOXES.name, [_areas(errors, thresholds)])
     return write_rows(Path(folder) / "photographs.csv", rows.table())
 
 

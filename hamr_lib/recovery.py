@@ -25,6 +25,7 @@ from .data.crops import BOX_FACTOR, crop_square, cut
 from .draw import draw_skeleton
 from .errors import HamrError
 from .files import write_aside, write_json
+from .fitting import fit
 from .joints import NUM_JOINTS
 from .localiser import SIDES, find_hands, load_localiser, pretrained_localiser
 from .model import Estimate, Output
@@ -228,9 +229,7 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
     looks = [_look(model, photo, box, sides) for box in boxes]
     chosen = [look for look in looks if side in ("auto", look.side)]
     chosen = chosen or [looks[0]._replace(side=side)]
-    return [
-        _recovery(model, photo, _with_all_views(model, photo, look, sides), path) for look in chosen
-    ]
+    return [_recovery(model, photo, _fitted(model, photo, look, sides), path) for look in chosen]
 
 
 def recover_frame(frame, checkpoint=None):
@@ -238,12 +237,17 @@ def recover_frame(frame, checkpoint=None):
     recovered after each `earlier` iteration."""
     path = Path(checkpoint) if checkpoint is not None else pretrained()
     model = _model(_loaded_network, path, None)
-    center, width = crop_square(frame)
-    reach = width / BOX_FACTOR / 2
-    box = (*(center - reach), *(center + reach))
+    box = frame_box(frame)
     photo, side = read_photo(frame.image), frame.side
     output = _see(model, photo, box, (side,), all_iterations=True)
     return _recovery(model, photo, _Look(box, box, output, side), path)
+
+
+def frame_box(frame):
+    """The square box (x0, y0, x1, y1), pixels, whose crop is that of a labelled frame."""
+    center, width = crop_square(frame)
+    reach = width / BOX_FACTOR / 2
+    return (*(center - reach), *(center + reach))
 
 
 class _Look(NamedTuple):
@@ -273,19 +277,22 @@ def _look(model, photo, box, sides):
     return look
 
 
-def _with_all_views(model, photo, look, sides):
-    """A look at the hand as of its side alone, in which all `views.VIEWS` have their say."""
+def _fitted(model, photo, look, sides):
+    """A look at the hand as of its side alone, in which all `views.VIEWS` have their say, and which
+    is laid onto the maps of them all."""
     row, (center, width) = sides.index(look.side), _square(look.seen)
     size = views_size(model.image_size)
     width *= size / model.image_size
     crop = _cut(photo, center, width, size, mirror=look.side == "left")
     device = next(model.parameters()).device
     crop = torch.from_numpy(crop).to(device).permute(2, 0, 1)
-    with torch.inference_mode():
-        last = look.output.estimates[-1]
-        estimate = add_views(model, Estimate(*(part[row : row + 1] for part in last)), crop)
-    maps = [maps[row : row + 1] for maps in look.output.heatmaps]
-    return look._replace(output=Output(maps, [estimate]))
+    output = Output(
+        [maps[row : row + 1] for maps in look.output.heatmaps],
+        [Estimate(*(part[row : row + 1] for part in look.output.estimates[-1]))],
+    )
+    with torch.no_grad():
+        estimate = fit(model, *add_views(model, output, crop))
+    return look._replace(output=output._replace(estimates=[estimate]))
 
 
 def _box_of_joints(output, row, side, seen):
@@ -310,7 +317,7 @@ def _fits(box, around):
 def _see(model, photo, box, sides, all_iterations=False):
     """`model.Output` of a hand in a photo: one row for each of the sides as which it is shown."""
     crops = torch.cat([_crop(model, photo, box, side) for side in sides])
-    with torch.inference_mode():
+    with torch.no_grad():
         return model(crops, all_iterations)
 
 

@@ -2,8 +2,8 @@
 
 A crop that is turned a little, drawn nearer or from further away shows the same hand, and the
 network errs about each in another way. Turned back, the means of its numbers are those of one hand,
-and its mesh follows from them. The paper has nothing of this, so the evaluation sees every crop
-once; `recover` looks at a photo's hand in all of these ways.
+and so are the means of where its maps see the joints. The paper has nothing of this, so the
+evaluation sees every crop once; `recover` looks at a photo's hand in all of these ways.
 """
 
 import dataclasses
@@ -12,7 +12,9 @@ import roma
 import torch
 
 from .augment import warp
+from .camera import rotate_in_plane
 from .data.crops import stored_size
+from .fitting import LEAST, read_maps
 from .settings import Augment
 
 # Enlargement, and degrees clockwise as seen, of the views beside the crop itself.
@@ -27,16 +29,17 @@ def views_size(image_size):
     return stored_size(image_size, reach)
 
 
-def add_views(network, estimate, crop):
+def add_views(network, output, crop):
     """What a network says of a hand from all views.
 
     Args:
         network: `model.HAMR` with a mesh.
-        estimate: `model.Estimate` (1, ...) of the crop itself.
+        output: `model.Output` of the crop itself, of one image.
         crop: (3, S, S) uint8, S = views_size(network.image_size), whose middle it was.
 
     Returns:
-        `model.Estimate` (1, ...), in the crop's own frame.
+        In the crop's own frame: the `model.Estimate` (1, ...), and points (1, 21, 2) and variances
+        (1, 21) of the maps, as `fitting.fit` takes them.
     """
     scale, degrees = torch.tensor(VIEWS, device=crop.device).unbind(1)
     angle, count = torch.deg2rad(degrees), len(VIEWS)
@@ -48,11 +51,25 @@ def add_views(network, estimate, crop):
         "joints_3d": nothing,
     }
     images = warp(batch, scale, angle, scale.new_zeros(count, 2), network.image_size)["image"]
-    turned = turned_back(network(images).estimates[-1], scale, angle)
+    seen = network(images)
+    turned, estimate = turned_back(seen.estimates[-1], scale, angle), output.estimates[-1]
     parts = [torch.cat([getattr(estimate, name), numbers]) for name, numbers in turned.items()]
     camera, rotation, hand_pose, betas = (part.mean(0, keepdim=True) for part in parts)
     # The mean of rotations is no rotation; the one nearest to it is what is meant.
-    return network.compose(camera, roma.special_procrustes(rotation), hand_pose, betas)
+    estimate = network.compose(camera, roma.special_procrustes(rotation), hand_pose, betas)
+
+    points, variance = read_maps(torch.cat([output.heatmaps[-1], seen.heatmaps[-1]]))
+    points = torch.cat([points[:1], points_back(points[1:], scale, angle)])
+    variance = torch.cat([variance[:1], variance[1:] / scale[:, None] ** 2])
+    share = 1 / (variance + LEAST**2)
+    points = (share[..., None] * points).sum(0) / share.sum(0)[:, None]
+    # Views of one picture err alike: many of them are no surer than one.
+    return estimate, points[None], (1 / share.mean(0) - LEAST**2)[None]
+
+
+def points_back(points, scale, angle):
+    """Points (V, N, 2) of crops warped by `augment.warp` as they lie in the crops unwarped."""
+    return rotate_in_plane(points, -angle) / scale[:, None, None]
 
 
 def turned_back(estimate, scale, angle):

@@ -1,5 +1,7 @@
 """Hands in photographs: the labels we keep, and what is made of them."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -57,7 +59,7 @@ def test_hands_become_frames(folder):
 
 def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpoint, monkeypatch):
     """A tenth of the box beside every label is right from 0.1 to 0.3 of 0 to 0.3: two thirds."""
-    model, settings = load_model(tiny_checkpoint)
+    _, settings = load_model(tiny_checkpoint)
     frames = photographs.Photographs(photographs.find_photographs("nowhere"))
     crops = load_crops(frames, "test", settings.model.image_size, cache=tmp_path / "cache")
     # A box is 1 / BOX_FACTOR of its crop, which is two units wide.
@@ -66,10 +68,22 @@ def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpo
     answer = {"joints_2d": beside, "peaks_2d": far}
     monkeypatch.setattr(evaluate, "load_crops", lambda *args, **named: crops)
     monkeypatch.setattr(evaluate, "network_estimator", lambda *args: lambda image: answer)
-    rows = evaluate.evaluate_photographs(model, settings, tmp_path / "runs" / "main")
+    recovered = iter(frames)
+
+    def recover(image, box, side, checkpoint):
+        frame = next(recovered)
+        assert (image == frame.image).all() and side == frame.side and checkpoint == tiny_checkpoint
+        x0, y0, x1, y1 = box
+        joints = frame.joints_2d + [0, (x1 - x0) / 5]  # a fifth of the box below
+        assert np.nanmin(joints, 0)[0] >= x0 and x1 - x0 == pytest.approx(y1 - y0)
+        return [SimpleNamespace(joints_2d=np.nan_to_num(joints))]
+
+    monkeypatch.setattr(evaluate, "recover", recover)
+    rows = evaluate.evaluate_photographs(tiny_checkpoint, tmp_path / "runs" / "main")
     rows = rows.set_index("metric")
     # The step from 0.09 or to 0.11 may count by half, as a tenth is or is not within a tenth.
     assert rows.value["auc_2d_box"] == pytest.approx(2 / 3, abs=0.005 / 0.3 + 1e-6)
+    assert rows.value["auc_2d_box_recover"] == pytest.approx(1 / 3, abs=0.005 / 0.3 + 1e-6)
     assert rows.value["auc_2d_box_heatmaps"] == 0 and (rows.n == 20).all()
     assert (rows.dataset == "BSDS500 hands").all() and (rows.source == "measured").all()
     shown = tables.photographs(tmp_path)
@@ -79,8 +93,7 @@ def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpo
 
 def test_without_photographs_there_is_no_score(tmp_path, tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(photographs, "find_photographs", dict)
-    model, settings = load_model(tiny_checkpoint)
-    assert evaluate.evaluate_photographs(model, settings, tmp_path) is None
+    assert evaluate.evaluate_photographs(tiny_checkpoint, tmp_path) is None
     assert not list(tmp_path.iterdir())
 
 

@@ -278,8 +278,9 @@ def test_shapes_and_root(right):
 
 @pytest.fixture
 def one_view(monkeypatch):
-    """Photos are seen once, as the evaluation sees its crops."""
-    monkeypatch.setattr(recovery, "add_views", lambda model, estimate, crop: estimate)
+    """Photos are seen once and nothing is fitted, as the evaluation sees its crops."""
+    monkeypatch.setattr(recovery, "add_views", lambda model, output, crop: output.estimates)
+    monkeypatch.setattr(recovery, "fit", lambda model, estimate: estimate)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -290,11 +291,12 @@ def test_other_views_are_of_the_crop_that_was_seen(tiny_checkpoint, monkeypatch,
         seen.append(recovery._crop(model, photo, box, side))
         return truly(model, photo, box, sides)
 
-    def add_views(model, estimate, crop):
+    def add_views(model, output, crop):
         crops.append(crop)
-        return estimate
+        return output.estimates
 
     monkeypatch.setattr(recovery, "_see", see)
+    monkeypatch.setattr(recovery, "fit", lambda model, estimate: estimate)
     monkeypatch.setattr(recovery, "add_views", add_views)
     recover(photo(), BOX, side, tiny_checkpoint)
     [crop], size = crops, seen[-1].shape[-1]

@@ -7,8 +7,8 @@ from tiny import TinyHand, tiny_settings
 
 from hamr_lib.augment import warp
 from hamr_lib.camera import project_weak
-from hamr_lib.model import HAMR
-from hamr_lib.views import VIEWS, add_views, turned_back, views_size
+from hamr_lib.model import HAMR, Output
+from hamr_lib.views import VIEWS, add_views, points_back, turned_back, views_size
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,17 @@ def test_warped_estimates_are_turned_back(network):
     torch.testing.assert_close(flat, truth.joints_2d, atol=1e-4, rtol=0)
 
 
+def maps_of(points, size=64, variance=2.5):
+    """Logits (B, 21, size, size) of Gaussians about points (B, 21, 2) crop units."""
+    at = ((points + 1) * size - 1) / 2
+    pixels = torch.arange(size)
+    x, y = (pixels - at[..., None]).square().unbind(2)  # (B, 21, size) each
+    return -(x[..., None, :] + y[..., None]) / (2 * variance)
+
+
 def test_views_that_agree_change_nothing_and_others_are_averaged(network, monkeypatch):
     truth, other = estimates(network, 1), estimates(network, 1, seed=1)
+    own = Output([maps_of(truth.joints_2d)], [truth])
     scale, degrees = torch.tensor(VIEWS).unbind(1)
     angle = torch.deg2rad(degrees)
     size = views_size(32)
@@ -65,19 +74,37 @@ def test_views_that_agree_change_nothing_and_others_are_averaged(network, monkey
 
     def says(estimate):
         answer = warped(network, estimate, scale, angle)
-        return lambda images: type("Answer", (), {"estimates": [answer]})
+        return lambda images: Output([maps_of(answer.joints_2d)], [answer])
 
+    inside = truth.joints_2d[0].abs().amax(1) < 0.6  # where every view's maps hold the joint
+    assert inside.sum() > 10
     monkeypatch.setattr(network, "forward", says(truth))
-    same = add_views(network, truth, crop)
+    same, points, variance = add_views(network, own, crop)
     torch.testing.assert_close(same.vertices, truth.vertices, atol=1e-4, rtol=0)
     torch.testing.assert_close(same.joints_2d, truth.joints_2d, atol=1e-4, rtol=0)
+    torch.testing.assert_close(points[:, inside], truth.joints_2d[:, inside], atol=1e-3, rtol=0)
+    # A view twice as near has a map of half the spread: about that of the crop's own is left.
+    expected = 2.5 * (2 / 64) ** 2
+    torch.testing.assert_close(variance[:, inside], torch.full_like(variance[:, inside], expected),
+                               atol=0, rtol=0.1)  # fmt: skip
     monkeypatch.setattr(network, "forward", says(other))
-    mixed = add_views(network, truth, crop)
+    mixed, points, _ = add_views(network, own, crop)
     share = len(VIEWS) / (1 + len(VIEWS))
     for name in ("camera", "betas", "hand_pose"):
         expected = torch.lerp(getattr(truth, name), getattr(other, name), share)
         torch.testing.assert_close(getattr(mixed, name), expected, atol=1e-4, rtol=0)
     assert torch.linalg.det(mixed.rotation).item() == pytest.approx(1, abs=1e-5)
+    both = inside & (other.joints_2d[0].abs().amax(1) < 0.6)
+    expected = torch.lerp(truth.joints_2d, other.joints_2d, share)
+    torch.testing.assert_close(points[:, both], expected[:, both], atol=0.02, rtol=0)
+
+
+def test_points_are_turned_back(network):
+    truth = estimates(network, 1)
+    scale, angle = torch.tensor([1.0, 1.3, 0.7]), torch.tensor([0.0, 0.6, -1.1])
+    moved = warped(network, truth, scale, angle).joints_2d
+    expected = truth.joints_2d.expand(3, -1, -1)
+    torch.testing.assert_close(points_back(moved, scale, angle), expected, atol=1e-4, rtol=0)
 
 
 def test_all_views_lie_within_the_crop(network, monkeypatch):
@@ -86,8 +113,12 @@ def test_all_views_lie_within_the_crop(network, monkeypatch):
     truth = estimates(network, 1)
     answer = warped(network, truth, *(n for n in torch.tensor(VIEWS).unbind(1)))
     monkeypatch.setattr(network, "forward", lambda images: (
-        seen.append(images), type("Answer", (), {"estimates": [answer]}))[1])  # fmt: skip
-    add_views(network, truth, torch.full((3, size, size), 255, dtype=torch.uint8))
+        seen.append(images), Output([maps_of(answer.joints_2d)], [answer]))[1])  # fmt: skip
+    add_views(
+        network,
+        Output([maps_of(truth.joints_2d)], [truth]),
+        torch.full((3, size, size), 255, dtype=torch.uint8),
+    )
     assert seen[0].shape == (len(VIEWS), 3, 32, 32) and seen[0].min() > 0.999
     turn = math.radians(max(abs(degrees) for _, degrees in VIEWS))
     farthest = (math.cos(turn) + math.sin(turn)) / min(scale for scale, _ in VIEWS)
