@@ -191,14 +191,13 @@ def _record(profile, out, seconds):
     step = str(out.resolve().relative_to(folder).with_suffix(""))
     write_json(
         folder / "steps" / f"{step.replace('/', '.')}.json",
-        {"step": step, "seconds": round(seconds, 1), "commit": commit()},
+        {"step": step, "seconds": round(seconds, 1), "commit": commit(), "machine": machine()},
     )
     write_json(
         folder / "run.json",
         {
             "profile": profile,
             "settings": load_settings(profile).to_dict(),
-            "machine": machine(),
             "versions": versions(),
             "steps": [read_json(path) for path in sorted((folder / "steps").glob("*.json"))],
         },

@@ -55,6 +55,7 @@ def test_a_notebook_runs_with_its_parameters_and_is_timed(one_notebook):
     assert cells[-1].outputs[0].text == "profile is smoke\n"
     run = json.loads((out.parent / "run.json").read_text())
     assert [step["step"] for step in run["steps"]] == ["99_probe"]
+    assert run["steps"][0]["machine"] == study.machine()
     assert run["settings"] == load_settings("smoke").to_dict()
 
 
