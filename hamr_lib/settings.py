@@ -363,7 +363,7 @@ def load_comparison(profile, method):
     """
     check_methods((method,), f"method={method!r}")
     budget = _budget(profile, "full", "comparison_steps")
-    return load_settings(profile, train__start="", **budget)  # all begin anew
+    return load_settings(profile, train__start="", train__settle=False, **budget)  # all begin anew
 
 
 def _budget(profile, variant, name):

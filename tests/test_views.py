@@ -83,7 +83,8 @@ def test_views_that_agree_change_nothing_and_others_are_averaged(network, monkey
     torch.testing.assert_close(same.vertices, truth.vertices, atol=1e-4, rtol=0)
     torch.testing.assert_close(same.joints_2d, truth.joints_2d, atol=1e-4, rtol=0)
     torch.testing.assert_close(points[:, inside], truth.joints_2d[:, inside], atol=1e-3, rtol=0)
-    # A view twice as near has a map of half the spread: about that of the crop's own is left.
+    # Each view's maps are as wide in its own crop. Drawn back, the nearer view's are narrower and
+    # the farther one's wider, so that the mean is about as wide as the crop's own.
     expected = 2.5 * (2 / 64) ** 2
     torch.testing.assert_close(variance[:, inside], torch.full_like(variance[:, inside], expected),
                                atol=0, rtol=0.1)  # fmt: skip
