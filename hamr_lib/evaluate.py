@@ -80,8 +80,6 @@ LABELS = {
     "rmsprop": "RMSprop",
     "stacks-2": "2 stacks",
     "anew": "begun anew",
-    "stacks-1": "1 stack",
-    "unsettled": "stem not settled",
     "no-occlusion": "without patches before hands",
     "no-coarse": "without coarse copies",
     "paper-scale": "the paper's range of scales",

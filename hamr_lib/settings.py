@@ -147,9 +147,6 @@ class Train:
     seed: int = 0
     # The network to begin from, in place of a new one: a checkpoint's path in the project.
     start: str = ""
-    # Leave the pretrained stem's depthwise kernels and statistics as that network has them, which
-    # spares a sixth of a step.
-    settle: bool = False
     lift_steps: int = 0  # before the first image, on places of joints alone (see lifting.py)
     lift_beside: int = 0  # hands lifted beside each batch of images
     steps: int = 200000
@@ -272,8 +269,6 @@ VARIANTS = {
     },
     "stacks-2": {"model.stacks": 2},
     "anew": {"train.start": ""},
-    "stacks-1": {"model.stacks": 1},
-    "unsettled": {"train.settle": False},
     "no-occlusion": {"augment.occlusion": 0.0},
     "no-coarse": {"augment.coarse": 0.0},
     "paper-scale": {"augment.scale": Augment.scale},
@@ -363,7 +358,7 @@ def load_comparison(profile, method):
     """
     check_methods((method,), f"method={method!r}")
     budget = _budget(profile, "full", "comparison_steps")
-    return load_settings(profile, train__start="", train__settle=False, **budget)  # all begin anew
+    return load_settings(profile, train__start="", **budget)  # all begin anew
 
 
 def _budget(profile, variant, name):

@@ -30,7 +30,6 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from . import checkpoint
 from .augment import augment, centre_crop
-from .backbone import PretrainedStem
 from .data.crops import EvenBatches, StepBatches
 from .errors import HamrError
 from .files import ROOT, digest, write_aside
@@ -64,16 +63,7 @@ class Task:
 
     def build(self, settings, hand, crops):
         """The network, newly drawn: a module of images (B, 3, S, S). `crops` it will train on."""
-        network = HAMR(settings.model, hand)
-        if settings.train.settle:
-            stem = network.pose_module.stem
-            if not isinstance(stem, PretrainedStem):
-                raise HamrError(
-                    f"train.settle=True: expected a pretrained stem, model.stem is "
-                    f"{settings.model.stem!r}"
-                )
-            stem.settle()
-        return network
+        return HAMR(settings.model, hand)
 
     def prepare(self, network, settings):
         """What a new network learns before its first image."""
@@ -109,10 +99,6 @@ class Task:
 def begin_from(start, network, settings):
     """Fill a new network with the weights of a checkpoint of HAMR, `train.start`.
 
-    It may have fewer stacks. Each one more is then a copy of its last, and is handed nothing but
-    what that one saw (its join is zero), so that the network begins by saying what the old one
-    says.
-
     Raises:
         HamrError: for a file that is no such checkpoint, or of a network with other settings.
     """
@@ -120,20 +106,10 @@ def begin_from(start, network, settings):
     content = checkpoint.read(path)
     checkpoint.check_task(path, content["hamr"], Task.name)
     checkpoint.check_hand(path, content["hamr"], network.hand)
-    theirs = from_dict(content["hamr"]["settings"], source=f"{path}: settings").model
-    ours = settings.model
-    if theirs.stacks > ours.stacks or dataclasses.replace(theirs, stacks=ours.stacks) != ours:
-        raise HamrError(f"train.start={start} is of {theirs}, expected {ours}, or fewer stacks")
-    state = checkpoint.model_state(content)
-    for stack in range(theirs.stacks, ours.stacks):
-        for name in ("hourglasses", "features", "maps"):
-            last = f"pose_module.{name}.{theirs.stacks - 1}."
-            copy = {k.removeprefix(last): v for k, v in state.items() if k.startswith(last)}
-            state |= {f"pose_module.{name}.{stack}.{k}": v for k, v in copy.items()}
-        join = f"pose_module.join.{stack - 1}."
-        for name, value in network.pose_module.join[stack - 1].state_dict().items():
-            state[join + name] = torch.zeros_like(value)
-    checkpoint.load_state(path, network, state)
+    theirs = from_dict(content["hamr"]["settings"], source=f"{path}: settings")
+    if theirs.model != settings.model:
+        raise HamrError(f"train.start={start} is of {theirs.model}, expected {settings.model}")
+    checkpoint.load_state(path, network, checkpoint.model_state(content))
 
 
 def joints_error(joints_3d, batch):

@@ -89,7 +89,7 @@ def test_an_ablation_is_lifted_for_as_long_as_the_study_says(tmp_path):
     assert load_comparison(path, "hamr").train.lift_steps == 7
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "long", "photos", "refined", "gpu", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "long", "photos", "gpu", "paper"])
 def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
     runs = load_run(profile), load_run(profile, "full-s0"), load_comparison(profile, "hamr")
     for run in runs:
@@ -99,9 +99,7 @@ def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
 def test_a_comparison_begins_anew_and_an_ablation_where_the_profile_does():
     assert load_run("photos", "no-coarse-s1").train.start == load_settings("photos").train.start
     assert load_run("photos", "anew-s1").train.start == ""
-    assert load_run("refined", "unsettled-s1").train.start == load_settings("refined").train.start
-    method = load_comparison("refined", "hamr").train
-    assert method.start == "" and not method.settle
+    assert load_comparison("photos", "hamr").train.start == ""
 
 
 def test_a_profile_says_what_differs_from_its_base(tmp_path):

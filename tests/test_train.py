@@ -340,30 +340,6 @@ def test_a_run_begins_from_the_network_that_it_names(unbroken):
         train.Task().prepare(network, tiny_settings(start="none.ckpt"))
 
 
-def test_a_run_that_begins_with_more_stacks_begins_by_saying_the_same(unbroken):
-    path = unbroken[0] / "checkpoints" / "best.ckpt"
-    settings = tiny_settings(start=str(path))
-    few = HAMR(settings.model, TinyHand())
-    train.Task().prepare(few, settings)
-    more = dataclasses.replace(settings.model, stacks=settings.model.stacks + 2)
-    many = HAMR(more, TinyHand())
-    train.Task().prepare(many, dataclasses.replace(settings, model=more))
-    image = torch.rand(2, 3, few.image_size, few.image_size)
-    with torch.no_grad():
-        before, after = few.eval()(image), many.eval()(image)
-    assert torch.equal(before.estimates[-1].vertices, after.estimates[-1].vertices)
-    for maps in after.heatmaps[len(before.heatmaps) :]:
-        assert torch.equal(maps, before.heatmaps[-1])
-    many(image).heatmaps[-1].square().mean().backward()
-    assert many.pose_module.join[-1].weight.grad.abs().max() > 0  # from zero it still learns
-
-
-def test_only_a_pretrained_stem_is_settled():
-    settings = tiny_settings(settle=True)
-    with pytest.raises(HamrError, match="settle=True: expected a pretrained stem.*'convolutions'"):
-        train.Task().build(settings, TinyHand(), None)
-
-
 def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypatch):
     for name in ("lift_steps", "lift_beside"):
         with pytest.raises(HamrError, match=f"{name}=2: expected 0 where model.places is off"):
