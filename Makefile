@@ -20,8 +20,8 @@ INSTALLED := $(VENV)/.hamr-installed
 UV := uv==0.13.9
 
 # A training step asks for the same hundreds of megabytes again and again. glibc would give them back
-# in between and clear every page anew, some 8 % of a step's time. Kept, in huge pages, they cost 3 %
-# more memory. Other C libraries do not look at this.
+# in between and clear every page anew, some 8 % of a step's time. Kept, in huge pages, they cost up to
+# 3 % more memory. Other C libraries do not look at this.
 MALLOC := glibc.malloc
 export GLIBC_TUNABLES ?= $(MALLOC).mmap_threshold=1073741824:$(MALLOC).trim_threshold=4294967296:$(MALLOC).top_pad=268435456:$(MALLOC).hugetlb=1
 
