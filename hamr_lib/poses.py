@@ -410,25 +410,36 @@ def blend(a, b, t):
     return a + np.asarray(t)[..., None] * (b - a)
 
 
-def sample_poses(rng, n):
-    """Poses of a lively hand.
+def sample_poses(rng, n, resting=0.0):
+    """Poses of a lively hand, or of one at rest.
 
-    40 % are named gestures (flat, open and relaxed hands three times as often as others), 30 % lie
-    between two of them, each with noise that the fingers partly share; 30 % are free: every finger
-    curls by an amount correlated with its neighbours', its last joint following the middle one by
-    two thirds as tendons make it. All respect `limit`, and poses in which the hand runs into
-    itself (`overlap`) are drawn again.
+    A share of `resting` are as hands lie, hang and hold while nobody poses them: the fingers side
+    by side and bent alike, the thumb along them or hidden before the palm. Of the others, 40 % are
+    named gestures (flat, open and relaxed hands three times as often as others), 30 % lie between
+    two of them, each with noise that the fingers partly share; 30 % are free: every finger curls
+    by an amount correlated with its neighbours', its last joint following the middle one by two
+    thirds as tendons make it. All respect `limit`, and poses in which the hand runs into itself
+    (`overlap`) are drawn again.
 
     Args:
         rng: numpy Generator; the same state gives the same poses.
         n: how many.
+        resting: share of hands at rest.
 
     Returns:
         (n, 22) radians, in the order of `ANGLES`.
+
+    Raises:
+        HamrError: for a share outside [0, 1].
     """
+    if not 0 <= resting <= 1:
+        raise HamrError(f"resting={resting!r}: expected a share from 0 to 1")
     poses = np.empty((0, len(ANGLES)))
     while len(poses) < n:
         drawn = _draw(rng, max(32, 2 * (n - len(poses))))
+        if resting:
+            rests = rng.uniform(size=(len(drawn), 1)) < resting
+            drawn = np.where(rests, _draw_resting(rng, len(drawn)), drawn)
         poses = np.concatenate([poses, drawn[overlap(drawn) <= 0]])
     return poses[:n]
 
@@ -480,6 +491,31 @@ def _draw_free(rng, n):
     angles[:, 4] = rng.normal(0, np.radians(4), size=n)
     angles[:, 5] = np.radians(-18 + 85 * middle[:, 0])
     return angles
+
+
+# Where the thumb of a hand at rest may be, degrees and their deviations: beside the index finger,
+# before the palm, and loosely away from both.
+_THUMB_AT_REST = np.array(
+    [(12, 12, 8, 8, 2, 12), (14, 44, 34, 28, 4, 26), (36, 32, 28, 10, 3, 16)], dtype=float
+)
+_THUMB_MOVES = np.array([(8, 8, 8, 8, 4, 12), (8, 9, 9, 14, 4, 18), (10, 10, 9, 9, 4, 12)])
+
+
+def _draw_resting(rng, n):
+    # Rather straight than bent, and all fingers nearly alike, each a little more than the last.
+    curl = rng.beta(1.2, 1.8, size=(n, 1))
+    middle = (curl + rng.normal(0, 0.15, size=(n, 1))).clip(0, 1)
+    angles = np.empty((n, len(ANGLES)))
+    cascade = np.arange(4) * rng.normal(3, 3, size=(n, 1))
+    angles[:, _MCP] = np.radians(-8 + 80 * curl + cascade + rng.normal(0, 5, size=(n, 4)))
+    angles[:, _PIP] = np.radians(2 + 85 * middle + cascade / 2 + rng.normal(0, 6, size=(n, 4)))
+    angles[:, _DIP] = 0.55 * angles[:, _PIP] + rng.normal(0, np.radians(5), size=(n, 4))
+    fan = np.abs(rng.normal(0, np.radians(4), size=(n, 1)))
+    angles[:, _SPREAD] = fan * (1, 0, 1, 1.8) + rng.normal(0, np.radians(1.2), size=(n, 4))
+    place = rng.choice(3, size=n, p=(0.35, 0.35, 0.3))
+    thumb = _THUMB_AT_REST[place] + rng.normal(size=(n, 6)) * _THUMB_MOVES[place]
+    angles[:, _THUMB] = np.radians(thumb)
+    return limit(angles)
 
 
 def overlap(angles):

@@ -52,6 +52,8 @@ class OpenData:
     photographs: bool = True  # photographs behind the hand; off: procedural textures only
     environments: bool = True  # light, and often the background, of real places all around
     spectrum: bool = True  # in some images, low frequencies mixed with a photograph's
+    # Share of hands at rest in RHD's training images (see `poses.sample_poses`); others are lively.
+    resting: float = 0.0
 
 
 @dataclass(frozen=True)

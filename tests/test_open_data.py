@@ -177,6 +177,19 @@ def test_splits_share_no_person_pose_or_photograph():
     assert [len(places) for places in seen.values()] == [14, 4]
 
 
+def test_hands_rest_in_training_images_only():
+    resting = dataclasses.replace(FACTORS, resting=1.0)
+    for split, same in (("training", False), ("evaluation", True)):
+        block = sets.Block("rhd", split, "", 0, 8)
+        lively, asked = (
+            np.array(
+                [[arm.fingers for arm in pair] for pair in sets.sample_people(factors, block)[1]]
+            )
+            for factors in (FACTORS, resting)
+        )
+        assert (lively == asked).all() == same
+
+
 @pytest.mark.parametrize(
     "factor, part", [("environments", "draw_surroundings"), ("spectrum", "_mixed_spectrum")]
 )

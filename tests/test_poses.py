@@ -232,6 +232,32 @@ class TestSampler:
         ratio = free[:, poses._DIP].mean(0) / free[:, poses._PIP].mean(0)
         np.testing.assert_allclose(ratio, 2 / 3, atol=0.02)
 
+    def test_hands_at_rest_are_possible_and_their_fingers_lie_side_by_side(self, sampled):
+        resting = poses.sample_poses(np.random.default_rng(0), 1000, resting=1.0)
+        np.testing.assert_allclose(poses.limit(resting), resting, atol=1e-12)
+        assert poses.overlap(resting).max() <= 0
+        # Neighbours bend nearly alike, and their tips are close: far more so than when lively.
+        bends, gaps = {}, {}
+        for name, drawn in (("resting", resting[:300]), ("lively", sampled[:300])):
+            bends[name] = np.degrees(np.abs(np.diff(drawn[:, poses._PIP], axis=1))).mean()
+            tips = np.array([joints(pose)[1:, 3] for pose in drawn])
+            gaps[name] = np.linalg.norm(np.diff(tips, axis=1), axis=-1).mean()
+        assert bends["resting"] < 8 < 12 < bends["lively"]
+        assert gaps["resting"] < 0.031 < 0.034 < gaps["lively"]  # metres
+        # The thumb is lifted before the palm often, but not always.
+        before = resting[:, 1] > np.radians(37)
+        assert 0.2 < before.mean() < 0.5
+
+    def test_a_share_rests_and_without_one_the_poses_are_those_of_before(self, sampled):
+        np.testing.assert_array_equal(
+            poses.sample_poses(np.random.default_rng(0), 3000, resting=0.0), sampled
+        )
+        half = poses.sample_poses(np.random.default_rng(0), 3000, resting=0.5)
+        kept = (half[:, None, 6:10] == sampled[None, :, 6:10]).all(-1).any(1).mean()
+        assert 0.2 < kept < 0.6  # of the lively ones, those that the first 3,000 held too
+        with pytest.raises(HamrError, match=r"resting=1.5: expected a share from 0 to 1"):
+            poses.sample_poses(np.random.default_rng(0), 1, resting=1.5)
+
 
 def test_blend():
     a, b = poses.GESTURES["open"], poses.GESTURES["fist"]

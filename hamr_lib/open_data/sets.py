@@ -142,7 +142,9 @@ def _finish(dataset, factors):
 def _identity(dataset, factors):
     """A digest of all that decides what a set holds; of the counts, only its own."""
     values = dataclasses.asdict(factors)
-    values = {key: v for key, v in values.items() if key == "seed" or isinstance(v, bool)}
+    values = {
+        key: v for key, v in values.items() if key in ("seed", "resting") or isinstance(v, bool)
+    }
     return digest(
         _source(), values, _blocks(dataset), backgrounds.identity(), environments.identity()
     )
@@ -206,7 +208,10 @@ def sample_people(factors, block):
         phenotypes (see `people.sample_phenotypes`), pairs of arms, and the hands looked at.
     """
     rng = block.generator(factors.seed, block.start)
-    fingers = poses.sample_poses(rng, 2 * BLOCK).reshape(BLOCK, 2, -1)[: block.stop - block.start]
+    # Evaluation is on the same hands whatever the training images show.
+    resting = factors.resting if block.split == "training" else 0.0
+    fingers = poses.sample_poses(rng, 2 * BLOCK, resting).reshape(BLOCK, 2, -1)
+    fingers = fingers[: block.stop - block.start]
     arms, sides = zip(*(people.sample_arms(rng, pair) for pair in fingers), strict=True)
     return people.sample_phenotypes(rng, len(arms)), arms, sides
 
