@@ -82,6 +82,7 @@ LABELS = {
     "anew": "begun anew",
     "no-occlusion": "without patches before hands",
     "no-coarse": "without coarse copies",
+    "no-start-share": "without a share of the start's weights",
     "paper-scale": "the paper's range of scales",
     "paper-colours": "the paper's ranges of colours",
     "hamr": "HAMR, same budget",

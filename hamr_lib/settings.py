@@ -149,6 +149,8 @@ class Train:
     seed: int = 0
     # The network to begin from, in place of a new one: a checkpoint's path in the project.
     start: str = ""
+    # Of its weights in what is validated and saved; what is trained has none (see `train.lean`).
+    start_share: float = 0.0
     lift_steps: int = 0  # before the first image, on places of joints alone (see lifting.py)
     lift_beside: int = 0  # hands lifted beside each batch of images
     steps: int = 200000
@@ -274,6 +276,7 @@ VARIANTS = {
     "no-occlusion": {"augment.occlusion": 0.0},
     "no-coarse": {"augment.coarse": 0.0},
     "paper-scale": {"augment.scale": Augment.scale},
+    "no-start-share": {"train.start_share": 0.0},
     "paper-colours": {
         "augment.brightness": Augment.brightness,
         "augment.contrast": Augment.contrast,

@@ -69,7 +69,9 @@ class Task:
         """What a new network learns before its first image."""
         train = settings.train
         if train.start:
-            begin_from(train.start, network, settings)
+            checkpoint.load_state(
+                ROOT / train.start, network, start_weights(train.start, network, settings)
+            )
         for name in ("lift_steps", "lift_beside"):
             hands = getattr(train, name)
             if hands and not settings.model.places:
@@ -96,8 +98,8 @@ class Task:
         return joints_error(output.estimates[-1].joints_3d, batch)
 
 
-def begin_from(start, network, settings):
-    """Fill a new network with the weights of a checkpoint of HAMR, `train.start`.
+def start_weights(start, network, settings):
+    """The weights of a checkpoint of HAMR, `train.start`, by name.
 
     Raises:
         HamrError: for a file that is no such checkpoint, or of a network with other settings.
@@ -109,7 +111,25 @@ def begin_from(start, network, settings):
     theirs = from_dict(content["hamr"]["settings"], source=f"{path}: settings")
     if theirs.model != settings.model:
         raise HamrError(f"train.start={start} is of {theirs.model}, expected {settings.model}")
-    checkpoint.load_state(path, network, checkpoint.model_state(content))
+    return checkpoint.model_state(content)
+
+
+@torch.no_grad()
+def lean(network, start, share):
+    """Move a network's weights towards those by name in `start`, in place, by a share of the way.
+
+    Half of the way is what Wortsman et al. (CVPR 2022) advise for a network that is trained on with
+    other data: it keeps more of what it knew.
+
+    Returns:
+        The weights as they were, by name.
+    """
+    weights = network.state_dict()
+    own = {name: weight.clone() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        if weight.is_floating_point():
+            weight.lerp_(start[name].to(weight), share)
+    return own
 
 
 def joints_error(joints_3d, batch):
@@ -144,6 +164,10 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
     task = task or Task()
     run_dir = Path(run_dir)
     every, steps = settings.train.validate_every, settings.train.steps
+    if not 0 <= settings.train.start_share <= 1:
+        raise HamrError(
+            f"train.start_share={settings.train.start_share}: expected a share from 0 to 1"
+        )
     if every < 1 or steps < 1 or steps % every:
         raise HamrError(
             f"train.steps={steps} is not a positive multiple of train.validate_every={every}"
@@ -168,7 +192,10 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None):
         checkpoint.load_state(path, network, checkpoint.model_state(content))
     else:
         task.prepare(network, settings)
-    module = Training(settings, run_dir, network, hand, task, data, before)
+    start = None
+    if settings.train.start and settings.train.start_share:
+        start = start_weights(settings.train.start, network, settings)
+    module = Training(settings, run_dir, network, hand, task, data, before, start)
     _trainer(settings).fit(
         module,
         datamodule=CropData(settings.train, train_crops, val_crops),
@@ -234,14 +261,16 @@ class CropData(lightning.LightningDataModule):
 class Training(lightning.LightningModule):
     """What happens in a step, at a validation, and when a run is saved."""
 
-    def __init__(self, settings, run_dir, network, hand, task, data_digest, before=None):
+    def __init__(
+        self, settings, run_dir, network, hand, task, data_digest, before=None, start=None
+    ):
         super().__init__()
         self.settings, self.run_dir, self.data_digest = settings, run_dir, data_digest
         self.hand, self.task = hand, task
         self.network = network.to(memory_format=torch.channels_last)
         if settings.train.compile:
             self.network.compile()
-        self.before = before
+        self.before, self.start = before, start
         self.history = list(before["history"]) if before else []
         self.watch = Watch(before["watch"] if before else None)
         self.progress = Progress(settings.train, task)
@@ -384,6 +413,9 @@ class Training(lightning.LightningModule):
             **self._means("train_"),
             "images_per_second": images / seconds,
         }
+        if self.start:
+            share = self.settings.train.start_share
+            self.own = lean(self.network, self.start, share)
 
     def validation_step(self, batch, batch_idx):
         output, parts = self.losses(batch)
@@ -396,15 +428,21 @@ class Training(lightning.LightningModule):
         if self.settings.train.schedule == "plateau":
             self.plateau.step(self.row["val_total"])
 
-    # --- saving --------------------------------------------------------------------------------
-
-    def on_train_epoch_end(self):
-        """Write best, last and log. A kill between any two of them leaves a run to go on from."""
-        folder = self.run_dir / "checkpoints"
+    def on_validation_end(self):
+        """Save what was validated, if it is the best; then the training's own weights are back."""
         judged_by = f"val_{self.task.judged_by}"
         best = min(row[judged_by] for row in self.history)
         if self.trainer.is_global_zero and self.row[judged_by] == best:
-            checkpoint.save_model(folder / "best.ckpt", self.network, self._description())
+            path = self.run_dir / "checkpoints" / "best.ckpt"
+            checkpoint.save_model(path, self.network, self._description())
+        if self.start:
+            self.network.load_state_dict(self.own)
+
+    # --- saving --------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self):
+        """Write last and log, after best. A kill between any two leaves a run to go on from."""
+        folder = self.run_dir / "checkpoints"
         train, step = self.settings.train, self.trainer.global_step
         if train.schedule == "trapezoid":
             if step <= fall_begins(train.steps) < step + train.validate_every:

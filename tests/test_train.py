@@ -340,6 +340,42 @@ def test_a_run_begins_from_the_network_that_it_names(unbroken):
         train.Task().prepare(network, tiny_settings(start="none.ckpt"))
 
 
+def test_what_is_validated_and_saved_leans_to_the_start_and_training_does_not(
+    unbroken, crops, tmp_path
+):
+    path = unbroken[0] / "checkpoints" / "best.ckpt"
+    begun = checkpoint.model_state(weights(unbroken[0], "best"))
+    alone = fit(tmp_path / "alone", crops, tiny_settings(start=str(path)))
+    settings = tiny_settings(start=str(path), start_share=0.25)
+    history = fit(tmp_path / "leans", crops, settings)
+    for name in ("state_dict", "optimizer_states"):  # the training itself is the same to the bit
+        assert same(*(weights(tmp_path / run)[name] for run in ("alone", "leans")))
+    for row, other in zip(history, alone, strict=True):
+        assert row["train_total"] == other["train_total"]
+        assert row["val_total"] != other["val_total"]
+    # Ended at once after the first validation, the last weights are those that the best lean from.
+    short = dataclasses.replace(settings, train=dataclasses.replace(settings.train, steps=4))
+    [row] = fit(tmp_path / "short", crops, short)
+    own = checkpoint.model_state(weights(tmp_path / "short"))
+    saved = checkpoint.model_state(weights(tmp_path / "short", "best"))
+    for name, weight in saved.items():
+        wanted = own[name]
+        if weight.is_floating_point():
+            wanted = 0.75 * wanted.double() + 0.25 * begun[name].double()
+        torch.testing.assert_close(weight.double(), wanted.double(), rtol=1e-6, atol=1e-7)
+    # What was validated is what was saved.
+    network = HAMR(settings.model, TinyHand())
+    checkpoint.load_state(path, network, saved)
+    batch = centre_crop(crops[1].batch(range(len(crops[1]))), settings.model.image_size)
+    with torch.no_grad():
+        output = network.eval()(batch["image"])
+    error = float(train.joints_error(output.estimates[-1].joints_3d, batch))
+    assert row["val_joints_3d_mm"] == pytest.approx(error, rel=1e-4)
+    assert alone[0]["val_joints_3d_mm"] != pytest.approx(error, rel=1e-4)
+    with pytest.raises(HamrError, match="train.start_share=1.5: expected a share from 0 to 1"):
+        fit(tmp_path, crops, tiny_settings(start_share=1.5))
+
+
 def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypatch):
     for name in ("lift_steps", "lift_beside"):
         with pytest.raises(HamrError, match=f"{name}=2: expected 0 where model.places is off"):
