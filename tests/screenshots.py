@@ -55,6 +55,7 @@ def take(profile, photo, localiser=""):
             prepare("recover_photo", folder, profile=profile, localiser=localiser,
                     out=str(folder / "out"))  # fmt: skip
             run_all(chrome, address("recover_photo.ipynb"))
+            chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
             button = "document.querySelector('.jp-OutputArea button.widget-upload')"
             chrome.upload(button, Path(photo).resolve())  # the browser has another folder
             chrome.wait("document.body.textContent.includes('saved in')")
