@@ -22,6 +22,9 @@ from .model import HAMR
 from .settings import load_settings
 
 WINDOW = 6  # steps of one loop before it is the other's turn
+# So low that no network learns from the noise. One that does recovers larger hands, which take
+# longer to draw, and would be compared with one that draws small ones.
+LEARNING_RATE = 1e-6
 # What is measured: its name, the profile, turns of both loops, and samples a batch.
 SIZES = (("cpu profile", "cpu", 12, 32), ("paper size", "gpu", 3, 8))
 
@@ -66,7 +69,7 @@ class Bare:
         self.network = HAMR(settings.model, hand)
         self.network.to(self.device, memory_format=torch.channels_last).train()
         weights = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(weights, lr=1e-6, fused=True)
+        self.optimiser = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)
         self.crops, self.weights = crops, weights
         self.batch = self.augmented(self.load())
         self.spent = {}
@@ -158,9 +161,10 @@ def loop_and_bare(settings, crops, hand, turns):
         windows, which a machine that slows down for a while slows alike.
     """
     steps = WINDOW * turns
-    settings = dataclasses.replace(
-        settings, train=dataclasses.replace(settings.train, steps=steps, validate_every=steps)
+    short = dataclasses.replace(
+        settings.train, steps=steps, validate_every=steps, learning_rate=LEARNING_RATE
     )
+    settings = dataclasses.replace(settings, train=short)
     bare = Bare(settings, crops, hand)
     with tempfile.TemporaryDirectory() as folder:
         network = HAMR(settings.model, hand)
@@ -200,7 +204,7 @@ def plain_loop(settings, crops, hand, steps):
     device, size = best_device(), settings.train.batch_size
     network = HAMR(settings.model, hand).to(device).train()
     weights = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=1e-6, foreach=False)
+    optimiser = torch.optim.AdamW(weights, lr=LEARNING_RATE, foreach=False)
     loader = torch.utils.data.DataLoader(_OneByOne(settings, crops), batch_size=size)
     times, begun = [], time.perf_counter()
     while len(times) <= steps:
