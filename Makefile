@@ -101,7 +101,7 @@ $(RESULTS)/runs/%/02_train.ipynb: notebooks/02_train.ipynb $(RESULTS)/01_data.ip
 	$(EXECUTE) 02_train $@ run=$*
 $(RESULTS)/runs/%/03_evaluate.ipynb: notebooks/03_evaluate.ipynb $(RESULTS)/runs/%/02_train.ipynb
 	$(EXECUTE) 03_evaluate $@ run=$*
-$(RESULTS)/04_ablations.ipynb: notebooks/04_ablations.ipynb $(RESULTS)/03_evaluate.ipynb $(EVALUATED)
+$(RESULTS)/04_ablations.ipynb: notebooks/04_ablations.ipynb $(EVALUATED)
 	$(EXECUTE) 04_ablations $@
 $(RESULTS)/comparisons/%/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/01_data.ipynb
 	$(EXECUTE) 05_comparisons $@ method=$*

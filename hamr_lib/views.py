@@ -18,15 +18,18 @@ from .fitting import LEAST, read_maps
 from .settings import Augment
 
 # Enlargement, and degrees clockwise as seen, of the views beside the crop itself.
-VIEWS = ((1.11, 12.0), (0.89, -12.0))
+VIEWS = ((1.11, 12.0), (0.89, -12.0), (1.0, 35.0), (1.0, -35.0))
 
 
 def views_size(image_size):
     """Pixels a side of a crop that holds all views of its middle `image_size` pixels."""
-    scale = min(scale for scale, _ in VIEWS), max(scale for scale, _ in VIEWS)
-    turn = max(abs(angle) for _, angle in VIEWS)
-    reach = dataclasses.replace(Augment(), scale=scale, rotation=turn, shift=0.0)
-    return stored_size(image_size, reach)
+    return max(
+        stored_size(
+            image_size,
+            dataclasses.replace(Augment(), scale=(scale, scale), rotation=abs(turn), shift=0.0),
+        )
+        for scale, turn in VIEWS
+    )
 
 
 def add_views(network, output, crop):

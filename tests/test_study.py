@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def test_ablation_runs_are_the_full_model_and_each_variant_over_the_seeds():
     runs = study.ablation_runs(settings)
     assert len(runs) == 5 * len(settings.study.ablation_seeds)
     assert runs[0] == "full-s0" and "no-silhouette-s2" in runs
+
+
+def test_ablations_need_runs_of_their_own_and_not_the_main_one():
+    asked = make("--dry-run", "--always-make", "ablations", "PROFILE=paper")
+    trained = re.findall(r"02_train results/paper/(\S*)02_train.ipynb", asked)
+    expected = study.ablation_runs(load_settings("paper"))
+    assert sorted(trained) == sorted(f"runs/{run}/" for run in expected)
 
 
 def test_published_texts_name_no_path_of_the_machine(monkeypatch, tmp_path):

@@ -121,6 +121,8 @@ def test_all_views_lie_within_the_crop(network, monkeypatch):
         torch.full((3, size, size), 255, dtype=torch.uint8),
     )
     assert seen[0].shape == (len(VIEWS), 3, 32, 32) and seen[0].min() > 0.999
-    turn = math.radians(max(abs(degrees) for _, degrees in VIEWS))
-    farthest = (math.cos(turn) + math.sin(turn)) / min(scale for scale, _ in VIEWS)
+    farthest = max(
+        (math.cos(math.radians(turn)) + math.sin(math.radians(abs(turn)))) / scale
+        for scale, turn in VIEWS
+    )
     assert size - 2 <= 32 * farthest <= size  # and it is no larger than it has to be
