@@ -60,38 +60,42 @@ lock: | $(VENV)/bin/python ## Resolve pyproject.toml into requirements.lock anew
 # An executed notebook is the sign that its step is done. Make compares it with the notebook, the
 # profile and the steps before it; to run anew after a change of the library: make clean.
 
-reproduce: setup ## The whole study: data, training, evaluation, ablations, comparisons, figures
-	@$(MAKE) --no-print-directory study
+STEPS := data train evaluate ablations compare figures reproduce
 
-ifneq ($(wildcard $(INSTALLED)),)
+ifeq ($(wildcard $(INSTALLED)),)
+# Only the library can tell which runs there are, so it is installed first, and make begins again.
+.NOTPARALLEL:
+$(STEPS): setup
+	@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),echo then: make $@,$(MAKE) --no-print-directory $@)
+else
+
 # Nothing runs on a profile that does not read: `runs` checks it and lists the ablation runs,
 # `methods` the comparisons that have a run of their own.
-ifneq ($(filter data train evaluate ablations compare figures study $(RESULTS)/%,$(MAKECMDGOALS)),)
+ifneq ($(filter $(STEPS) $(RESULTS)/%,$(MAKECMDGOALS)),)
 RUNS := $(shell $(PY) -m hamr_lib.study runs $(PROFILE) || echo BROKEN)
 METHODS := $(shell $(PY) -m hamr_lib.study methods $(PROFILE) || echo BROKEN)
 endif
 ifneq ($(filter BROKEN,$(RUNS) $(METHODS)),)
 $(error the profile $(PROFILE) cannot be used, see above)
 endif
-endif
 EXECUTE = @$(PY) -m hamr_lib.study execute $(PROFILE)
 EVALUATED := $(RUNS:%=$(RESULTS)/runs/%/03_evaluate.ipynb)
 COMPARED := $(METHODS:%=$(RESULTS)/comparisons/%/05_comparisons.ipynb)
 
-data: setup $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
-train: setup $(RESULTS)/02_train.ipynb ## Train the network
-evaluate: setup $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
+data: $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
+train: $(RESULTS)/02_train.ipynb ## Train the network
+evaluate: $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
 	@cat $(RESULTS)/tables/results.md
-ablations: setup $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
+ablations: $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
 	@cat $(RESULTS)/tables/ablations.md
 	@cat $(RESULTS)/tables/{claims,choices}.md 2>/dev/null || true  # of those it asks for
-compare: setup $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
+compare: $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
 	@cat $(RESULTS)/tables/comparisons.md
-figures: setup $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
-study: $(RESULTS)/06_figures.ipynb
+figures: $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
+reproduce: $(RESULTS)/06_figures.ipynb ## The whole study, from data to figures
 	@echo "the study is complete: $(RESULTS)/"
 
-$(RESULTS)/01_data.ipynb: notebooks/01_data.ipynb $(SETTINGS)
+$(RESULTS)/01_data.ipynb: notebooks/01_data.ipynb $(SETTINGS) | $(INSTALLED)
 	$(EXECUTE) 01_data $@
 $(RESULTS)/02_train.ipynb: notebooks/02_train.ipynb $(RESULTS)/01_data.ipynb
 	$(EXECUTE) 02_train $@
@@ -110,6 +114,7 @@ $(RESULTS)/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/03_ev
 $(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/04_ablations.ipynb $(RESULTS)/05_comparisons.ipynb
 	$(EXECUTE) 06_figures $@
 .SECONDARY:
+endif
 
 # --- tools --------------------------------------------------------------------------------------
 

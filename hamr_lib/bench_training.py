@@ -260,7 +260,7 @@ def rows(random_hands):
         yield f"plain loop, {where}", plain, "images a second"
         yield f"loop / plain loop, {where}", loop / plain, "times"
         for count in (1, batch):
-            spent = inference(settings, crops, hand, count, 2 * WINDOW)
+            spent = inference(settings, crops, hand, count, 8 * turns)
             yield f"inference, crop to mesh, {name}, batch {count}", spent, "ms an image"
 
 

@@ -91,6 +91,12 @@ def test_ablation_runs_are_the_full_model_and_each_variant_over_the_seeds():
     assert runs[0] == "full-s0" and "no-silhouette-s2" in runs
 
 
+def test_a_new_clone_is_set_up_before_its_runs_are_asked_for(tmp_path):
+    asked = make("--dry-run", "ablations", "PROFILE=smoke", f"VENV={tmp_path}")
+    assert "requirements.lock" in asked and "execute" not in asked
+    assert asked.splitlines()[-1] == "then: make ablations"
+
+
 def test_ablations_need_runs_of_their_own_and_not_the_main_one():
     asked = make("--dry-run", "--always-make", "ablations", "PROFILE=paper")
     trained = re.findall(r"02_train results/paper/(\S*)02_train.ipynb", asked)
