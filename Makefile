@@ -111,7 +111,7 @@ $(RESULTS)/comparisons/%/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(
 	$(EXECUTE) 05_comparisons $@ method=$*
 $(RESULTS)/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/03_evaluate.ipynb $(COMPARED)
 	$(EXECUTE) 05_comparisons $@
-$(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/04_ablations.ipynb $(RESULTS)/05_comparisons.ipynb
+$(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/03_evaluate.ipynb $(RESULTS)/04_ablations.ipynb $(RESULTS)/05_comparisons.ipynb
 	$(EXECUTE) 06_figures $@
 .SECONDARY:
 endif
