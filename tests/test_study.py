@@ -152,7 +152,8 @@ def test_the_whole_study_and_that_a_second_call_runs_nothing():
 
 
 def test_torchrun_trains_a_run_that_the_notebook_finds_done():
-    """After the study above, whose data it takes: two processes share every batch."""
+    """Two processes share every batch."""
+    make("data", "PROFILE=smoke")  # there already, after the study above
     run = study.results_dir("smoke", "no-camera-s7")
     shutil.rmtree(run, ignore_errors=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
