@@ -259,7 +259,7 @@ def rows(random_hands):
         plain = plain_loop(settings, crops, hand, WINDOW)
         yield f"plain loop, {where}", plain, "images a second"
         yield f"loop / plain loop, {where}", loop / plain, "times"
-        for count in (1, batch):
+        for count in (1, batch):  # so often that a slow moment of the machine does not cover all
             spent = inference(settings, crops, hand, count, 8 * turns)
             yield f"inference, crop to mesh, {name}, batch {count}", spent, "ms an image"
 
