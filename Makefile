@@ -78,7 +78,12 @@ endif
 ifneq ($(filter BROKEN,$(RUNS) $(METHODS)),)
 $(error the profile $(PROFILE) cannot be used, see above)
 endif
-EXECUTE = @$(PY) -m hamr_lib.study execute $(PROFILE)
+# Runs that go side by side (make -j2) share the cores. If each took them all, threads would wait in a
+# loop for others that have no core to run on, and a step would take ten times as long.
+JOBS = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+SHARE = $(if $(JOBS),OMP_NUM_THREADS=$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )))
+EXECUTE = @$(SHARE) $(PY) -m hamr_lib.study execute $(PROFILE)
 EVALUATED := $(RUNS:%=$(RESULTS)/runs/%/03_evaluate.ipynb)
 COMPARED := $(METHODS:%=$(RESULTS)/comparisons/%/05_comparisons.ipynb)
 

@@ -132,30 +132,38 @@ def publish(profile):
     run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
     gallery; predictions, caches and optimiser states stay behind. The README's tables, each between
     its two marks, become this study's, and those "of bench" what `make bench` last wrote. A study
-    that is long on its way may be published as soon as its main run is evaluated.
+    that is long on its way may be published as soon as its main run is evaluated, and one that was
+    made for its ablations alone (`make ablations`) has no main run to publish.
 
     Raises:
         HamrError: for a study that has not come so far.
     """
     from .checkpoint import save_release
+    from .evaluate import merge_metrics
 
     source = results_dir(profile)
     target = source.parent / "reference" / source.name
-    if not (source / "03_evaluate.ipynb").is_file():
-        raise HamrError(f"{source} holds no 03_evaluate.ipynb: `make evaluate` writes it")
+    evaluated = (source / "03_evaluate.ipynb").is_file()
+    if not evaluated and not (source / "04_ablations.ipynb").is_file():
+        raise HamrError(
+            f"{source} holds neither 03_evaluate.ipynb nor 04_ablations.ipynb: "
+            "`make evaluate` and `make ablations` write them"
+        )
+    merge_metrics(source)  # only the main run's evaluation and 06_figures do
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    single = [source / name for name in ("metrics.csv", "run.json", "gallery.html")]
+    single = ["metrics.csv", "run.json", *(["gallery.html"] if evaluated else [])]
     # Names with a dot before them are what a killed run left half-written.
-    for path in [*source.glob("[!.]*.ipynb"), *single]:
+    for path in [*source.glob("[!.]*.ipynb"), *(source / name for name in single)]:
         (target / path.name).write_text(without_paths(path.read_text()))
     for folder in ("tables", "figures"):
         if (source / folder).is_dir():  # figures come last
             shutil.copytree(source / folder, target / folder)
-    main = source / "runs" / "main"
-    shutil.copy(main / "log.csv", target)
-    save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")
-    save_release(main / "checkpoints" / "localiser.ckpt", target / "localiser.pt")
+    if evaluated:
+        main = source / "runs" / "main"
+        shutil.copy(main / "log.csv", target)
+        save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")
+        save_release(main / "checkpoints" / "localiser.ckpt", target / "localiser.pt")
 
     readme = ROOT / "README.md"
     with write_aside(readme) as aside:

@@ -89,7 +89,7 @@ def test_an_ablation_is_lifted_for_as_long_as_the_study_says(tmp_path):
     assert load_comparison(path, "hamr").train.lift_steps == 7
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "long", "photos", "everyday", "gpu", "paper"])
+@pytest.mark.parametrize("profile", sorted(p.stem for p in PROFILES.glob("*.yaml")))
 def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
     runs = load_run(profile), load_run(profile, "full-s0"), load_comparison(profile, "hamr")
     for run in runs:

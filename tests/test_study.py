@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
-from hamr_lib import study
+from hamr_lib import evaluate, study
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.settings import load_settings
@@ -104,11 +105,45 @@ def test_ablations_need_runs_of_their_own_and_not_the_main_one():
     assert sorted(trained) == sorted(f"runs/{run}/" for run in expected)
 
 
+@pytest.mark.parametrize("jobs, threads", [(1, 8), (3, 2), (16, 1)])
+def test_runs_side_by_side_share_the_cores(jobs, threads):
+    """What a recipe's shell would find, on a machine of eight cores."""
+    command = ["ablations", "PROFILE=paper", f"-j{jobs}", "CORES=8"]
+    line = make("--dry-run", "--always-make", *command).splitlines()[0]
+    setting = line.partition("OMP_NUM_THREADS=")[2].split("))")[0] + "))" if jobs > 1 else "8"
+    found = subprocess.run(["bash", "-c", f"echo {setting}"], capture_output=True, text=True)
+    assert found.stdout == f"{threads}\n"
+
+
 def test_published_texts_name_no_path_of_the_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(study, "ROOT", tmp_path / "home" / "study")
     monkeypatch.setattr(study.Path, "home", lambda: tmp_path / "home")
     text = f"{tmp_path}/home/study/data/x and {tmp_path}/home/.cache/y"
     assert study.without_paths(text) == "data/x and ~/.cache/y"
+
+
+def test_a_study_of_ablations_alone_is_published(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    with pytest.raises(HamrError, match="holds neither 03_evaluate.ipynb nor 04_ablations.ipynb"):
+        study.publish("smoke")
+    source, target = (tmp_path / "results" / name for name in ("smoke", "reference/smoke"))
+    run, tables = source / "runs" / "full-s0", source / "tables"
+    run.mkdir(parents=True)
+    tables.mkdir()
+    row = {"dataset": "open-rhd", "method": "full", "metric": "auc_3d", "value": 0.25}
+    evaluate.write_rows(run / "metrics.csv", pd.DataFrame([row], columns=evaluate.COLUMNS))
+    (tables / "claims.md").write_text("| it holds |\n")
+    for name in ("04_ablations.ipynb", "run.json"):
+        (source / name).write_text(f"{tmp_path}/data")
+    (tmp_path / "README.md").write_text("<!-- claims of smoke --><!-- end -->")
+
+    study.publish("smoke")
+    names = ["04_ablations.ipynb", "metrics.csv", "run.json", "tables"]
+    assert sorted(path.name for path in target.iterdir()) == names
+    assert (target / "04_ablations.ipynb").read_text() == "data"
+    rows = evaluate.read_rows(target / "metrics.csv")
+    assert rows[rows.source != "published"]["value"].tolist() == [0.25]
+    assert "| it holds |" in (tmp_path / "README.md").read_text()
 
 
 def test_marked_tables_are_filled_in_and_nothing_else(tmp_path):
