@@ -83,6 +83,7 @@ LABELS = {
     "no-occlusion": "without patches before hands",
     "no-coarse": "without coarse copies",
     "no-start-share": "without a share of the start's weights",
+    "kept-statistics": "normalised by kept statistics alone",
     "paper-scale": "the paper's range of scales",
     "paper-colours": "the paper's ranges of colours",
     "hamr": "HAMR, same budget",

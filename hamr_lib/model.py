@@ -98,7 +98,7 @@ class PoseModule(nn.Module):
         super().__init__()
         width, maps, stacks = settings.channels, settings.maps, settings.stacks
         self.stem = (
-            PretrainedStem(width)
+            PretrainedStem(width, own=settings.own_statistics)
             if settings.stem == "efficientnet_lite0"
             else nn.Sequential(
                 conv(3, width // 4, kernel=7, stride=2),
@@ -484,6 +484,9 @@ def _check(settings):
     rules = [
         ("image_size", size > 0 and size % halvings == 0,
          f"a multiple of {halvings} (4 for the stem, 2 for each of depth={settings.depth})"),
+        ("own_statistics", 0 <= settings.own_statistics <= 1, "a share from 0 to 1"),
+        ("own_statistics", settings.stem != "convolutions" or not settings.own_statistics,
+         "0 where nothing of the stem is frozen (stem: convolutions)"),
         ("channels", settings.channels >= 4 and settings.channels % 4 == 0, "a multiple of 4"),
         ("convs", settings.convs >= 1, "at least 1"),
         ("maps", settings.maps >= NUM_JOINTS, f"at least {NUM_JOINTS}, one for each joint"),

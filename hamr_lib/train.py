@@ -102,14 +102,16 @@ def start_weights(start, network, settings):
     """The weights of a checkpoint of HAMR, `train.start`, by name.
 
     Raises:
-        HamrError: for a file that is no such checkpoint, or of a network with other settings.
+        HamrError: for a file that is no such checkpoint, or of a network with other settings (all
+            but `own_statistics`, which changes no weight).
     """
     path = ROOT / start
     content = checkpoint.read(path)
     checkpoint.check_task(path, content["hamr"], Task.name)
     checkpoint.check_hand(path, content["hamr"], network.hand)
     theirs = from_dict(content["hamr"]["settings"], source=f"{path}: settings")
-    if theirs.model != settings.model:
+    own = settings.model.own_statistics
+    if dataclasses.replace(theirs.model, own_statistics=own) != settings.model:
         raise HamrError(f"train.start={start} is of {theirs.model}, expected {settings.model}")
     return checkpoint.model_state(content)
 

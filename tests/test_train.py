@@ -333,6 +333,10 @@ def test_a_run_begins_from_the_network_that_it_names(unbroken):
     train.Task().prepare(network, settings)
     begun = checkpoint.model_state(weights(unbroken[0], "best"))
     assert same(dict(network.state_dict()), begun)
+    # How images are normalised may change; what the weights are of may not.
+    other = dataclasses.replace(settings.model, own_statistics=0.3)
+    other = dataclasses.replace(settings, model=other)
+    assert same(train.start_weights(str(path), network, other), begun)
     other = dataclasses.replace(settings.model, hidden=16)
     with pytest.raises(HamrError, match="best.ckpt is of Model.*expected Model.*hidden=16"):
         train.Task().prepare(HAMR(other, TinyHand()), dataclasses.replace(settings, model=other))
