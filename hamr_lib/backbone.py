@@ -13,6 +13,9 @@ from torch import nn
 
 # Blocks after which a map of 1/4, 1/8, 1/16 and 1/32 of the image's side ends, and its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
+# The first blocks may normalise by an image's own statistics: those up to maps of 1/8 of its side,
+# which tell light and texture rather than what is seen (IBN-Net, Pan et al. 2018, does so too).
+OWN = 5
 # The first blocks keep what they know of photographs: edges and textures are what renderings get
 # wrong, and a third of the time to train goes into these large maps.
 FROZEN = 3
@@ -30,11 +33,10 @@ class SinglePrecision(nn.Sequential):
 
 
 class PartlyOwn(nn.BatchNorm2d):
-    """Batch normalisation by kept statistics, mixed with that by each image's own.
+    """Batch normalisation, mixed with normalisation by each image's own statistics.
 
     A photograph's statistics are not those of renderings, nor are two photographs' alike; by its
-    own, every image comes out alike (batch-instance normalisation, Nam & Kim 2018). Nothing of it
-    is trained: gradients reach neither its weights nor its input's statistics.
+    own, every image comes out alike (batch-instance normalisation, Nam & Kim 2018).
 
     Args:
         norm: the `nn.BatchNorm2d` it stands in for.
@@ -42,21 +44,23 @@ class PartlyOwn(nn.BatchNorm2d):
     """
 
     def __init__(self, norm, share):
-        super().__init__(norm.num_features, norm.eps)
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
         self.load_state_dict(norm.state_dict())
         self.share = share
 
     def forward(self, x):
         """(B, C, H, W) to the same."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        # Both in two passes over the map, a third of what batch_norm takes in bfloat16 on a CPU.
-        share = self.share
+        if self.training:
+            own = F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+            return super().forward(x).lerp(own, self.share)
+        # The same in two passes over the map: a third of the time of batch_norm alone, which is
+        # slow in bfloat16 on a CPU.
+        scale = (1 - self.share) * self.weight * (self.running_var + self.eps).rsqrt()
+        shift = (1 - self.share) * self.bias - self.running_mean * scale
         own = F.group_norm(
-            x, self.num_features, share * self.weight, share * self.bias + (1 - share) * shift,
-            self.eps,
-        )  # fmt: skip
-        return torch.addcmul(own, x, ((1 - share) * scale).to(x.dtype)[:, None, None])
+            x, self.num_features, self.share * self.weight, self.share * self.bias + shift, self.eps
+        )
+        return torch.addcmul(own, x, scale.to(x.dtype)[:, None, None])
 
 
 class PretrainedStem(nn.Module):
@@ -69,7 +73,7 @@ class PretrainedStem(nn.Module):
     Args:
         channels: of the pyramid.
         scales: how many of the four scales of `TAPS` to look at, from the finest.
-        own: share of an image's own statistics in the frozen blocks' normalisation.
+        own: share of an image's own statistics in the normalisation of the first blocks.
     """
 
     def __init__(self, channels, scales=4, own=0.0):
@@ -85,10 +89,11 @@ class PretrainedStem(nn.Module):
             block._depthwise_conv = SinglePrecision(block._depthwise_conv)
         first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True), *blocks[:FROZEN]]
         self.frozen = nn.Sequential(*first)
-        if own:
-            _put(self.frozen, nn.BatchNorm2d, lambda norm: PartlyOwn(norm, own))
-        self.frozen.requires_grad_(False)
         self.blocks = nn.ModuleList(blocks[FROZEN:])
+        if own:
+            for part in (self.frozen, *self.blocks[: OWN - FROZEN]):
+                _put(part, nn.BatchNorm2d, lambda norm: PartlyOwn(norm, own))
+        self.frozen.requires_grad_(False)
         self.lateral = nn.ModuleList(nn.Conv2d(TAPS[tap], channels, 1) for tap in taps)
         self.smooth = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),

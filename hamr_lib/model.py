@@ -486,7 +486,7 @@ def _check(settings):
          f"a multiple of {halvings} (4 for the stem, 2 for each of depth={settings.depth})"),
         ("own_statistics", 0 <= settings.own_statistics <= 1, "a share from 0 to 1"),
         ("own_statistics", settings.stem != "convolutions" or not settings.own_statistics,
-         "0 where nothing of the stem is frozen (stem: convolutions)"),
+         "0 where the stem is not a pretrained one"),
         ("channels", settings.channels >= 4 and settings.channels % 4 == 0, "a multiple of 4"),
         ("convs", settings.convs >= 1, "at least 1"),
         ("maps", settings.maps >= NUM_JOINTS, f"at least {NUM_JOINTS}, one for each joint"),

@@ -87,8 +87,8 @@ class Model:
     channels: int = 256
     # The paper's convolutions, or a network trained on photographs (see backbone.py).
     stem: str = one_of("convolutions", "efficientnet_lite0")
-    # Share of each image's own statistics in the normalisation of the pretrained stem's first,
-    # frozen blocks: makes photographs and renderings more alike (see backbone.py).
+    # Share of each image's own statistics in the normalisation of the pretrained stem's first
+    # blocks: makes photographs and renderings more alike (see backbone.py).
     own_statistics: float = 0.0
     convs: int = 2  # 3x3 convolutions in place of each residual block
     maps: int = 64  # output maps of each stack, the first 21 supervised; side image_size / 4

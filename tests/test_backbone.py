@@ -61,9 +61,10 @@ def test_the_first_blocks_stay_as_they_are(stem):
     assert not torch.equal(stem.blocks[0]._expand_conv.weight, first)
 
 
-def test_every_trained_weight_gets_a_gradient_under_bfloat16():
+@pytest.mark.parametrize("own", [0.0, 0.3])
+def test_every_trained_weight_gets_a_gradient_under_bfloat16(own):
     torch.manual_seed(0)
-    stem = PretrainedStem(16).train()
+    stem = PretrainedStem(16, own=own).train()
     with torch.autocast("cpu", torch.bfloat16):
         out = stem(torch.rand(2, 3, 64, 64))
     out.float().square().mean().backward()
@@ -82,7 +83,12 @@ def test_an_images_own_statistics_have_their_share(share):
     x = 3 * torch.randn(4, 6, 5, 7, dtype=torch.float64) + 1
     own = F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
     expected = share * own + (1 - share) * norm(x)
-    torch.testing.assert_close(PartlyOwn(norm, share).double()(x), expected)
+    mixed = PartlyOwn(norm, share).double()
+    torch.testing.assert_close(mixed.eval()(x), expected)
+    # In training the other part is by the batch's statistics, which it also keeps.
+    expected = share * own + (1 - share) * norm.train()(x)
+    torch.testing.assert_close(mixed.train()(x), expected)
+    torch.testing.assert_close(mixed.running_var, norm.running_var)
 
 
 def test_by_its_own_statistics_a_paler_image_comes_out_alike():
