@@ -63,7 +63,7 @@ class PartlyOwn(nn.BatchNorm2d):
 
 
 def moments(x):
-    """Mean and variance (B, C) of the maps of each image (B, C, H, W), in single precision or better.
+    """Mean and variance (B, C) of each map of x (B, C, H, W), in single precision or better.
 
     Sums by products with ones: of maps whose channels come last, in bfloat16, a CPU takes ten times
     as long for `torch.var_mean`.
