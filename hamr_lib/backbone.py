@@ -32,7 +32,7 @@ class SinglePrecision(nn.Sequential):
             return super().forward(x.float())
 
 
-class PartlyOwn(nn.BatchNorm2d):
+class PartlyOwn(nn.Module):
     """Batch normalisation whose mean and variance are in part those of each image itself.
 
     A photograph's statistics are not those of renderings, nor are two photographs' alike; by its
@@ -40,26 +40,34 @@ class PartlyOwn(nn.BatchNorm2d):
     images unlike those of the training Schneider et al. 2020). To learn, an image's own are
     constants: gradients do not reach them.
 
+    No `nn.BatchNorm2d`, for which Lightning would put one that several GPUs share; here each has
+    the statistics of its own part of a batch.
+
     Args:
-        norm: the `nn.BatchNorm2d` it stands in for.
+        norm: the `nn.BatchNorm2d` it stands in for, whose weights and statistics it takes.
         share: of the image's own, 0 to 1; the rest are the kept ones.
     """
 
     def __init__(self, norm, share):
-        super().__init__(norm.num_features, norm.eps, norm.momentum)
-        self.load_state_dict(norm.state_dict())
-        self.share = share
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        for name, kept in norm.named_buffers():
+            self.register_buffer(name, kept)
+        self.eps, self.momentum, self.share = norm.eps, norm.momentum, share
 
     def forward(self, x):
         """(B, C, H, W) to the same."""
         mean, variance = moments(x.detach())
         mean = self.running_mean.lerp(mean, self.share)
         variance = self.running_var.lerp(variance, self.share) + self.eps
-        if self.training:  # to the kept statistics, from which the batch's are then learnt
-            scale = ((self.running_var + self.eps) / variance).sqrt()
-            return super().forward(_affine(x, scale, self.running_mean - mean * scale))
-        scale = self.weight * variance.rsqrt()
-        return _affine(x, scale, self.bias - mean * scale)
+        if not self.training:
+            scale = self.weight * variance.rsqrt()
+            return _affine(x, scale, self.bias - mean * scale)
+        # To the kept statistics, from which the batch's are then learnt.
+        scale = ((self.running_var + self.eps) / variance).sqrt()
+        x = _affine(x, scale, self.running_mean - mean * scale)
+        kept = self.running_mean, self.running_var
+        return F.batch_norm(x, *kept, self.weight, self.bias, True, self.momentum, self.eps)
 
 
 def moments(x):

@@ -198,7 +198,7 @@ def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):
     ]
     if found:
         return max(found, key=lambda path: path.stat().st_mtime)
-    for profile in ("paper", "gpu", "everyday", "photos", "long", "cpu"):
+    for profile in ("paper", "gpu", "normalised", "everyday", "photos", "long", "cpu"):
         path = ROOT / "results" / "reference" / profile / shipped
         if path.is_file():
             return path

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,7 +85,7 @@ def test_an_images_own_statistics_have_their_share(share):
     x = 3 * torch.randn(4, 6, 5, 7, dtype=torch.float64) + 1
     variance, mean = torch.var_mean(x, (2, 3), correction=0)
     # Each image by batch_norm, which is given the mixed statistics as those that it kept.
-    mixed = PartlyOwn(norm, share).double().eval()
+    mixed = PartlyOwn(norm, share).eval()
     for i in range(len(x)):
         kept = ((norm.running_mean, mean[i]), (norm.running_var, variance[i]))
         both = [(1 - share) * a + share * b for a, b in kept]
@@ -95,7 +97,7 @@ def test_with_no_share_of_its_own_it_is_batch_normalisation():
     torch.manual_seed(1)
     x = torch.randn(4, 6, 5, 7, dtype=torch.float64, requires_grad=True)
     norm = torch.nn.BatchNorm2d(6).double().train()
-    plain = PartlyOwn(norm, 0.0).double().train()
+    plain = PartlyOwn(copy.deepcopy(norm), 0.0)
     for _ in range(2):
         torch.testing.assert_close(plain(x), norm(x))
     torch.testing.assert_close(plain.running_var, norm.running_var)
