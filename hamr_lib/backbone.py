@@ -15,7 +15,7 @@ from torch import nn
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 # The first blocks may normalise by an image's own statistics: those up to maps of 1/8 of its side,
 # which tell light and texture rather than what is seen (IBN-Net, Pan et al. 2018, does so too).
-OWN = 5
+OWN = list(TAPS)[1] + 1
 # The first blocks keep what they know of photographs: edges and textures are what renderings get
 # wrong, and a third of the time to train goes into these large maps.
 FROZEN = 3
@@ -118,7 +118,7 @@ class PretrainedStem(nn.Module):
         self.blocks = nn.ModuleList(blocks[FROZEN:])
         if own:
             for part in (self.frozen, *self.blocks[: OWN - FROZEN]):
-                _put(part, nn.BatchNorm2d, lambda norm: PartlyOwn(norm, own))
+                _own_in_part(part, own)
         self.frozen.requires_grad_(False)
         self.lateral = nn.ModuleList(nn.Conv2d(TAPS[tap], channels, 1) for tap in taps)
         self.smooth = nn.Sequential(
@@ -148,13 +148,13 @@ class PretrainedStem(nn.Module):
         return self.smooth(merged)
 
 
-def _put(module, kind, replacement):
-    """Put replacement(part) in the place of every part of a kind."""
+def _own_in_part(module, share):
+    """Put `PartlyOwn` in the place of every batch normalisation of a module."""
     for name, part in list(module.named_children()):
-        if isinstance(part, kind):
-            setattr(module, name, replacement(part))
+        if isinstance(part, nn.BatchNorm2d):
+            setattr(module, name, PartlyOwn(part, share))
         else:
-            _put(part, kind, replacement)
+            _own_in_part(part, share)
 
 
 def _pad_within(convolution):

@@ -387,6 +387,8 @@ def test_describe_tells_the_real_modules():
         ({"depth": 0}, "depth=0"),
         ({"convs": 0}, "convs=0"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"own_statistics": 1.5}, "own_statistics=1.5: expected a share"),
+        ({"own_statistics": 0.5}, "own_statistics=0.5: expected 0 where the stem"),
         ({"rotation": "euler"}, "rotation='euler'"),
     ],
 )
