@@ -2,8 +2,9 @@
 
 A small network says of each pixel of the photo, fitted into a square, whether it is background, a
 left hand or a right hand. Connected pixels are a hand: they give its box and, by majority, its
-side; hands of different sides that touch are told apart by the pixels' class. Each find is then
-looked at once more from near, which tells its outline and its side better.
+side; hands of different sides that touch are told apart by the pixels' class. The photo is looked
+at again twice and four times as finely, since a hand may be a twentieth of it; and each find once
+more from near, which tells its outline and its side better, or that it is none.
 
 How it learns that and how well is in `localiser_training`, which photos need not wait for.
 """
@@ -29,7 +30,10 @@ SCALES = 3  # of the stem, down to 1/16: a fifth of its weights, and enough for 
 FLESH = 0.035
 SMALLEST = 0.02  # share of the square's side: what is smaller each way is no hand
 SPLIT = 0.25  # connected pixels of both classes are two hands if each has at least this share
+LEVELS = (1, 2, 4)  # how finely a photo is looked at, times the network's own image
 NEAR = 2.0  # side of the second look's square, times the longer side of the first box
+AGAIN = 0.3  # overlap from which the second look has found the same as the first
+PART = 0.5  # share of the smaller of two boxes from which one is a part of the other
 MATCH = 0.5  # overlap from which a box counts as having found a hand
 
 
@@ -67,40 +71,72 @@ class HandSegmenter(nn.Module):
 # --- finding ------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def find_hands(network, threshold, photo, within=None):
+def find_hands(network, threshold, photo):
     """The hands in a photo, the most certain first.
 
     Args:
         network, threshold: as `load_localiser` gives them; a find of a lower score is none.
         photo: (H, W, 3) uint8 RGB.
-        within: (x0, y0, x1, y1) pixels, to look there alone; None looks at the whole photo.
 
     Returns:
         list of `Find`.
+    """
+    return distinct(candidates(network, photo), threshold)
+
+
+@torch.inference_mode()
+def candidates(network, photo, within=None):
+    """What may be hands in a photo: a list of `Find` for each of `LEVELS`, some of the same hand.
+
+    Args:
+        network, photo: as in `find_hands`.
+        within: (x0, y0, x1, y1) pixels, to look there alone; None looks at the whole photo.
     """
     height, width = photo.shape[:2]
     x0, y0, x1, y1 = within or (-0.5, -0.5, width - 0.5, height - 0.5)
     centre = np.array([x0 + x1, y0 + y1]) / 2
     square = max(x1 - x0, y1 - y0)
-    [first] = _segment(network, photo, [(centre, square)])
-    finds = []
-    for found in _components(first, centre, square):
-        box = np.array(found.box)
-        look = ((box[:2] + box[2:]) / 2, NEAR * (box[2:] - box[:2]).max())
-        # Looking again makes no sense of a hand that fills the frame already.
-        near = [] if look[1] > square else _components(_segment(network, photo, [look])[0], *look)
-        same = max(near, key=lambda other: overlap(other.box, found.box), default=None)
-        if same is not None and overlap(same.box, found.box) > 0.3:
-            found = same
-        if found.score >= threshold:
+    levels = []
+    for level in LEVELS:
+        [whole] = _segment(network, photo, [(centre, square)], level)
+        finds = []
+        for found in _components(whole, centre, square):
+            box = np.array(found.box)
+            look = ((box[:2] + box[2:]) / 2, NEAR * (box[2:] - box[:2]).max())
+            # Looking again makes no sense of a hand that fills the frame already.
+            if level > 1 or look[1] <= square:
+                near = _components(_segment(network, photo, [look])[0], *look)
+                found = max(near, key=lambda other: overlap(other.box, box), default=None)
+                if found is None or overlap(found.box, box) <= AGAIN:
+                    continue
             finds.append(found)
-    return _distinct(sorted(finds, key=lambda found: -found.score))
+        levels.append(finds)
+    return levels
 
 
-def _segment(network, photo, squares):
-    """Probabilities (N, 3, S, S) of squares (centre, side) of a photo."""
-    size = network.image_size
+def distinct(levels, threshold):
+    """Each hand once, of `candidates` with a score of at least the threshold, as `find_hands` says.
+
+    On the same level the more certain find counts; and a find on an earlier level more than its
+    parts, or what it is a part of, on a later one: from near, fingers look like hands.
+    """
+    kept = []
+    for finds in levels:
+        before = list(kept)
+        for found in sorted(finds, key=lambda found: -found.score):
+            if (
+                found.score >= threshold
+                and all(overlap(found.box, other.box) < MATCH for other in kept)
+                and all(_shared(found.box, other.box) < PART for other in before)
+            ):
+                kept.append(found)
+    return sorted(kept, key=lambda found: -found.score)
+
+
+def _segment(network, photo, squares, level=1):
+    """Probabilities (N, 3, S, S) of squares (centre, side) of a photo, S `level` times the network's
+    image."""
+    size = level * network.image_size
     crops = np.stack([cut(photo, *square, size) for square in squares])
     device = next(network.parameters()).device
     image = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
@@ -154,20 +190,23 @@ def _find(probabilities, piece, centre, square):
     )
 
 
-def _distinct(finds):
-    """Without finds whose box is one that stands before them."""
-    kept = []
-    for found in finds:
-        if all(overlap(found.box, other.box) < MATCH for other in kept):
-            kept.append(found)
-    return kept
-
-
 def overlap(a, b):
     """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    inner, *areas = _areas(a, b)
+    return inner / (sum(areas) - inner)
+
+
+def _shared(a, b):
+    """Intersection of two boxes over the smaller of them."""
+    inner, *areas = _areas(a, b)
+    return inner / min(areas)
+
+
+def _areas(a, b):
+    """Of the intersection of two boxes, and of each."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     inner = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
-    return inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner)
+    return inner, (a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod()
 
 
 def pretrained_localiser():

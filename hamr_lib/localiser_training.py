@@ -7,6 +7,7 @@ A run is a function of settings and data: what a step sees is drawn from (seed, 
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,12 +21,22 @@ from . import checkpoint, metrics
 from .augment import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, draw
 from .backbone import PretrainedStem
 from .data import check
+from .data.photographs import TITLE, Photographs, find_photographs
 from .draw import contact_sheet
 from .draw import fit as fit_image
 from .errors import HamrError
 from .evaluate import COLUMNS, best_device, write_rows
 from .files import commit, digest
-from .localiser import MATCH, SIDES, HandSegmenter, find_hands, load_localiser, overlap
+from .localiser import (
+    MATCH,
+    SIDES,
+    HandSegmenter,
+    candidates,
+    distinct,
+    find_hands,
+    load_localiser,
+    overlap,
+)
 from .train import CheckpointIO, Progress, cosine, precision, quiet
 
 PIXELS = 100  # of a hand that is shown at all
@@ -163,10 +174,11 @@ class FrameBatches(torch.utils.data.Dataset):
     def __init__(self, frames, indices, settings):
         self.frames, self.indices = frames, indices
         self.options, self.seed = settings.localiser, settings.train.seed
+        self.threads = ThreadPoolExecutor()  # decoding takes as long as half a step
 
     def __getitem__(self, step):
-        rng = np.random.default_rng([self.seed, 2, step])
-        views = [self._view(rng) for _ in range(self.options.batch_size)]
+        rngs = np.random.default_rng([self.seed, 2, step]).spawn(self.options.batch_size)
+        views = self.threads.map(self._view, rngs)
         image, hands = (torch.from_numpy(np.stack(part)) for part in zip(*views, strict=True))
         return {"step": step, "image": image, "hands": hands}
 
@@ -440,26 +452,21 @@ def match(finds, truth, shape):
 def choose_threshold(network, frames, indices, seed):
     """The threshold with the best F1 of boxes, over images and hand-free squares cut from them."""
     rng = np.random.default_rng([seed, 4])
-    scores, right, hands = [], [], 0
+    right, wrong, hands = np.zeros((3, len(GRID)))
     for index in indices:
         image, labels, joints = frames.both_hands(int(index))
         truth = true_hands(labels, joints)
-        finds = find_hands(network, 0.0, image)
-        pairs, false = match(finds, truth, labels.shape)
-        hands += len(pairs)
-        good = [found for iou, found in pairs if iou >= MATCH]
-        square = empty_square(labels, rng)
+        found = candidates(network, image)
+        square, nothing = empty_square(labels, rng), []
         if square is not None:
             centre, side = square
-            box = (*(centre - side / 2), *(centre + side / 2))
-            false = [*false, *find_hands(network, 0.0, image, box)]
-        scores += [found.score for found in (*good, *false)]
-        right += [True] * len(good) + [False] * len(false)
-    scores, right = np.array(scores), np.array(right, bool)
-    f1 = [
-        2 * (right & (scores >= t)).sum() / max(1, hands + (scores >= t).sum()) for t in GRID
-    ]  # fmt: skip
-    return float(GRID[int(np.argmax(f1))])
+            nothing = candidates(network, image, (*(centre - side / 2), *(centre + side / 2)))
+        for i, threshold in enumerate(GRID):
+            pairs, false = match(distinct(found, threshold), truth, labels.shape)
+            hands[i] += len(pairs)
+            right[i] += sum(iou >= MATCH for iou, _ in pairs)
+            wrong[i] += len(false) + len(distinct(nothing, threshold))
+    return float(GRID[np.argmax(2 * right / (hands + right + wrong).clip(1))])
 
 
 def evaluate(network, threshold, settings, frames, dataset):
@@ -483,22 +490,50 @@ def evaluate(network, threshold, settings, frames, dataset):
             hit = found is not None and iou >= MATCH
             sides.append(float(found.side == side) if hit else np.nan)
         finds_right += [0.0] * len(false) + [1.0] * (len(finds) - len(false))
-    ious, sides = np.array(ious), np.array(sides)
-    values = {
+    values = {**_hands(ious, sides), "finds_right": finds_right}
+    return _rows(values, settings, dataset, frames.split)
+
+
+def evaluate_photographs(network, threshold, settings, frames):
+    """How well the hands of `data.photographs.Photographs` are found, as rows of `metrics.csv`.
+
+    As `evaluate`, without finds_right, for not every hand is labelled. A box is that of the joints
+    that are seen.
+    """
+    ious, sides, finds = [], [], {}
+    for frame in frames:
+        points = frame.joints_2d[np.isfinite(frame.joints_2d).all(1)]
+        truth = [((*points.min(0), *points.max(0)), frame.side, True)]
+        pixels = frame.image.tobytes()
+        if pixels not in finds:
+            finds[pixels] = find_hands(network, threshold, frame.image)
+        [(iou, found)], _ = match(finds[pixels], truth, frame.image.shape[:2])
+        ious.append(iou)
+        sides.append(float(found.side == frame.side) if iou >= MATCH else np.nan)
+    return _rows(_hands(ious, sides), settings, TITLE, "evaluation")
+
+
+def _hands(ious, sides):
+    """The columns of the metrics that are taken over hands."""
+    ious = np.array(ious)
+    return {
         "box_iou": np.where(ious >= MATCH, ious, np.nan),
         "hands_found": (ious >= MATCH).astype(float),
         "side_accuracy": sides,
-        "finds_right": np.array(finds_right),
     }
+
+
+def _rows(values, settings, dataset, split):
+    """Means of columns by metric, as rows of `metrics.csv`; of one without a number, none."""
     rows = []
     for metric, column in values.items():
-        column = column.reshape(-1, 1)
+        column = np.reshape(column, (-1, 1))
         if not np.isfinite(column).any():
             continue
         draws = metrics.draw(len(column), settings.evaluate.bootstrap)
         low, high = metrics.interval(metrics.bootstrap([column], draws))
         rows.append({
-            "dataset": dataset, "split": frames.split, "method": "localiser", "metric": metric,
+            "dataset": dataset, "split": split, "method": "localiser", "metric": metric,
             "protocol": f"whole images, box IoU >= {MATCH}", "value": np.nanmean(column),
             "ci_low": low, "ci_high": high, "n": int(np.isfinite(column).sum()),
             "seeds": str(settings.train.seed), "source": "measured", "commit": commit(),
@@ -507,7 +542,8 @@ def evaluate(network, threshold, settings, frames, dataset):
 
 
 def evaluate_run(settings, run_dir):
-    """Evaluate a run's localiser on RHD's (or its stand-in's) evaluation images.
+    """Evaluate a run's localiser on RHD's (or its stand-in's) evaluation images, and on photographs
+    where those are (see `data.photographs`).
 
     Returns:
         The rows of `localiser.csv`, which it writes into the run's folder; see `evaluate`.
@@ -516,5 +552,9 @@ def evaluate_run(settings, run_dir):
     path = Path(run_dir) / "checkpoints" / "localiser.ckpt"
     network, threshold = load_localiser(path, best_device())
     frames = found.load("evaluation", settings.data)
-    rows = evaluate(network, threshold, settings, frames, found.title)
+    rows = [evaluate(network, threshold, settings, frames, found.title)]
+    paths = find_photographs()
+    if paths:
+        rows.append(evaluate_photographs(network, threshold, settings, Photographs(paths)))
+    rows = pd.concat(rows, ignore_index=True)
     return write_rows(Path(run_dir) / "localiser.csv", rows)

@@ -41,6 +41,9 @@ FINEST = 8
 # When to look again (see `_look`): where joints take up less of a box's side than this, or lie
 # further beside its middle; but not where they are next to nothing.
 LOOKS, SMALL, BESIDE, LEAST = 3, 0.8, 0.12, 0.25
+# Two looks at hands of one side whose joints are, on average, no further apart than this share of
+# their box's side are of the same hand.
+SAME = 0.2
 OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
 ENDINGS = ("_overlay.png", ".glb", ".obj", ".json", ".html")
@@ -226,7 +229,7 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
         boxes = [box]
     # Shown as both sides at once, unless it is a lone hand of which the side was said.
     sides = SIDES if side == "auto" or len(boxes) > 1 else (side,)
-    looks = [_look(model, photo, box, sides) for box in boxes]
+    looks = _distinct([_look(model, photo, box, sides) for box in boxes], sides)
     chosen = [look for look in looks if side in ("auto", look.side)]
     chosen = chosen or [looks[0]._replace(side=side)]
     return [_recovery(model, photo, _fitted(model, photo, look, sides), path) for look in chosen]
@@ -269,8 +272,9 @@ def _look(model, photo, box, sides):
     for _ in range(LOOKS):
         output = _see(model, photo, seen, sides)
         side = clearer_side(output.heatmaps[-1]) if sides == SIDES else sides[0]
-        around = _box_of_joints(output, sides.index(side), side, seen)
         look = _Look(box, seen, output, side)
+        joints = _joints_of(look, sides)
+        around = (*joints.min(0).tolist(), *joints.max(0).tolist())
         if _fits(seen, around):
             break
         seen = around
@@ -295,12 +299,28 @@ def _fitted(model, photo, look, sides):
     return look._replace(output=output._replace(estimates=[estimate]))
 
 
-def _box_of_joints(output, row, side, seen):
-    """The box of the joints, pixels, that one row of an `_see` finds in the box it saw."""
-    center, width = _square(seen)
-    flip = [-1 if side == "left" else 1, 1]
-    joints = center + output.estimates[-1].joints_2d[row].double().cpu().numpy() * flip * width / 2
-    return (*joints.min(0).tolist(), *joints.max(0).tolist())
+def _joints_of(look, sides):
+    """(21, 2) pixels: the joints of a look at a hand that was shown as each of the sides."""
+    center, width = _square(look.seen)
+    flip = [-1 if look.side == "left" else 1, 1]
+    joints = look.output.estimates[-1].joints_2d[sides.index(look.side)]
+    return center + joints.double().cpu().numpy() * flip * width / 2
+
+
+def _distinct(looks, sides):
+    """Without looks at a hand that was seen before: two finds may be parts of one hand."""
+    kept = []
+    for look in looks:
+        joints = _joints_of(look, sides)
+        near = SAME * np.ptp(joints, axis=0).max()
+        apart = (
+            np.linalg.norm(joints - _joints_of(other, sides), axis=1).mean()
+            for other in kept
+            if other.side == look.side
+        )
+        if all(distance >= near for distance in apart):
+            kept.append(look)
+    return kept
 
 
 def _fits(box, around):

@@ -323,7 +323,8 @@ def localiser(results_dir):
     caption = (
         "Hands found in whole images: the share of hands whose box is overlapped by half, the "
         "share of finds that are on a hand, the mean overlap of those found, and how often their "
-        "side is right; with 95 % intervals over hands."
+        "side is right; with 95 % intervals over hands. In photographs not every hand is labelled, "
+        "so that finds are not scored there."
     )
     return write_table(table, caption, Path(results_dir) / "tables", "localiser")
 

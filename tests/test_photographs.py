@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hamr_lib import evaluate, tables
+from hamr_lib import evaluate, recover, tables
 from hamr_lib.checkpoint import load_model
 from hamr_lib.data import photographs
 from hamr_lib.data.crops import BOX_FACTOR, load_crops
@@ -107,3 +107,39 @@ def test_photographs_that_are_missing_or_others_are_named(folder):
     path.unlink()
     with pytest.raises(HamrError, match="302003.jpg is missing"):
         photographs.find_photographs("nowhere")
+
+
+# Tips and PIP joints in the photographs of `example_photographs`, marked by eye on enlargements.
+MARKED = {
+    "IMG-1842.jpg": {
+        "thumb tip": (30, 153), "index PIP": (75, 121), "index tip": (61, 66),
+        "middle PIP": (103, 112), "middle tip": (92, 52), "ring PIP": (128, 119),
+        "ring tip": (122, 63), "little PIP": (152, 144), "little tip": (152, 97),
+    },
+    "IMG-1843.jpg": {
+        "thumb tip": (37, 143), "index PIP": (88, 114), "index tip": (84, 56),
+        "middle PIP": (117, 108), "middle tip": (119, 46), "ring PIP": (140, 120),
+        "ring tip": (148, 62), "little PIP": (164, 142), "little tip": (172, 100),
+    },
+    "IMG-1844.jpg": {
+        "thumb tip": (52, 134), "index PIP": (99, 109), "index tip": (113, 53),
+        "middle PIP": (129, 110), "middle tip": (148, 51), "ring PIP": (148, 125),
+        "ring tip": (170, 72), "little PIP": (161, 148), "little tip": (183, 111),
+    },
+    "hand.png": {
+        "thumb tip": (29, 100), "index PIP": (75, 71), "index tip": (63, 30),
+        "middle PIP": (101, 62), "middle tip": (92, 18), "ring PIP": (125, 66),
+        "ring tip": (122, 23), "little PIP": (146, 81), "little tip": (148, 45),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", photographs.example_photographs(), ids=lambda path: path.name)
+def test_the_shipped_networks_find_a_real_hand(path):
+    """One left hand, its joints where they are to a sixth of a finger's length."""
+    [hand] = recover(path)
+    assert hand.side == "left"
+    marks = MARKED[path.name]
+    joints = hand.joints_2d[[NAMES.index(name) for name in marks]]
+    off = np.linalg.norm(joints - list(marks.values()), axis=1)
+    assert off.mean() < 0.06 * np.ptp(hand.joints_2d, axis=0).max()

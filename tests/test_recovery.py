@@ -12,7 +12,7 @@ from PIL import Image
 from hamr_lib import recovery
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
-from hamr_lib.localiser import overlap
+from hamr_lib.localiser import Find, overlap
 from hamr_lib.model import START_SCALE
 from hamr_lib.recovery import NoHandError, read_photo, recover, recover_frame
 
@@ -251,6 +251,33 @@ def test_a_box_that_does_not_fit_is_looked_at_again(tiny_checkpoint, monkeypatch
     assert boxes[1:] == [pytest.approx(hand)] * again
     centre, width = recovery._square(boxes[-1])
     assert found.square == pytest.approx((*centre, width))
+
+
+@pytest.mark.parametrize("sides, count", [(("left", "left"), 1), (("left", "right"), 2)])
+@pytest.mark.parametrize("apart", [0.0, 60.0])
+def test_a_hand_that_is_found_twice_is_one(
+    tiny_checkpoint, tiny_localiser, monkeypatch, sides, count, apart
+):
+    """The network stands for one that sees a hand wherever it is shown a part of it."""
+    boxes = [(80.0, 100.0, 130.0, 150.0), (84.0 + apart, 106.0, 120.0 + apart, 150.0)]
+    truly, said = recovery._see, iter(sides)
+
+    def see(model, photo, box, sides):
+        output = truly(model, photo, box, sides)
+        centre, width = recovery._square(box)
+        corners = np.array([[80.0, 100.0], [130.0, 150.0]]) + [apart * (box != boxes[0]), 0]
+        flat = (np.resize(corners, (21, 2)) - centre) / (width / 2)
+        joints = np.stack([flat * [-1 if side == "left" else 1, 1] for side in sides])
+        [estimate] = output.estimates
+        return output._replace(estimates=[estimate._replace(joints_2d=torch.tensor(joints))])
+
+    finds = [Find(box, "left", 1.0) for box in boxes]
+    monkeypatch.setattr(recovery, "find_hands", lambda *args: finds)
+    monkeypatch.setattr(recovery, "clearer_side", lambda maps: next(said))
+    monkeypatch.setattr(recovery, "_see", see)
+    found = recover(photo(), checkpoint=tiny_checkpoint, localiser=tiny_localiser)
+    assert [hand.box for hand in found] == boxes[: 2 if apart else count]
+    assert [hand.side for hand in found] == list(sides[: len(found)])
 
 
 def test_no_hand_is_no_mesh(tiny_checkpoint, tiny_localiser):

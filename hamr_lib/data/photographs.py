@@ -5,8 +5,11 @@ shipped; `photographs.csv` holds our labels: the joints that can be seen, in pix
 are large and clear enough. They were placed on enlarged crops, we think to a twentieth of a hand's
 box, and there is no depth. Nothing is trained on them. Photographs given as `BACKGROUNDS` stand
 behind rendered hands, three quarters of them in training; what they show is no label there.
+
+To try things on there are also the photographs of DEODR's own examples, which come with its package.
 """
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -20,6 +23,12 @@ from .frame import Frame, Frames, read_image
 
 LABELS = Path(__file__).with_name("photographs.csv")
 TITLE = "BSDS500 hands"
+EXAMPLES = (
+    "hand_multiview/IMG-1842.jpg",
+    "hand_multiview/IMG-1843.jpg",
+    "hand_multiview/IMG-1844.jpg",
+    "hand.png",
+)
 SIZES = ((321, 481), (481, 321))  # (height, width) pixels of every photograph of the set
 
 
@@ -45,6 +54,15 @@ def find_photographs(folder=ROOT / "data" / "raw" / "bsds500"):
         if found:
             return found
     return {}
+
+
+def example_photographs():
+    """The photographs of a left hand that DEODR's package (BSD) carries, as a tuple of paths.
+
+    The first three are one open hand from three sides; the last is another, cut off at the wrist.
+    """
+    folder = Path(importlib.util.find_spec("deodr").origin).parent / "data"
+    return tuple(folder / name for name in EXAMPLES)
 
 
 class Photographs(Frames):
