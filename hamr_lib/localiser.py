@@ -134,8 +134,7 @@ def distinct(levels, threshold):
 
 
 def _segment(network, photo, squares, level=1):
-    """Probabilities (N, 3, S, S) of squares (centre, side) of a photo, S `level` times the network's
-    image."""
+    """Probabilities (N, 3, S, S) of squares (centre, side) of a photo, S = level * image_size."""
     size = level * network.image_size
     crops = np.stack([cut(photo, *square, size) for square in squares])
     device = next(network.parameters()).device

@@ -6,7 +6,7 @@ are large and clear enough. They were placed on enlarged crops, we think to a tw
 box, and there is no depth. Nothing is trained on them. Photographs given as `BACKGROUNDS` stand
 behind rendered hands, three quarters of them in training; what they show is no label there.
 
-To try things on there are also the photographs of DEODR's own examples, which come with its package.
+To try things on there are also the photographs of DEODR's examples, which come with its package.
 """
 
 import importlib.util
