@@ -1,5 +1,6 @@
 """Finding hands: what a localiser that has learnt coloured blobs finds, and its geometry."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hamr_lib import checkpoint, localiser
 from hamr_lib.backbone import PretrainedStem
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
+from hamr_lib.localiser import Find
 
 
 def probabilities(*blobs, size=64):
@@ -45,6 +47,52 @@ def test_what_is_looked_at_can_be_narrowed(trained, blobs):
         around = (*(low - air), *(high + air))
         found = localiser.distinct(localiser.candidates(network, image, around), threshold)
         assert found[0].side == side
+
+
+def test_a_hand_far_away_is_found_from_near(trained, blobs, monkeypatch):
+    network, threshold = trained
+    image, _, joints = RHD(blobs, "evaluation").both_hands(1)
+    photo = np.random.default_rng(5).normal(110, 12, (320, 320, 3)).clip(0, 255).astype(np.uint8)
+    photo[200:264, 100:164] = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
+    [found] = localiser.find_hands(network, threshold, photo)
+    small = joints[1] / 2 + (100, 200)
+    assert localiser.overlap(found.box, (*small.min(0), *small.max(0))) > 0.5
+    monkeypatch.setattr(localiser, "LEVELS", (1,))
+    assert localiser.find_hands(network, threshold, photo) == []
+
+
+def test_what_a_second_look_does_not_see_is_none(trained, blobs, monkeypatch):
+    """The first look at each level sees a hand in the middle, the second one nothing or a hand."""
+    near = probabilities((2, 16, 16, 47, 47))
+
+    def segment(network, photo, squares, level=1):
+        centre, side = squares[0]
+        whole = side == max(photo.shape)
+        return [probabilities((2, 24, 24, 39, 39)) if whole else near]
+
+    monkeypatch.setattr(localiser, "_segment", segment)
+    photo = np.zeros((640, 640, 3), np.uint8)
+    assert [len(finds) for finds in localiser.candidates(None, photo)] == [1, 1, 1]
+    near = probabilities()
+    assert [len(finds) for finds in localiser.candidates(None, photo)] == [0, 0, 0]
+
+
+def test_each_hand_counts_once():
+    hand, finger = (0.0, 0.0, 100.0, 100.0), (60.0, 0.0, 90.0, 40.0)
+    beside, around = (110.0, 0.0, 200.0, 100.0), (-200.0, -200.0, 300.0, 300.0)
+
+    def kept(*levels, threshold=0.5):
+        finds = [[Find(box, "left", score) for box, score in level] for level in levels]
+        return [found.box for found in localiser.distinct(finds, threshold)]
+
+    # A finger seen from near is a part of the hand that was seen before, however certain.
+    assert kept([(hand, 0.6)], [(finger, 0.9), (beside, 0.7)]) == [beside, hand]
+    assert kept([(hand, 0.6)], [(around, 0.9)]) == [hand]
+    # What is not certain enough hides nothing.
+    assert kept([(hand, 0.4)], [(finger, 0.9)]) == [finger]
+    # On one level a small hand may lie before a large one; of two alike the more certain counts.
+    assert kept([(hand, 0.6), (finger, 0.9)]) == [finger, hand]
+    assert kept([(hand, 0.6), ((0.0, 0.0, 100.0, 90.0), 0.7)]) == [(0.0, 0.0, 100.0, 90.0)]
 
 
 def test_it_starts_from_the_blocks_of_a_trained_stem():

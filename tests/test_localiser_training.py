@@ -25,6 +25,31 @@ def test_it_learns_to_find_blobs_and_their_side(tiny_localiser, blobs):
     assert rows.set_index("metric").n["hands_found"] == 16  # 4 images of each kind
 
 
+def test_hands_in_photographs_are_scored(monkeypatch):
+    """Two hands of one photograph, one of another: found beside the other one, exactly, not."""
+    image, joints = np.zeros((200, 300, 3), np.uint8), np.full((21, 2), np.nan)
+
+    def frame(x, side, image):
+        seen = joints.copy()
+        seen[:12] = np.linspace([x, 20], [x + 50, 70], 12)
+        return SimpleNamespace(image=image, side=side, joints_2d=seen)
+
+    found = Find((100.0, 20.0, 150.0, 70.0), "left", 0.9)
+    calls = []
+    monkeypatch.setattr(
+        localiser_training, "find_hands", lambda *args: calls.append(1) or [found] * (len(calls) < 2)
+    )
+    frames = [frame(10, "right", image), frame(100, "left", image), frame(10, "left", image + 1)]
+    rows = localiser_training.evaluate_photographs(None, 0.5, blob_settings(), frames)
+    rows = rows.set_index("metric")
+    assert len(calls) == 2  # a photograph is searched once
+    assert rows.value.to_dict() == {
+        "box_iou": 1.0, "hands_found": pytest.approx(1 / 3), "side_accuracy": 1.0,
+    }  # fmt: skip
+    assert rows.n.to_dict() == {"box_iou": 1, "hands_found": 3, "side_accuracy": 1}
+    assert (rows.dataset == "BSDS500 hands").all()
+
+
 def test_an_interrupted_run_ends_as_an_unbroken_one(blobs, tmp_path, monkeypatch):
     frames = RHD(blobs, "training")
     settings = blob_settings(steps=4, save_every=2, batch_size=2, image_size=32, channels=4)
