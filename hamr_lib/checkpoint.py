@@ -174,6 +174,7 @@ def load_model(path, device="cpu"):
     check_hand(path, description, hand)
     network = HAMR(settings.model, hand)
     load_state(path, network, model_state(checkpoint))
+    network.metrics = description["metrics"]
     return network.to(device).eval(), settings
 
 

@@ -71,25 +71,13 @@ class HandSegmenter(nn.Module):
 # --- finding ------------------------------------------------------------------------------------
 
 
-def find_hands(network, threshold, photo):
-    """The hands in a photo, the most certain first.
-
-    Args:
-        network, threshold: as `load_localiser` gives them; a find of a lower score is none.
-        photo: (H, W, 3) uint8 RGB.
-
-    Returns:
-        list of `Find`.
-    """
-    return distinct(candidates(network, photo), threshold)
-
-
 @torch.inference_mode()
 def candidates(network, photo, within=None):
     """What may be hands in a photo: a list of `Find` for each of `LEVELS`, some of the same hand.
 
     Args:
-        network, photo: as in `find_hands`.
+        network: `HandSegmenter`.
+        photo: (H, W, 3) uint8 RGB.
         within: (x0, y0, x1, y1) pixels, to look there alone; None looks at the whole photo.
     """
     height, width = photo.shape[:2]
@@ -115,7 +103,7 @@ def candidates(network, photo, within=None):
 
 
 def distinct(levels, threshold):
-    """Each hand once, of `candidates` with a score of at least the threshold, as `find_hands` says.
+    """Each hand once, of `candidates` with a score of at least the threshold, best scores first.
 
     On the same level the more certain find counts; and a find on an earlier level more than its
     parts, or what it is a part of, on a later one: from near, fingers look like hands.
@@ -219,7 +207,7 @@ def load_localiser(path, device="cpu"):
     """Read a trained localiser.
 
     Returns:
-        (`HandSegmenter` in evaluation mode on `device`, the threshold for `find_hands`)
+        (`HandSegmenter` in evaluation mode on `device`, the threshold for `distinct`)
 
     Raises:
         HamrError: for a missing or broken file, one that is no localiser, or one whose training

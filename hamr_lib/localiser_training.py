@@ -33,15 +33,16 @@ from .localiser import (
     HandSegmenter,
     candidates,
     distinct,
-    find_hands,
     load_localiser,
     overlap,
 )
+from .recovery import seen
 from .train import CheckpointIO, Progress, cosine, precision, quiet
 
 PIXELS = 100  # of a hand that is shown at all
 COLOURS = {"left": (86, 180, 233), "right": (230, 159, 0)}
 GRID = np.arange(0.5, 0.96, 0.025)  # thresholds to choose from
+ENOUGH = 200  # held-out images to choose by
 
 
 def fit(settings, run_dir, frames, model=None):
@@ -57,8 +58,8 @@ def fit(settings, run_dir, frames, model=None):
         run_dir: folder of the run; receives checkpoints/localiser.ckpt.
         frames: `data.rhd.RHD` of the training split. A share of them is held out: on it the
             threshold is chosen.
-        model: a trained `model.HAMR`. None, or one with a stem of another kind, has the localiser
-            start from what ImageNet taught.
+        model: a trained `model.HAMR`, which sees what is found, too (`recovery.seen`). None, or one
+            with a stem of another kind, has the localiser start from what ImageNet taught.
 
     Returns:
         list of dicts, one a checkpoint: step and loss.
@@ -102,7 +103,7 @@ def fit(settings, run_dir, frames, model=None):
             weights_only=True,
         )  # fmt: skip
     network.eval()
-    threshold = choose_threshold(network, frames, validation, seed)
+    threshold = choose_threshold(network, model, frames, validation[:ENOUGH], seed)
     content = checkpoint.read(path)
     content["hamr"] = {**content["hamr"], "threshold": threshold}
     checkpoint.save(path, content)
@@ -118,14 +119,30 @@ def split(frames, settings):
     return order[held:], order[:held]
 
 
-def examples(network, threshold, frames, indices):
+def find(finder, model, photo):
+    """The hands of a photo (H, W, 3) uint8, as `recovery.recover` finds them: list of `Find`.
+
+    Args:
+        finder: (network, threshold) as `load_localiser` gives them.
+        model: `model.HAMR`; None leaves it at what the localiser finds.
+    """
+    network, threshold = finder
+    return distinct(_candidates(network, model, photo, threshold), threshold)
+
+
+def _candidates(network, model, photo, threshold, within=None):
+    levels = candidates(network, photo, within)
+    return levels if model is None else seen(model, photo, levels, threshold)
+
+
+def examples(finder, model, frames, indices):
     """A sheet of images with the found hands' boxes (h, w, 3) uint8: left ones blue, right ones
     orange, the labelled joints' boxes white."""
     sheet = []
     for index in indices:
         image, hands, joints = frames.both_hands(int(index))
         boxes = [(box, (255, 255, 255)) for box, _, _ in true_hands(hands, joints)]
-        for found in find_hands(network, threshold, image):
+        for found in find(finder, model, image):
             boxes.append((found.box, COLOURS[found.side]))
         drawn = fit_image(image, 320)
         scale = len(drawn) / len(image)
@@ -449,18 +466,19 @@ def match(finds, truth, shape):
     return hands, [found for j, found in enumerate(finds) if j not in good]
 
 
-def choose_threshold(network, frames, indices, seed):
+def choose_threshold(network, model, frames, indices, seed):
     """The threshold with the best F1 of boxes, over images and hand-free squares cut from them."""
     rng = np.random.default_rng([seed, 4])
     right, wrong, hands = np.zeros((3, len(GRID)))
     for index in indices:
         image, labels, joints = frames.both_hands(int(index))
         truth = true_hands(labels, joints)
-        found = candidates(network, image)
+        found = _candidates(network, model, image, GRID[0])
         square, nothing = empty_square(labels, rng), []
         if square is not None:
             centre, side = square
-            nothing = candidates(network, image, (*(centre - side / 2), *(centre + side / 2)))
+            box = (*(centre - side / 2), *(centre + side / 2))
+            nothing = _candidates(network, model, image, GRID[0], box)
         for i, threshold in enumerate(GRID):
             pairs, false = match(distinct(found, threshold), truth, labels.shape)
             hands[i] += len(pairs)
@@ -469,7 +487,7 @@ def choose_threshold(network, frames, indices, seed):
     return float(GRID[np.argmax(2 * right / (hands + right + wrong).clip(1))])
 
 
-def evaluate(network, threshold, settings, frames, dataset):
+def evaluate(finder, model, settings, frames, dataset):
     """How well hands are found in a set's whole images, as rows of `metrics.csv`.
 
     Returns:
@@ -482,7 +500,7 @@ def evaluate(network, threshold, settings, frames, dataset):
     for index in range(len(frames)):
         image, labels, joints = frames.both_hands(index)
         truth = true_hands(labels, joints)
-        finds = find_hands(network, threshold, image)
+        finds = find(finder, model, image)
         pairs, false = match(finds, truth, labels.shape)
         clear = [side for _, side, seen in truth if seen]
         for (iou, found), side in zip(pairs, clear, strict=True):
@@ -494,7 +512,7 @@ def evaluate(network, threshold, settings, frames, dataset):
     return _rows(values, settings, dataset, frames.split)
 
 
-def evaluate_photographs(network, threshold, settings, frames):
+def evaluate_photographs(finder, model, settings, frames):
     """How well the hands of `data.photographs.Photographs` are found, as rows of `metrics.csv`.
 
     As `evaluate`, without finds_right, for not every hand is labelled. A box is that of the joints
@@ -506,7 +524,7 @@ def evaluate_photographs(network, threshold, settings, frames):
         truth = [((*points.min(0), *points.max(0)), frame.side, True)]
         pixels = frame.image.tobytes()
         if pixels not in finds:
-            finds[pixels] = find_hands(network, threshold, frame.image)
+            finds[pixels] = find(finder, model, frame.image)
         [(iou, found)], _ = match(finds[pixels], truth, frame.image.shape[:2])
         ious.append(iou)
         sides.append(float(found.side == frame.side) if iou >= MATCH else np.nan)
@@ -549,12 +567,13 @@ def evaluate_run(settings, run_dir):
         The rows of `localiser.csv`, which it writes into the run's folder; see `evaluate`.
     """
     found = check.find_sets(settings)["rhd"]
-    path = Path(run_dir) / "checkpoints" / "localiser.ckpt"
-    network, threshold = load_localiser(path, best_device())
+    folder = Path(run_dir) / "checkpoints"
+    finder = load_localiser(folder / "localiser.ckpt", best_device())
+    model, _ = checkpoint.load_model(folder / "best.ckpt", best_device())
     frames = found.load("evaluation", settings.data)
-    rows = [evaluate(network, threshold, settings, frames, found.title)]
+    rows = [evaluate(finder, model, settings, frames, found.title)]
     paths = find_photographs()
     if paths:
-        rows.append(evaluate_photographs(network, threshold, settings, Photographs(paths)))
+        rows.append(evaluate_photographs(finder, model, settings, Photographs(paths)))
     rows = pd.concat(rows, ignore_index=True)
     return write_rows(Path(run_dir) / "localiser.csv", rows)

@@ -261,6 +261,7 @@ class HAMR(nn.Module):
         self.image_size = settings.image_size
         self.mesh = settings.mesh
         self.rotation = settings.rotation
+        self.metrics = {}  # on training and validation images, where a checkpoint tells them
         self.hand = hand.requires_grad_(False)
         self.pose_module = PoseModule(settings)
         self.regression = Regression(

@@ -7,6 +7,7 @@ sees a photo just as it saw its training images.
 
 import contextlib
 import functools
+import math
 import os
 import struct
 import zlib
@@ -25,9 +26,9 @@ from .data.crops import BOX_FACTOR, crop_square, cut
 from .draw import draw_skeleton
 from .errors import HamrError
 from .files import write_aside, write_json
-from .fitting import fit
+from .fitting import fit, read_maps
 from .joints import NUM_JOINTS
-from .localiser import SIDES, find_hands, load_localiser, pretrained_localiser
+from .localiser import SIDES, candidates, distinct, load_localiser, pretrained_localiser
 from .model import Estimate, Output
 from .poses import MIRROR
 from .render import rasterize, render
@@ -44,6 +45,9 @@ LOOKS, SMALL, BESIDE, LEAST = 3, 0.8, 0.12, 0.25
 # Two looks at hands of one side whose joints are, on average, no further apart than this share of
 # their box's side are of the same hand.
 SAME = 0.2
+# A find is a hand where the joints' heat maps are spread, on average, by less than this many times
+# what the network's joints are off on its validation images.
+SHARP = 3.0
 OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
 # The files of a recovery, after its stem.
 ENDINGS = ("_overlay.png", ".glb", ".obj", ".json", ".html")
@@ -217,8 +221,9 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
     photo = read_photo(image)
     height, width = photo.shape[:2]
     if box is None:
-        boxes = [found.box for found in find_hands(*finder, photo)]
-        if not boxes:
+        sides = SIDES
+        looks = _distinct(_find(model, finder, photo))
+        if not looks:
             raise NoHandError("no hand was found; if there is one, give the box around it")
     else:
         x0, y0, x1, y1 = box
@@ -226,10 +231,8 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, localise
             raise PhotoError(
                 f"box={box} lies outside the photo, which has {width} x {height} pixels"
             )
-        boxes = [box]
-    # Shown as both sides at once, unless it is a lone hand of which the side was said.
-    sides = SIDES if side == "auto" or len(boxes) > 1 else (side,)
-    looks = _distinct([_look(model, photo, box, sides) for box in boxes], sides)
+        sides = SIDES if side == "auto" else (side,)
+        looks = [_look(model, photo, box, sides)]
     chosen = [look for look in looks if side in ("auto", look.side)]
     chosen = chosen or [looks[0]._replace(side=side)]
     return [_recovery(model, photo, _fitted(model, photo, look, sides), path) for look in chosen]
@@ -307,14 +310,52 @@ def _joints_of(look, sides):
     return center + joints.double().cpu().numpy() * flip * width / 2
 
 
-def _distinct(looks, sides):
+def _find(model, finder, photo):
+    """The localiser's finds that the network sees, too, as `_Look`s, the most certain first."""
+    network, threshold = finder
+    levels = seen(model, photo, candidates(network, photo), threshold)
+    looks = {found: look for level in levels for found, look in level.items()}
+    return [looks[found] for found in distinct(levels, threshold)]
+
+
+def seen(model, photo, levels, threshold):
+    """Those of `localiser.candidates` that the network sees, too.
+
+    Shown what is no hand, its heat maps have no clear peaks. That tells better than the localiser's
+    score, which may therefore be lower. A network that was never validated sees everything.
+
+    Args:
+        model: `model.HAMR`.
+        photo: (H, W, 3) uint8 RGB.
+        levels: as `candidates` gives them.
+        threshold: the least score to look at.
+
+    Returns:
+        list of {`Find`: `_Look`}, one a level; the side of a find is that as which it is seen.
+    """
+    limit = SHARP * model.metrics.get("val_joints_2d", math.inf)
+    kept = []
+    for finds in levels:
+        kept.append({})
+        for found in finds:
+            if found.score < threshold:
+                continue
+            look = _look(model, photo, found.box, SIDES)
+            row = SIDES.index(look.side)
+            _, variance = read_maps(look.output.heatmaps[-1][row : row + 1])
+            if variance.sqrt().mean().item() < limit:
+                kept[-1][found._replace(side=look.side)] = look
+    return kept
+
+
+def _distinct(looks):
     """Without looks at a hand that was seen before: two finds may be parts of one hand."""
     kept = []
     for look in looks:
-        joints = _joints_of(look, sides)
+        joints = _joints_of(look, SIDES)
         near = SAME * np.ptp(joints, axis=0).max()
         apart = (
-            np.linalg.norm(joints - _joints_of(other, sides), axis=1).mean()
+            np.linalg.norm(joints - _joints_of(other, SIDES), axis=1).mean()
             for other in kept
             if other.side == look.side
         )

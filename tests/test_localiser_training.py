@@ -15,9 +15,9 @@ from hamr_lib.localiser import Find
 
 
 def test_it_learns_to_find_blobs_and_their_side(tiny_localiser, blobs):
-    network, threshold = localiser.load_localiser(tiny_localiser)
+    finder = localiser.load_localiser(tiny_localiser)
     frames = RHD(blobs, "evaluation")
-    rows = localiser_training.evaluate(network, threshold, blob_settings(), frames, "blobs")
+    rows = localiser_training.evaluate(finder, None, blob_settings(), frames, "blobs")
     values = rows.set_index("metric").value
     # A chance answer would find a blob here and there and be right about half of the sides.
     assert values["hands_found"] > 0.8 and values["finds_right"] > 0.8
@@ -37,10 +37,10 @@ def test_hands_in_photographs_are_scored(monkeypatch):
     found = Find((100.0, 20.0, 150.0, 70.0), "left", 0.9)
     calls = []
     monkeypatch.setattr(
-        localiser_training, "find_hands", lambda *args: calls.append(1) or [found] * (len(calls) < 2)
+        localiser_training, "find", lambda *args: calls.append(1) or [found] * (len(calls) < 2)
     )
     frames = [frame(10, "right", image), frame(100, "left", image), frame(10, "left", image + 1)]
-    rows = localiser_training.evaluate_photographs(None, 0.5, blob_settings(), frames)
+    rows = localiser_training.evaluate_photographs(None, None, blob_settings(), frames)
     rows = rows.set_index("metric")
     assert len(calls) == 2  # a photograph is searched once
     assert rows.value.to_dict() == {
@@ -85,7 +85,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(blobs, tmp_path, monkeypatch
         localiser_training.fit(other, tmp_path / "cut", frames)
 
 
-def test_a_model_that_was_trained_further_gets_a_new_localiser(blobs, tmp_path):
+def test_a_model_that_was_trained_further_gets_a_new_localiser(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(localiser_training, "choose_threshold", lambda *args: 0.5)
     frames = RHD(blobs, "training")
     settings = blob_settings(steps=2, save_every=1, batch_size=2, image_size=32, channels=4)
     stem = PretrainedStem(8)

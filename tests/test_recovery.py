@@ -1,6 +1,7 @@
 """Recovering a hand from a photo: reading any image, the geometry there and back, the files."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from hamr_lib import recovery
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
 from hamr_lib.localiser import Find, overlap
-from hamr_lib.model import START_SCALE
+from hamr_lib.model import START_SCALE, Output
 from hamr_lib.recovery import NoHandError, read_photo, recover, recover_frame
 
 
@@ -259,7 +260,7 @@ def test_a_hand_that_is_found_twice_is_one(
     tiny_checkpoint, tiny_localiser, monkeypatch, sides, count, apart
 ):
     """The network stands for one that sees a hand wherever it is shown a part of it."""
-    boxes = [(80.0, 100.0, 130.0, 150.0), (84.0 + apart, 106.0, 120.0 + apart, 150.0)]
+    boxes = [(80.0, 100.0, 130.0, 150.0), (88.0 + apart, 108.0, 122.0 + apart, 142.0)]
     truly, said = recovery._see, iter(sides)
 
     def see(model, photo, box, sides):
@@ -272,12 +273,32 @@ def test_a_hand_that_is_found_twice_is_one(
         return output._replace(estimates=[estimate._replace(joints_2d=torch.tensor(joints))])
 
     finds = [Find(box, "left", 1.0) for box in boxes]
-    monkeypatch.setattr(recovery, "find_hands", lambda *args: finds)
+    monkeypatch.setattr(recovery, "candidates", lambda *args: [finds])
     monkeypatch.setattr(recovery, "clearer_side", lambda maps: next(said))
     monkeypatch.setattr(recovery, "_see", see)
     found = recover(photo(), checkpoint=tiny_checkpoint, localiser=tiny_localiser)
     assert [hand.box for hand in found] == boxes[: 2 if apart else count]
     assert [hand.side for hand in found] == list(sides[: len(found)])
+
+
+def test_a_find_is_a_hand_if_the_network_sees_it_too(monkeypatch):
+    """Joints that are 0.05 crop units off; maps with one peak, or with none, spread by 0.58."""
+    clear, flat = torch.zeros(2, 21, 16, 16), torch.zeros(2, 21, 16, 16)
+    clear[:, :, 5, 6] = 30.0
+    finds = [Find((0.0, 0.0, size, size), "left", score) for size, score in
+             ((10.0, 0.9), (20.0, 0.8), (30.0, 0.3))]  # fmt: skip
+    maps = {10.0: flat, 20.0: clear, 30.0: clear}
+
+    def look(model, photo, box, sides):
+        return recovery._Look(box, box, Output([maps[box[2]]], []), "right")
+
+    monkeypatch.setattr(recovery, "_look", look)
+    model = SimpleNamespace(metrics={"val_joints_2d": 0.05})
+    [one, none] = recovery.seen(model, None, [finds, finds[:1]], 0.5)
+    assert list(one) == [finds[1]._replace(side="right")] and none == {}
+    # A network that was never validated cannot tell.
+    [one] = recovery.seen(SimpleNamespace(metrics={}), None, [finds], 0.5)
+    assert [found.box for found in one] == [finds[0].box, finds[1].box]
 
 
 def test_no_hand_is_no_mesh(tiny_checkpoint, tiny_localiser):
