@@ -52,7 +52,7 @@ def take(profile, photo, localiser=""):
             chrome.js("new Promise(done => setTimeout(done, 2000))")
             save("explore_mesh_predictions", chrome.picture())
 
-            prepare("recover_photo", folder, localiser=localiser, out=str(folder / "out"))
+            prepare("recover_photo", folder, localiser=localiser, out="out")
             run_all(chrome, address("recover_photo.ipynb"))
             chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
             button = "document.querySelector('.jp-OutputArea button.widget-upload')"
