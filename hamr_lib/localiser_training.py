@@ -120,7 +120,8 @@ def split(frames, settings):
 
 
 def find(finder, model, photo):
-    """The hands of a photo (H, W, 3) uint8, as `recovery.recover` finds them: list of `Find`.
+    """The hands of a photo (H, W, 3) uint8, as list of `Find`: those of `recovery.recover`, which
+    only goes on to take finds whose meshes come out alike for one.
 
     Args:
         finder: (network, threshold) as `load_localiser` gives them.

@@ -321,8 +321,8 @@ def _find(model, finder, photo):
 def seen(model, photo, levels, threshold):
     """Those of `localiser.candidates` that the network sees, too.
 
-    Shown what is no hand, its heat maps have no clear peaks. That tells better than the localiser's
-    score, which may therefore be lower. A network that was never validated sees everything.
+    Shown what is no hand, its heat maps have no clear peaks. One that was never validated sees
+    everything.
 
     Args:
         model: `model.HAMR`.
