@@ -5,18 +5,22 @@
     for recovery in hamr_lib.recover("photo.jpg"):  # one a hand
         recovery.save("results", f"{recovery.side}-hand")
 
-Everything else is in the modules. The two functions are imported when they are first asked for, so
-that reading a setting does not wait for torch.
+The packages follow the data: `hand`, `data`, `synth`, `render`, `model`, `training`, `evaluation`,
+`baselines`, `recovery`, `report`, `widgets`. The public names below are imported when they are
+first asked for, so that reading a setting does not wait for torch.
 """
 
-__all__ = ["load_hand", "recover"]
+from importlib import import_module
+
+_MODULES = {
+    "HAMR": "hamr_lib.model.hamr",
+    "load_hand": "hamr_lib.hand.layer",
+    "recover": "hamr_lib.recovery.result",
+}
+__all__ = ["HAMR", "load_hand", "recover"]
 
 
 def __getattr__(name):
-    if name == "recover":
-        from .recovery import recover as value
-    elif name == "load_hand":
-        from .hand import load_hand as value
-    else:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return value
+    return getattr(import_module(_MODULES[name]), name)

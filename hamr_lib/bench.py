@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 from smplx.lbs import batch_rodrigues
 
-from . import bench_training
-from .files import ROOT, commit, write_aside
-from .hand import load_hand
-from .poses import angles_to_axis_angle, sample_poses
-from .render import silhouette
-from .render.silhouette import draw_adjoint, draw_scenes, outline_scenes, topology_of
-from .settings import load_settings
-from .tables import write_table
+from hamr_lib import bench_training
+from hamr_lib.config import load_settings
+from hamr_lib.files import ROOT, commit, write_aside
+from hamr_lib.hand.layer import load_hand
+from hamr_lib.hand.poses import angles_to_axis_angle, sample_poses
+from hamr_lib.render import silhouette
+from hamr_lib.render.silhouette import draw_adjoint, draw_scenes, outline_scenes, topology_of
+from hamr_lib.report.tables import write_table
 
 REFERENCE = ROOT / "results" / "reference"
 BATCH = 8

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import train
-from .augment import augment, centre_crop
-from .data.crops import Crops, stored_size
-from .evaluate import best_device
-from .hand import load_hand
-from .losses import hamr_losses
-from .model import HAMR
-from .settings import load_settings
+from hamr_lib.config import load_settings
+from hamr_lib.data.augment import augment, centre_crop
+from hamr_lib.data.crops import Crops, stored_size
+from hamr_lib.evaluation.scores import best_device
+from hamr_lib.hand.layer import load_hand
+from hamr_lib.losses import hamr_losses
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.training import loop
 
 WINDOW = 6  # steps of one loop before it is the other's turn
 # So low that no network learns from the noise. One that does recovers larger hands, which take
@@ -63,9 +63,9 @@ class Bare:
 
     def __init__(self, settings, crops, hand):
         torch.manual_seed(0)
-        self.task, self.generator = train.Task(), torch.Generator().manual_seed(0)
+        self.task, self.generator = loop.Task(), torch.Generator().manual_seed(0)
         self.settings, self.device = settings, best_device()
-        self.half = train.precision(settings.train) == "bf16"
+        self.half = loop.precision(settings.train) == "bf16"
         self.network = HAMR(settings.model, hand)
         self.network.to(self.device, memory_format=torch.channels_last).train()
         weights = [p for p in self.network.parameters() if p.requires_grad]
@@ -120,7 +120,7 @@ class Bare:
 
 
 def silhouette_apart(losses):
-    """`settings.Losses` without the silhouette, and the silhouette's alone."""
+    """`config.Losses` without the silhouette, and the silhouette's alone."""
     others = {
         field.name: 0.0
         for field in dataclasses.fields(losses)
@@ -129,7 +129,7 @@ def silhouette_apart(losses):
     return dataclasses.replace(losses, silhouette=0.0), dataclasses.replace(losses, **others)
 
 
-class _Turns(train.Training):
+class _Turns(loop.Training):
     """The study's own loop, which lets the bare network run after every window of steps."""
 
     def __init__(self, *arguments, bare):
@@ -154,7 +154,7 @@ class _Turns(train.Training):
 
 
 def loop_and_bare(settings, crops, hand, turns):
-    """Images a second of `train.fit`'s loop and of the bare network, taking turns.
+    """Images a second of `loop.fit`'s loop and of the bare network, taking turns.
 
     Returns:
         (loop, bare, ratio, `Bare`): medians over the turns; the ratio is that of each turn's two
@@ -168,14 +168,14 @@ def loop_and_bare(settings, crops, hand, turns):
     bare = Bare(settings, crops, hand)
     with tempfile.TemporaryDirectory() as folder:
         network = HAMR(settings.model, hand)
-        module = _Turns(settings, Path(folder), network, hand, train.Task(), "noise", bare=bare)
-        data = train.CropData(settings.train, crops, crops.subset(np.arange(2)))
-        train._trainer(settings).fit(module, datamodule=data)
+        module = _Turns(settings, Path(folder), network, hand, loop.Task(), "noise", bare=bare)
+        data = loop.CropData(settings.train, crops, crops.subset(np.arange(2)))
+        loop._trainer(settings).fit(module, datamodule=data)
     # The first turn also pays for compiling kernels and growing memory.
     own, others = np.array(module.own[1:]), np.array(module.others[1:])
     images = WINDOW * settings.train.batch_size
-    loop, alone = images / np.median(own), images / np.median(others)
-    return loop, alone, np.median(others / own), bare
+    own_loop, alone = images / np.median(own), images / np.median(others)
+    return own_loop, alone, np.median(others / own), bare
 
 
 class _OneByOne(torch.utils.data.Dataset):
@@ -200,7 +200,7 @@ def plain_loop(settings, crops, hand, steps):
     and samples one at a time through the loader.
     """
     torch.manual_seed(0)
-    task, generator = train.Task(), torch.Generator().manual_seed(0)
+    task, generator = loop.Task(), torch.Generator().manual_seed(0)
     device, size = best_device(), settings.train.batch_size
     network = HAMR(settings.model, hand).to(device).train()
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -251,14 +251,14 @@ def rows(random_hands):
         hand = load_hand("open", pose_components=settings.hand.pose_components)
         crops = noise_crops(settings, random_hands(batch))
         where = f"{name}, batch {batch}"
-        loop, bare, ratio, parts = loop_and_bare(settings, crops, hand, turns)
-        yield f"training loop, {where}", loop, "images a second"
+        own_loop, bare, ratio, parts = loop_and_bare(settings, crops, hand, turns)
+        yield f"training loop, {where}", own_loop, "images a second"
         yield f"bare network, {where}", bare, "images a second"
         yield f"loop / bare network, {where}", ratio, "times"
         yield from _shares(parts, where)
         plain = plain_loop(settings, crops, hand, WINDOW)
         yield f"plain loop, {where}", plain, "images a second"
-        yield f"loop / plain loop, {where}", loop / plain, "times"
+        yield f"loop / plain loop, {where}", own_loop / plain, "times"
         for count in (1, batch):  # so often that a slow moment of the machine does not cover all
             spent = inference(settings, crops, hand, count, 8 * turns)
             yield f"inference, crop to mesh, {name}, batch {count}", spent, "ms an image"

@@ -12,7 +12,7 @@ crop units.
 
 import torch
 
-from .joints import BONES
+from hamr_lib.joints import BONES
 
 
 def project_weak(points, camera):

@@ -7,7 +7,7 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import HamrError
+from hamr_lib.errors import HamrError
 
 ROOT = Path(__file__).resolve().parent.parent
 

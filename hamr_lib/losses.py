@@ -22,22 +22,22 @@ Cross-entropy on the maps is in nats: 9 at the start and 0.4 then, for a weight 
 import torch
 import torch.nn.functional as F
 
-from .camera import crop_units_to_grid, ground_truth_camera
-from .errors import HamrError
-from .joints import NAMES, NUM_JOINTS
-from .render import silhouette
+from hamr_lib.camera import crop_units_to_grid, ground_truth_camera
+from hamr_lib.errors import HamrError
+from hamr_lib.joints import NAMES, NUM_JOINTS
+from hamr_lib.render import silhouette
 
 
 def hamr_losses(output, batch, settings, faces):
     """All parts that have a weight, and their weighted sum.
 
     Args:
-        output: `model.Output`. The last iteration's estimate is supervised, and the heat maps of
+        output: `hamr.Output`. The last iteration's estimate is supervised, and the heat maps of
             every stack.
         batch: the augmented batch: joints_2d (B, 21, 2) crop units, joints_3d (B, 21, 3) metres
             root-relative, valid_2d and valid_3d (B, 21) bool, mask (B, S, S) in [0, 1], has_mask
             (B,) bool.
-        settings: `settings.Losses`.
+        settings: `config.Losses`.
         faces: (F, 3) long, the hand's triangles.
 
     Returns:
@@ -197,7 +197,7 @@ def silhouette_loss(estimate, faces, mask, has_mask, size):
     """The mesh's silhouette against the mask: share of the crop's pixels that differ (L1).
 
     Args:
-        estimate: `model.Estimate` with a mesh.
+        estimate: `hamr.Estimate` with a mesh.
         faces: (F, 3) long.
         mask: (B, S, S) in [0, 1], averaged down to `size` pixels.
         has_mask: (B,) bool; the other samples are not rendered.

@@ -21,9 +21,9 @@ import sys
 import time
 from pathlib import Path
 
-from .errors import HamrError
-from .files import ROOT, commit, read_json, write_aside, write_json
-from .settings import FLOORS, check_methods, load_comparison, load_run, load_settings
+from hamr_lib.config import FLOORS, check_methods, load_comparison, load_run, load_settings
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT, commit, read_json, write_aside, write_json
 
 NOTEBOOKS = ROOT / "notebooks"
 # The packages whose versions decide a result.
@@ -114,9 +114,9 @@ def train(profile, run="main"):
     Under torchrun each process calls this, and takes its part of every batch. The data must have
     been made before (`make data`): many processes would render it many times.
     """
-    from . import train as training
-    from .data.sets import training_crops
-    from .hand import load_hand
+    from hamr_lib.data.registry import training_crops
+    from hamr_lib.hand.layer import load_hand
+    from hamr_lib.training import loop as training
 
     settings = load_run(profile, run)
     train_crops, val_crops = training_crops(settings)
@@ -138,8 +138,8 @@ def publish(profile):
     Raises:
         HamrError: for a study that has not come so far.
     """
-    from .checkpoint import save_release
-    from .evaluate import merge_metrics
+    from hamr_lib.evaluation.scores import merge_metrics
+    from hamr_lib.model.checkpoint import save_release
 
     source = results_dir(profile)
     target = source.parent / "reference" / source.name

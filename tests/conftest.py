@@ -19,10 +19,10 @@ def tiny_checkpoint(tmp_path_factory):
     """A network of a few thousand weights that nobody trained, as a checkpoint."""
     import torch
 
-    from hamr_lib import checkpoint
-    from hamr_lib.hand import load_hand
-    from hamr_lib.model import HAMR
-    from hamr_lib.settings import load_settings
+    from hamr_lib.config import load_settings
+    from hamr_lib.hand.layer import load_hand
+    from hamr_lib.model import checkpoint
+    from hamr_lib.model.hamr import HAMR
 
     settings = load_settings("smoke")
     hand = load_hand("open", pose_components=settings.hand.pose_components)
@@ -46,7 +46,7 @@ def tiny_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def open_hand_data():
     """The open hand's arrays, from the project's own cache; the first use builds it."""
-    from hamr_lib.open_hand import open_hand
+    from hamr_lib.hand.open_hand import open_hand
 
     return open_hand()
 
@@ -75,8 +75,8 @@ def tiny_localiser(blobs, tmp_path_factory):
     """A localiser that has learnt to find the blobs: path of its checkpoint."""
     from tiny import blob_settings
 
-    from hamr_lib import localiser_training
     from hamr_lib.data.rhd import RHD
+    from hamr_lib.recovery import localiser_training
 
     folder = tmp_path_factory.mktemp("localiser")
     localiser_training.fit(blob_settings(), folder, RHD(blobs, "training"))
@@ -88,10 +88,10 @@ def browsed(tiny_checkpoint, tmp_path_factory):
     """A run that was evaluated on twelve drawn frames, half of them left hands."""
     from tiny import draw_frames
 
-    from hamr_lib import evaluate
-    from hamr_lib.checkpoint import load_model
+    from hamr_lib.config import load_settings
     from hamr_lib.data.crops import load_crops
-    from hamr_lib.settings import load_settings
+    from hamr_lib.evaluation import scores
+    from hamr_lib.model.checkpoint import load_model
 
     folder = tmp_path_factory.mktemp("run") / "main"
     settings = load_settings("smoke")
@@ -102,5 +102,5 @@ def browsed(tiny_checkpoint, tmp_path_factory):
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / "best.ckpt").write_bytes(tiny_checkpoint.read_bytes())
     model, _ = load_model(tiny_checkpoint)
-    evaluate.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
+    scores.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
     return folder, frames

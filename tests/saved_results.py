@@ -5,10 +5,10 @@ import pandas as pd
 import torch
 from tiny import TinyHand, draw_frames
 
-from hamr_lib import evaluate
+from hamr_lib.config import from_dict
 from hamr_lib.data.crops import load_crops
+from hamr_lib.evaluation import scores
 from hamr_lib.joints import TIPS
-from hamr_lib.settings import from_dict
 
 SETS = (("open-stb", "evaluation"), ("open-rhd", "evaluation"), ("open-dexter", "evaluation"))
 
@@ -90,15 +90,15 @@ def evaluate_oracle(folder, sets, settings, method, seed=0, **kind):
     rows, matrix = [], []
     for (dataset, split), crops in sets.items():
         oracle = Oracle(settings, seed=seed, **kind).on(crops)
-        predictions = evaluate.predict(
+        predictions = scores.predict(
             oracle, crops, settings, dataset=dataset, split=split, method=method, seed=seed,
             faces=oracle.faces,
         )  # fmt: skip
-        evaluate.save_predictions(evaluate.predictions_path(folder, dataset), predictions)
-        rows.append(evaluate.score([predictions], settings.evaluate))
-        matrix.append(evaluate.score_protocols([predictions], settings.evaluate))
-    evaluate.write_rows(folder / "metrics.csv", pd.concat(rows, ignore_index=True))
-    evaluate.write_rows(folder / "protocols.csv", pd.concat(matrix, ignore_index=True))
+        scores.save_predictions(scores.predictions_path(folder, dataset), predictions)
+        rows.append(scores.score([predictions], settings.evaluate))
+        matrix.append(scores.score_protocols([predictions], settings.evaluate))
+    scores.write_rows(folder / "metrics.csv", pd.concat(rows, ignore_index=True))
+    scores.write_rows(folder / "protocols.csv", pd.concat(matrix, ignore_index=True))
 
 
 def make_results(folder, settings=None):
@@ -115,5 +115,5 @@ def make_results(folder, settings=None):
     others = folder / "comparisons"
     evaluate_oracle(others / "mean-pose", sets, settings, "mean-pose", noise=0.03, mesh=False)
     evaluate_oracle(others / "untrained", sets, settings, "untrained", noise=0.05, mask=False)
-    evaluate.merge_metrics(folder)
+    scores.merge_metrics(folder)
     return settings

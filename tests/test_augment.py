@@ -4,12 +4,12 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from hamr_lib import augment as module
-from hamr_lib.augment import augment, centre_crop, coarsen, draw, occlude, warp
 from hamr_lib.camera import crop_units_to_grid
+from hamr_lib.config import Augment
+from hamr_lib.data import augment as module
+from hamr_lib.data.augment import augment, centre_crop, coarsen, draw, occlude, warp
 from hamr_lib.data.crops import stored_size
 from hamr_lib.errors import HamrError
-from hamr_lib.settings import Augment
 
 SIZE = 64
 PLAIN = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0),

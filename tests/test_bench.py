@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hamr_lib import bench, bench_training
-from hamr_lib.augment import centre_crop
 from hamr_lib.camera import ground_truth_camera
+from hamr_lib.config import load_settings
+from hamr_lib.data.augment import centre_crop
 from hamr_lib.losses import hamr_losses
-from hamr_lib.settings import load_settings
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 

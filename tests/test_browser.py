@@ -8,7 +8,7 @@ from PIL import Image
 from test_gallery import write
 from tiny import draw_frames
 
-from hamr_lib.recovery import recover
+from hamr_lib.recovery.result import recover
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on this machine (on Debian: apt install chromium)"

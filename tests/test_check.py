@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hamr_lib.config import Data, OpenData, Settings
 from hamr_lib.data import dexter, rhd, stb
 from hamr_lib.data.check import (
     check_set,
@@ -15,9 +16,8 @@ from hamr_lib.data.check import (
     spread,
     stand_in,
 )
-from hamr_lib.draw import contact_sheet, draw_skeleton
 from hamr_lib.errors import HamrError
-from hamr_lib.settings import Data, OpenData, Settings
+from hamr_lib.render.draw2d import contact_sheet, draw_skeleton
 
 ASKED = OpenData(rhd_training=3, rhd_evaluation=2, stb_frames=1, dexter_frames=2)
 SETTINGS = Settings(profile="tiny", data=Data(open=ASKED))

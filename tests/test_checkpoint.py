@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import TinyHand, tiny_settings
 
-from hamr_lib import checkpoint
+from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
-from hamr_lib.hand import load_hand
-from hamr_lib.model import HAMR
-from hamr_lib.settings import load_settings
+from hamr_lib.hand.layer import load_hand
+from hamr_lib.model import checkpoint
+from hamr_lib.model.hamr import HAMR
 
 METRICS = {"val_joints_3d_mm": 12.5}
 
@@ -35,7 +35,7 @@ def saved(tmp_path):
 
 def loads(monkeypatch, hand):
     """Let `load_model` find this hand, and remember how it asked for it."""
-    import hamr_lib.hand
+    from hamr_lib.hand import layer
 
     asked = []
 
@@ -43,7 +43,7 @@ def loads(monkeypatch, hand):
         asked.append((name, options))
         return hand
 
-    monkeypatch.setattr(hamr_lib.hand, "load_hand", load_hand)
+    monkeypatch.setattr(layer, "load_hand", load_hand)
     return asked
 
 
@@ -167,7 +167,8 @@ def test_release_in_half_precision(saved, tmp_path, monkeypatch):
 
 
 def test_loading_a_model_needs_no_lightning():
-    code = "import sys, hamr_lib.checkpoint, hamr_lib.model; print('lightning' in sys.modules)"
+    modules = "sys, hamr_lib.model.checkpoint, hamr_lib.model.hamr"
+    code = f"import {modules}; print('lightning' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
 

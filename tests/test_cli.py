@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hamr_lib import cli, recovery
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
+from hamr_lib.recovery import command, result
 
 BOX = "--box=20,10,80,70"
 
@@ -38,7 +38,7 @@ def hamr(tmp_path, tiny_checkpoint, capsys):
 
     def run(*arguments):
         options = ["--out", tmp_path / "out", "--checkpoint", tiny_checkpoint, *arguments]
-        code = cli.main(["recover", *map(str, options)])
+        code = command.main(["recover", *map(str, options)])
         return code, *capsys.readouterr()
 
     return run
@@ -46,7 +46,7 @@ def hamr(tmp_path, tiny_checkpoint, capsys):
 
 def test_one_photo(hamr, photos, tmp_path, tiny_checkpoint):
     code, out, _ = hamr(photos / "a.jpg", BOX, "--side", "left", "--device", "cpu")
-    assert code == cli.DONE
+    assert code == command.DONE
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.glb", "a.html", "a.json", "a.obj", "a_overlay.png"
     ]  # fmt: skip
@@ -57,16 +57,16 @@ def test_one_photo(hamr, photos, tmp_path, tiny_checkpoint):
 
 def test_a_folder_with_a_broken_photo_does_the_others(hamr, photos, tmp_path):
     code, out, err = hamr(photos, BOX, "--side", "right")
-    assert code == cli.PARTLY
+    assert code == command.PARTLY
     assert "2 of 3" in out and "c.png" in err and "not an image" in err
     assert {path.stem for path in (tmp_path / "out").glob("*.json")} == {"a", "b"}
 
 
 def test_no_photo_could_be_done(hamr, photos, tmp_path):
     code, _, err = hamr(photos / "c.png", BOX, "--side", "right")
-    assert code == cli.FAILED and "c.png is not an image" in err
+    assert code == command.FAILED and "c.png is not an image" in err
     code, _, err = hamr(photos / "a.jpg", "--box=200,10,280,70", "--side", "right")
-    assert code == cli.FAILED and "outside the photo, which has 120 x 90 pixels" in err
+    assert code == command.FAILED and "outside the photo, which has 120 x 90 pixels" in err
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -88,7 +88,7 @@ def test_a_bad_argument_stops_at_once(hamr, photos, tmp_path, monkeypatch, argum
     monkeypatch.chdir(photos)
     before = sorted(photos.iterdir())
     code, _, err = hamr(*arguments)
-    assert code == cli.FAILED and complaint in err and err.count("error") == 1
+    assert code == command.FAILED and complaint in err and err.count("error") == 1
     assert sorted(photos.iterdir()) == before
     assert not list(tmp_path.glob("out/*"))
 
@@ -96,7 +96,7 @@ def test_a_bad_argument_stops_at_once(hamr, photos, tmp_path, monkeypatch, argum
 def test_a_folder_without_photos(hamr, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = hamr(tmp_path / "empty", BOX, "--side", "right")
-    assert code == cli.FAILED and "empty is a folder without photos" in err
+    assert code == command.FAILED and "empty is a folder without photos" in err
 
 
 def test_a_photo_is_not_overwritten_by_the_result_of_another(hamr, photos):
@@ -105,25 +105,25 @@ def test_a_photo_is_not_overwritten_by_the_result_of_another(hamr, photos):
     code, _, err = hamr(
         photos / "a.png", photos / "a_overlay.png", "--out", photos, BOX, "--side", "right"
     )
-    assert code == cli.FAILED and "would overwrite" in err
+    assert code == command.FAILED and "would overwrite" in err
 
 
 # --- finding hands, and videos ------------------------------------------------------------------
 
 
 def test_hands_are_found_in_photos(hamr, blobs, tiny_localiser, tmp_path, monkeypatch):
-    truly = recovery._look
+    truly = result._look
 
     def look(model, photo, box, sides):
         """The network stands for one that tells the side by where a blob lies."""
         side = "left" if box[0] + box[2] < photo.shape[1] else "right"
         return truly(model, photo, box, sides)._replace(side=side)
 
-    monkeypatch.setattr(recovery, "_look", look)
+    monkeypatch.setattr(result, "_look", look)
     folder = blobs / "RHD_published_v2" / "evaluation" / "color"
     both = [folder / f"{i:05d}.png" for i in (0, 2)]
     code, out, _ = hamr(*both, "--localiser", tiny_localiser)
-    assert code == cli.DONE and "2 of 2" in out
+    assert code == command.DONE and "2 of 2" in out
     stored = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("out/*.json")}
     assert set(stored) == {"00000", "00002", "00002_hand2"}
     assert stored["00000"]["side"] == "left"
@@ -134,14 +134,14 @@ def test_a_photo_without_a_hand_has_its_own_code(hamr, tiny_localiser, tmp_path,
     noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     code, out, err = hamr(tmp_path / "noise.png", "--localiser", tiny_localiser)
-    assert code == cli.NO_HAND and "noise.png: no hand was found" in err and "0 of 1" in out
+    assert code == command.NO_HAND and "noise.png: no hand was found" in err and "0 of 1" in out
     assert not list((tmp_path / "out").iterdir())
     photo = blobs / "RHD_published_v2" / "evaluation" / "color" / "00001.png"
     code, _, _ = hamr(photo, tmp_path / "noise.png", "--localiser", tiny_localiser)
-    assert code == cli.PARTLY
+    assert code == command.PARTLY
     (tmp_path / "text.png").write_text("not an image")
     code, _, _ = hamr(tmp_path / "text.png", tmp_path / "noise.png", "--localiser", tiny_localiser)
-    assert code == cli.FAILED
+    assert code == command.FAILED
 
 
 def write_video(path, images):
@@ -157,16 +157,16 @@ def test_a_video_is_its_frames(hamr, blobs, tiny_localiser, tmp_path):
     hand = RHD(blobs, "evaluation").both_hands(0)[0]
     write_video(tmp_path / "clip.mp4", [hand, noise, hand])
     code, out, _ = hamr(tmp_path / "clip.mp4", "--localiser", tiny_localiser)
-    assert code == cli.DONE and "hands in 2 of 3 frames" in out
+    assert code == command.DONE and "hands in 2 of 3 frames" in out
     expected = {f"clip-{i:06d}{end}" for i in (0, 2) for end in
                 ("_overlay.png", ".glb", ".obj", ".json")}  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     write_video(tmp_path / "empty.mp4", [noise, noise])
     code, _, err = hamr(tmp_path / "empty.mp4", "--localiser", tiny_localiser)
-    assert code == cli.NO_HAND and "no hand was found in any of its 2 frames" in err
+    assert code == command.NO_HAND and "no hand was found in any of its 2 frames" in err
     (tmp_path / "text.mp4").write_text("not a video")
     code, _, err = hamr(tmp_path / "text.mp4", "--localiser", tiny_localiser)
-    assert code == cli.FAILED and "text.mp4 is not a video that OpenCV reads" in err
+    assert code == command.FAILED and "text.mp4 is not a video that OpenCV reads" in err
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_results_of_one_name(tmp_path, names):
     for path in paths:
         path.touch()
     with pytest.raises(HamrError, match="would overwrite one another"):
-        cli.list_photos(paths)
+        command.list_photos(paths)
 
 
 def test_names_that_only_look_alike(tmp_path):
     paths = [tmp_path / name for name in ("a.png", "a-2.png", "a-000001.png", "b_hand2.png")]
     for path in paths:
         path.touch()
-    assert cli.list_photos(paths) == paths
+    assert command.list_photos(paths) == paths
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
@@ -201,7 +201,7 @@ def test_a_folder_takes_the_memory_of_one_photo(hamr, tmp_path):
     hamr(*(folder / f"{i}.jpg" for i in range(4)), *options)
     before = resident()
     code, _, _ = hamr(*(folder / f"{i}.jpg" for i in range(4, 14)), *options)
-    assert code == cli.DONE and resident() - before < 30e6
+    assert code == command.DONE and resident() - before < 30e6
 
 
 def resident():
@@ -226,8 +226,8 @@ def resident():
 )
 def test_a_wrong_command_line(arguments, capsys):
     with pytest.raises(SystemExit) as raised:
-        cli.main(arguments)
-    assert raised.value.code == cli.USAGE
+        command.main(arguments)
+    assert raised.value.code == command.USAGE
     assert "usage: hamr" in capsys.readouterr().err
 
 
@@ -235,21 +235,27 @@ def test_an_interrupt(hamr, photos, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "list_photos", interrupt)
+    monkeypatch.setattr(command, "list_photos", interrupt)
     code, _, err = hamr(photos / "a.jpg", BOX, "--side", "right")
-    assert code == cli.INTERRUPTED and "interrupted" in err
+    assert code == command.INTERRUPTED and "interrupted" in err
 
 
 def test_help_lists_the_exit_codes_and_does_not_wait_for_torch():
     code = (
-        "import sys; from hamr_lib.cli import main\n"
+        "import sys; from hamr_lib.recovery.command import main\n"
         "try: main(['recover', '--help'])\n"
         "except SystemExit: assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     codes = done.stdout.split("exit codes:")[1].split()
-    for number in (cli.DONE, cli.FAILED, cli.USAGE, cli.PARTLY, cli.INTERRUPTED):
+    for number in (
+        command.DONE,
+        command.FAILED,
+        command.USAGE,
+        command.PARTLY,
+        command.INTERRUPTED,
+    ):
         assert str(number) in codes
 
 
@@ -257,4 +263,4 @@ def test_python_dash_m_is_the_same_command():
     done = subprocess.run(
         [sys.executable, "-m", "hamr_lib", "recover"], capture_output=True, text=True
     )
-    assert done.returncode == cli.USAGE and "usage: hamr recover" in done.stderr
+    assert done.returncode == command.USAGE and "usage: hamr recover" in done.stderr

@@ -11,16 +11,19 @@ import torchvision
 from saved_results import drawn_sets, small_settings
 from tiny import TinyHand, draw_frames
 
-from hamr_lib import checkpoint, comparisons, evaluate, study, train
+from hamr_lib import baselines, study
+from hamr_lib.baselines import bodynet, boukhayma, deeplab, iqbal, pavlakos, smplify, zimmermann
+from hamr_lib.baselines.common import mean_lengths
 from hamr_lib.bench import random_hands
 from hamr_lib.camera import ground_truth_camera, project_weak
-from hamr_lib.comparisons import bodynet, boukhayma, deeplab, iqbal, pavlakos, smplify, zimmermann
-from hamr_lib.comparisons.common import mean_lengths
+from hamr_lib.config import COMPARISONS, Augment, from_dict, load_comparison, load_settings
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import scores
 from hamr_lib.joints import BONES, WRIST
-from hamr_lib.model import cell_centres, soft_argmax
-from hamr_lib.settings import COMPARISONS, Augment, from_dict, load_comparison, load_settings
+from hamr_lib.model import checkpoint
+from hamr_lib.model.hamr import cell_centres, soft_argmax
+from hamr_lib.training import loop
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 TRAINED = [name for name in COMPARISONS if name not in ("mean-pose", "untrained")]
@@ -54,7 +57,7 @@ def crops(tmp_path_factory):
 
 @pytest.fixture
 def tiny_hand(monkeypatch):
-    monkeypatch.setattr(comparisons, "load_hand", lambda *args, **kwargs: TinyHand())
+    monkeypatch.setattr(baselines, "load_hand", lambda *args, **kwargs: TinyHand())
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +69,25 @@ def hands():
 
 
 def test_the_methods_are_those_of_the_settings():
-    assert tuple(comparisons.METHODS) == COMPARISONS
-    assert set(COMPARISONS) <= evaluate.LABELS.keys()
-    for name, method in comparisons.METHODS.items():
-        assert not issubclass(method, train.Task) or method.name == name
+    assert tuple(baselines.METHODS) == COMPARISONS
+    assert set(COMPARISONS) <= scores.LABELS.keys()
+    for name, method in baselines.METHODS.items():
+        assert not issubclass(method, loop.Task) or method.name == name
         assert method.departures(load_settings("paper")).endswith(".") and method.reference
-    small = comparisons.METHODS["hmr"].departures(load_settings("cpu"))
+    small = baselines.METHODS["hmr"].departures(load_settings("cpu"))
     assert "ResNet-18 for ResNet-50" in small
-    assert "ResNet-18" not in comparisons.METHODS["hmr"].departures(load_settings("paper"))
+    assert "ResNet-18" not in baselines.METHODS["hmr"].departures(load_settings("paper"))
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_each_trains_and_answers(name, crops, tmp_path, tiny_hand):
     *training, sets = crops
-    table = comparisons.run(name, SETTINGS, tmp_path, *training, sets)
+    table = baselines.run(name, SETTINGS, tmp_path, *training, sets)
     assert set(table.method) == {name} and np.isfinite(table.value).all()
     joints, masks = name != "deeplab", name not in ("zimmermann", "iqbal")
     assert ("auc" in set(table.metric)) == joints and ("miou" in set(table.metric)) == masks
     for dataset, _ in sets:
-        found = evaluate.load_predictions(evaluate.predictions_path(tmp_path, dataset))
+        found = scores.load_predictions(scores.predictions_path(tmp_path, dataset))
         assert ("joints_3d" in found) == ("pixels" in found) == joints
 
     about = json.loads((tmp_path / "about.json").read_text())
@@ -115,11 +118,11 @@ def test_each_learns_a_few_samples_by_heart(name, steps, tmp_path, tiny_hand):
     )
     eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
     sets = {("open-rhd", "evaluation"): eight}
-    scores = {}
+    by_method = {}
     for method in (name, "mean-pose"):
-        table = comparisons.run(method, settings, tmp_path / method, eight, eight, sets)
-        scores[method] = table.set_index("metric").value
-    ours, floor = scores[name], scores["mean-pose"]
+        table = baselines.run(method, settings, tmp_path / method, eight, eight, sets)
+        by_method[method] = table.set_index("metric").value
+    ours, floor = by_method[name], by_method["mean-pose"]
     if name == "smplify":  # its hand is fitted to what is learnt: the joints in the image
         assert ours["auc_2d_heatmaps"] > 0.8 and ours["epe_2d"] < 0.6 * floor["epe_2d"]
     else:
@@ -149,12 +152,12 @@ def test_deeplab_learns_a_mask():
 @pytest.mark.parametrize("name", ["iqbal", "pavlakos"])
 def test_an_interrupted_run_goes_on_to_the_same_end(name, crops, tmp_path, tiny_hand, monkeypatch):
     *training, sets = crops
-    whole = comparisons.run(name, SETTINGS, tmp_path / "whole", *training, sets)
+    whole = baselines.run(name, SETTINGS, tmp_path / "whole", *training, sets)
 
     class Killed(Exception):
         pass
 
-    step = train.Training.training_step
+    step = loop.Training.training_step
 
     def dying_step(self, batch, batch_idx):
         if batch["step"] == 3:
@@ -162,19 +165,19 @@ def test_an_interrupted_run_goes_on_to_the_same_end(name, crops, tmp_path, tiny_
         return step(self, batch, batch_idx)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.Training, "training_step", dying_step)
+        patched.setattr(loop.Training, "training_step", dying_step)
         with pytest.raises(Killed):
-            comparisons.run(name, SETTINGS, tmp_path / "killed", *training, sets)
+            baselines.run(name, SETTINGS, tmp_path / "killed", *training, sets)
     last = checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.ckpt")
     assert last["hamr"]["step"] == 2
-    again = comparisons.run(name, SETTINGS, tmp_path / "killed", *training, sets)
+    again = baselines.run(name, SETTINGS, tmp_path / "killed", *training, sets)
     np.testing.assert_array_equal(again.value, whole.value)
 
 
 def test_the_best_mask_is_kept(crops, tmp_path, tiny_hand):
     """A network of masks alone is judged by its wrong pixels."""
     *training, sets = crops
-    comparisons.run("deeplab", quick(steps=6), tmp_path, *training, sets)
+    baselines.run("deeplab", quick(steps=6), tmp_path, *training, sets)
     log = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
     best = checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["hamr"]
     assert best["metrics"]["val_mask_percent"] == log["val_mask_percent"].min()
@@ -183,31 +186,31 @@ def test_the_best_mask_is_kept(crops, tmp_path, tiny_hand):
 
 def test_a_comparison_is_no_hamr(crops, tmp_path, tiny_hand):
     *training, sets = crops
-    comparisons.run("hmr", SETTINGS, tmp_path, *training, sets)
+    baselines.run("hmr", SETTINGS, tmp_path, *training, sets)
     best = tmp_path / "checkpoints" / "best.ckpt"
     with pytest.raises(HamrError, match="holds a network of 'hmr', expected one of 'hamr'"):
         checkpoint.load_model(best)
     with pytest.raises(HamrError, match="holds a network of 'hmr', expected one of 'boukhayma'"):
-        comparisons.run("boukhayma", SETTINGS, tmp_path, *training, sets)
+        baselines.run("boukhayma", SETTINGS, tmp_path, *training, sets)
 
 
 def test_unknown_methods_are_named(crops, tmp_path):
     with pytest.raises(HamrError, match="unknown method 'magic'"):
-        comparisons.run("magic", SETTINGS, tmp_path, *crops)
+        baselines.run("magic", SETTINGS, tmp_path, *crops)
     with pytest.raises(HamrError, match="unknown method 'magic'"):
         load_comparison("smoke", "magic")
     broken = from_dict({"study": {"comparisons": ["hmr", "magic"]}})
     with pytest.raises(HamrError, match="study.comparisons: unknown method 'magic'"):
-        comparisons.to_run(broken, "")
+        baselines.to_run(broken, "")
 
 
 def test_which_run_fits_which_method():
-    assert comparisons.to_run(load_settings("cpu"), "hmr") == ("hmr",)
+    assert baselines.to_run(load_settings("cpu"), "hmr") == ("hmr",)
     # What is trained has a run of its own.
-    assert comparisons.to_run(load_settings("cpu"), "") == ("mean-pose", "untrained")
+    assert baselines.to_run(load_settings("cpu"), "") == ("mean-pose", "untrained")
     assert study.comparison_runs(load_settings("cpu")) == TRAINED
     assert study.comparison_runs(load_settings("smoke")) == []
-    assert comparisons.to_run(load_settings("smoke"), "") == COMPARISONS
+    assert baselines.to_run(load_settings("smoke"), "") == COMPARISONS
     settings = load_comparison("cpu", "hmr")
     assert settings.train.steps == settings.study.comparison_steps
     assert settings.train.steps % settings.train.validate_every == 0
@@ -218,7 +221,7 @@ def test_which_run_fits_which_method():
 
 def test_the_mean_pose_is_the_mean_of_the_labels(crops):
     training = crops[0]
-    method = comparisons.MeanPose.fit(SETTINGS, training, None, None, None)
+    method = baselines.MeanPose.fit(SETTINGS, training, None, None, None)
     answer = method.estimate(torch.zeros(3, 3, 32, 32))
     for name, dimension in (("joints_3d", 3), ("joints_2d", 2)):
         values = training.labels[name].copy()
@@ -241,7 +244,7 @@ def test_it_needs_every_joint_labelled_once(crops):
     broken = type(training)(training.pixels, training.rows, labels, training.keys, "", 32)
     with pytest.raises(HamrError, match="joints_2d is labelled in no training sample"):
         labels["valid_3d"][:, 5] = True
-        comparisons.MeanPose.fit(SETTINGS, broken, None, None, None)
+        baselines.MeanPose.fit(SETTINGS, broken, None, None, None)
     labels["valid_3d"][:, 5] = False
     with pytest.raises(HamrError, match="no training sample labels both wrist and index MCP"):
         mean_lengths(broken)
@@ -495,10 +498,10 @@ def test_labels_that_lack_reach_no_loss(crops, tmp_path):
     """A batch with NaN where nothing is labelled: losses and gradients stay finite."""
     training = crops[0]
     for name in TRAINED:
-        task = comparisons.METHODS[name]()
+        task = baselines.METHODS[name]()
         torch.manual_seed(0)
         network = task.build(SETTINGS, TinyHand(), training).train()
-        batch = train.centre_crop(training.batch(range(4)), 32)
+        batch = loop.centre_crop(training.batch(range(4)), 32)
         batch["valid_3d"][0] = False
         batch["valid_3d"][1, WRIST] = False
         batch["valid_2d"][2, 3:] = False
@@ -518,7 +521,7 @@ def test_labels_that_lack_reach_no_loss(crops, tmp_path):
 
 def test_the_camera_behind_a_crop_is_the_labels(crops):
     """What BodyNet's volume rests on: Eq. 5 takes labelled joints to where they are seen."""
-    batch = train.centre_crop(crops[0].batch([0]), 32)
+    batch = loop.centre_crop(crops[0].batch([0]), 32)
     camera = ground_truth_camera(batch["joints_3d"], batch["joints_2d"])
     seen = project_weak(batch["joints_3d"], camera)
     assert (seen - batch["joints_2d"]).norm(dim=-1).mean() < 0.1

@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny import K, draw_frames
 
-from hamr_lib.augment import centre_crop
 from hamr_lib.camera import crop_to_pixels, crop_units_to_grid
+from hamr_lib.config import Augment
+from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import (
     BOX_FACTOR,
     TIPS_SPAN,
@@ -23,7 +24,6 @@ from hamr_lib.data.crops import (
 )
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import TIPS
-from hamr_lib.settings import Augment
 
 
 def blob(height, width, at, sigma=4.0):

@@ -9,11 +9,11 @@ import torch
 from saved_results import Oracle, drawn_sets, evaluate_oracle, make_results, small_settings
 from tiny import TinyHand, draw_frames
 
-from hamr_lib import evaluate, metrics
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import metrics, scores
 from hamr_lib.joints import TIPS
-from hamr_lib.model import HAMR
+from hamr_lib.model.hamr import HAMR
 
 SETTINGS = small_settings()
 
@@ -33,7 +33,7 @@ def predictions(sets, name, noise=0.0, seed=0, change=None, **kind):
             change(answer)
         return answer
 
-    return evaluate.predict(
+    return scores.predict(
         estimate, crops, SETTINGS, dataset=name, split="evaluation", method="main", seed=seed,
         faces=oracle.faces,
     )  # fmt: skip
@@ -46,8 +46,8 @@ def value(table, metric):
 @pytest.mark.parametrize("name", ["open-stb", "open-rhd", "open-dexter"])
 def test_a_perfect_answer_scores_perfectly(sets, name):
     found = predictions(sets, name)
-    table = evaluate.score([found], SETTINGS.evaluate)
-    assert list(table.columns) == evaluate.COLUMNS
+    table = scores.score([found], SETTINGS.evaluate)
+    assert list(table.columns) == scores.COLUMNS
     assert value(table, "auc") == value(table, "auc_2d") == 1
     assert value(table, "epe_mean") == pytest.approx(0, abs=1e-4)
     assert value(table, "epe_2d") == pytest.approx(0, abs=1e-3)
@@ -73,7 +73,7 @@ def test_a_known_error_is_measured_in_millimetres(sets):
     def move(answer):
         answer["joints_3d"][:, 1:, 2] += 0.030
 
-    table = evaluate.score([predictions(sets, "open-rhd", change=move)], SETTINGS.evaluate)
+    table = scores.score([predictions(sets, "open-rhd", change=move)], SETTINGS.evaluate)
     assert value(table, "epe_mean") == pytest.approx(30 * 20 / 21, rel=1e-4)
     assert value(table, "epe_median") == pytest.approx(30 * 20 / 21, rel=1e-4)
     grid = metrics.THRESHOLDS["20-50 mm in 20"]
@@ -88,36 +88,36 @@ def test_masks_are_compared_where_there_are_labels(sets):
     def everything(answer):
         answer["mask"] = torch.ones_like(answer["mask"])
 
-    table = evaluate.score([predictions(sets, "open-rhd", change=nothing)], SETTINGS.evaluate)
+    table = scores.score([predictions(sets, "open-rhd", change=nothing)], SETTINGS.evaluate)
     assert value(table, "miou") == 0
     found = predictions(sets, "open-rhd", change=everything)
     share = found["example_masks"].mean((1, 2))  # whole image against the hand: IoU is its share
     np.testing.assert_allclose(found["iou"][found["examples"]], share)
     np.testing.assert_array_equal(found["iou_background"], 0)
-    same = evaluate.score([predictions(sets, "open-rhd")], SETTINGS.evaluate)
+    same = scores.score([predictions(sets, "open-rhd")], SETTINGS.evaluate)
     assert value(same, "miou") > 0.5
-    without = evaluate.score([predictions(sets, "open-stb")], SETTINGS.evaluate)
+    without = scores.score([predictions(sets, "open-stb")], SETTINGS.evaluate)
     assert "miou" not in set(without.metric)
-    unmasked = evaluate.score([predictions(sets, "open-rhd", mask=False)], SETTINGS.evaluate)
+    unmasked = scores.score([predictions(sets, "open-rhd", mask=False)], SETTINGS.evaluate)
     assert "miou" not in set(unmasked.metric)
 
 
 def test_sets_without_wrists_are_aligned_by_their_tips(sets):
     found = predictions(sets, "open-dexter", noise=0.01)
-    assert evaluate.main_protocol(found) == metrics.TIPS
-    table = evaluate.score([found], SETTINGS.evaluate)
+    assert scores.main_protocol(found) == metrics.TIPS
+    table = scores.score([found], SETTINGS.evaluate)
     assert "centroid" in table.set_index("metric").protocol["auc"]
-    counts = evaluate.unlabelled(found)
+    counts = scores.unlabelled(found)
     assert counts == {"images": 10, "images_unscored": 0, "joints": 210, "joints_unscored": 160}
-    errors = evaluate.errors_3d(found, metrics.TIPS)
+    errors = scores.errors_3d(found, metrics.TIPS)
     assert np.isfinite(errors[:, list(TIPS)]).all()
-    assert evaluate.main_protocol(predictions(sets, "open-rhd")) == metrics.PAPER
+    assert scores.main_protocol(predictions(sets, "open-rhd")) == metrics.PAPER
 
 
 def test_the_mean_over_seeds(sets):
     runs = [predictions(sets, "open-rhd", noise=n, seed=s) for s, n in ((0, 0.01), (1, 0.03))]
-    both = evaluate.score(runs, SETTINGS.evaluate).set_index("metric")
-    one, two = (evaluate.score([run], SETTINGS.evaluate).set_index("metric") for run in runs)
+    both = scores.score(runs, SETTINGS.evaluate).set_index("metric")
+    one, two = (scores.score([run], SETTINGS.evaluate).set_index("metric") for run in runs)
     for metric in both.index:
         mean = (one.value[metric] + two.value[metric]) / 2
         assert both.value[metric] == pytest.approx(mean, rel=1e-5)
@@ -127,11 +127,11 @@ def test_the_mean_over_seeds(sets):
     assert both.seeds["auc"] == "0 1"
     runs[1]["keys"] = runs[1]["keys"][::-1]
     with pytest.raises(HamrError, match="different images"):
-        evaluate.score(runs, SETTINGS.evaluate)
+        scores.score(runs, SETTINGS.evaluate)
 
 
 def test_intervals_hold_the_value(sets):
-    table = evaluate.score([predictions(sets, "open-rhd", noise=0.02)], SETTINGS.evaluate)
+    table = scores.score([predictions(sets, "open-rhd", noise=0.02)], SETTINGS.evaluate)
     assert (table.ci_low <= table.value + 1e-6).all()
     assert (table.value <= table.ci_high + 1e-6).all()
     auc = table[table.metric == "auc"].iloc[0]
@@ -140,10 +140,10 @@ def test_intervals_hold_the_value(sets):
 
 def test_every_protocol_is_scored(sets):
     found = predictions(sets, "open-rhd", noise=0.02)
-    table = evaluate.score_protocols([found], SETTINGS.evaluate)
+    table = scores.score_protocols([found], SETTINGS.evaluate)
     assert len(table) == len(metrics.protocol_matrix())
     main = table.set_index("protocol").value[metrics.PAPER.name]
-    scored = evaluate.score([found], SETTINGS.evaluate)
+    scored = scores.score([found], SETTINGS.evaluate)
     assert main == pytest.approx(value(scored, "auc"))
     # Alignment by a similarity can only help, on the same thresholds.
     best = metrics.Protocol(root="centroid", scale="procrustes").name
@@ -153,9 +153,9 @@ def test_every_protocol_is_scored(sets):
 def test_a_curve_has_its_own_auc_as_area(sets):
     found = predictions(sets, "open-rhd", noise=0.02)
     grid = metrics.THRESHOLDS[metrics.PAPER.thresholds]
-    errors = evaluate.errors_3d(found, metrics.PAPER)
-    pck, band = evaluate.curve([errors], grid, SETTINGS.evaluate)
-    scored = evaluate.score([found], SETTINGS.evaluate)
+    errors = scores.errors_3d(found, metrics.PAPER)
+    pck, band = scores.curve([errors], grid, SETTINGS.evaluate)
+    scored = scores.score([found], SETTINGS.evaluate)
     assert metrics.auc(pck, grid) == pytest.approx(value(scored, "auc"), abs=1e-6)
     assert (band[0] <= pck + 1e-6).all() and (pck <= band[1] + 1e-6).all()
 
@@ -166,24 +166,22 @@ def test_the_network_is_run_as_it_is(sets, tmp_path, capsys):
     network = HAMR(SETTINGS.model, TinyHand())
     rhd = {key: crops for key, crops in sets.items() if key[0] == "open-rhd"}
     run = tmp_path / "no-silhouette-s0"
-    table = evaluate.evaluate_network(network, SETTINGS, run, rhd)
+    table = scores.evaluate_network(network, SETTINGS, run, rhd)
     assert set(table.method) == {"no-silhouette"}
     assert {"auc", "auc_2d_heatmaps", "miou"} <= set(table.metric)
-    again = evaluate.evaluate_network(network.train(), SETTINGS, tmp_path / "main", rhd)
+    again = scores.evaluate_network(network.train(), SETTINGS, tmp_path / "main", rhd)
     pd.testing.assert_series_equal(table.value, again.value)
     assert set(again.method) == {"main"}
     assert "10 images, 0 of them unscored; 0 of 210 joints" in capsys.readouterr().out
-    assert not len(
-        evaluate.load_predictions(evaluate.predictions_path(run, "open-rhd"))["examples"]
-    )
-    found = evaluate.load_predictions(evaluate.predictions_path(tmp_path / "main", "open-rhd"))
+    assert not len(scores.load_predictions(scores.predictions_path(run, "open-rhd"))["examples"])
+    found = scores.load_predictions(scores.predictions_path(tmp_path / "main", "open-rhd"))
     assert found["example_vertices"].shape == (8, 84, 3) and found["faces"].shape == (84, 3)
     assert found["hand_pose"].shape == (10, 6) and found["global_orient"].shape == (10, 3)
     with torch.no_grad():
         batch = rhd["open-rhd", "evaluation"].batch([7])
         alone = network.eval()(batch["image"] / 255.0).estimates[-1]
     np.testing.assert_allclose(found["joints_3d"][7], alone.joints_3d[0], atol=1e-5)
-    read = evaluate.read_rows(run / "metrics.csv")
+    read = scores.read_rows(run / "metrics.csv")
     np.testing.assert_allclose(read.value, table.value, rtol=1e-5)
 
 
@@ -197,46 +195,46 @@ def test_a_broken_prediction_names_its_image(sets):
 
 def test_predictions_files(sets, tmp_path):
     found = predictions(sets, "open-rhd")
-    path = evaluate.predictions_path(tmp_path, "open-rhd")
-    evaluate.save_predictions(path, found)
-    again = evaluate.load_predictions(path)
+    path = scores.predictions_path(tmp_path, "open-rhd")
+    scores.save_predictions(path, found)
+    again = scores.load_predictions(path)
     assert again.keys() == found.keys() and str(again["method"]) == "main"
     np.testing.assert_array_equal(again["example_images"], found["example_images"])
     with pytest.raises(HamrError, match="missing: run the evaluation"):
-        evaluate.load_predictions(tmp_path / "predictions-none.npz")
+        scores.load_predictions(tmp_path / "predictions-none.npz")
     broken = tmp_path / "predictions-broken.npz"
     broken.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(HamrError, match="no readable predictions file"):
-        evaluate.load_predictions(broken)
+        scores.load_predictions(broken)
     np.savez(tmp_path / "predictions-other.npz", keys=np.arange(3))
     with pytest.raises(HamrError, match="joints_3d is missing from it"):
-        evaluate.load_predictions(tmp_path / "predictions-other.npz")
+        scores.load_predictions(tmp_path / "predictions-other.npz")
     assert not list(tmp_path.glob(".*"))
 
 
 def test_merging_keeps_measured_and_published_apart(tmp_path):
     with pytest.raises(HamrError, match="no runs"):
-        evaluate.merge_metrics(tmp_path)
+        scores.merge_metrics(tmp_path)
     make_results(tmp_path)
-    merged = evaluate.read_rows(tmp_path / "metrics.csv")
+    merged = scores.read_rows(tmp_path / "metrics.csv")
     assert set(merged.source) == {"measured", "published"}
     measured = merged[merged.source == "measured"]
-    assert measured.dataset.map(evaluate.is_stand_in).all()
+    assert measured.dataset.map(scores.is_stand_in).all()
     assert {"main", "full", "no-mesh", "mean-pose"} <= set(measured.method)
     literature = merged[merged.source == "published"]
     assert set(literature.dataset) == {"RHD", "STB", "Dexter+Object"}
-    assert literature.commit.isna().all() and len(literature) == len(evaluate.published())
+    assert literature.commit.isna().all() and len(literature) == len(scores.published())
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(HamrError, match="expected the columns"):
-        evaluate.read_rows(tmp_path / "metrics.csv")
+        scores.read_rows(tmp_path / "metrics.csv")
 
 
 def test_published_numbers():
-    table = evaluate.published()
+    table = scores.published()
     columns = "method reference dataset protocol metric value where checked".split()
     assert list(table.columns) == columns
     assert table.notna().all().all() and table.value.between(0.5, 1).all()
-    assert set(table.metric) == {"auc", "miou"} and set(table.metric) <= set(evaluate.METRICS)
+    assert set(table.metric) == {"auc", "miou"} and set(table.metric) <= set(scores.METRICS)
     assert not table.duplicated(["method", "dataset", "metric"]).any()
     assert set(table[table.metric == "miou"].dataset) == {"RHD"}
     known = table.set_index(["method", "dataset", "metric"]).value
@@ -248,5 +246,5 @@ def test_no_examples_kept(tmp_path):
     settings = replace(settings, evaluate=replace(settings.evaluate, examples=0))
     sets = drawn_sets(tmp_path, settings, count=4)
     evaluate_oracle(tmp_path / "main", sets, settings, "main", noise=0.01)
-    found = evaluate.load_predictions(evaluate.predictions_path(tmp_path / "main", "open-rhd"))
+    found = scores.load_predictions(scores.predictions_path(tmp_path / "main", "open-rhd"))
     assert len(found["examples"]) == 0 and len(found["example_images"]) == 0

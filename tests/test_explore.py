@@ -12,10 +12,10 @@ from nbclient.exceptions import CellTimeoutError
 from PIL import Image
 from tiny import draw_frames
 
-from hamr_lib import explore
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.joints import NAMES
+from hamr_lib.widgets import explorer as module
 
 
 def picture(image):
@@ -25,7 +25,7 @@ def picture(image):
 
 @pytest.fixture(scope="module", params=["right", "left"])
 def built(request):
-    hand = explore.Explorer("open", request.param)
+    hand = module.Explorer("open", request.param)
     return hand, {name: control.value for name, control in hand.controls.items()}
 
 
@@ -89,14 +89,14 @@ def test_the_palm_is_seen_with_the_fingers_up(explorer):
 
 def test_gestures_blend(explorer):
     explorer.gesture.value, explorer.towards.value = "open", "fist"
-    opened = explorer._values(explore.poses.ANGLES)
+    opened = explorer._values(module.poses.ANGLES)
     explorer.blend.value = 1.0
-    closed = explorer._values(explore.poses.ANGLES)
+    closed = explorer._values(module.poses.ANGLES)
     explorer.blend.value = 0.25
     np.testing.assert_allclose(
-        explorer._values(explore.poses.ANGLES), 0.75 * opened + 0.25 * closed, atol=1e-6
+        explorer._values(module.poses.ANGLES), 0.75 * opened + 0.25 * closed, atol=1e-6
     )
-    np.testing.assert_allclose(np.degrees(explore.poses.GESTURES["fist"]), closed, atol=1e-6)
+    np.testing.assert_allclose(np.degrees(module.poses.GESTURES["fist"]), closed, atol=1e-6)
 
 
 def test_colours(explorer):
@@ -139,9 +139,9 @@ def test_joints_without_anatomical_axes_turn_about_the_axes_of_the_hand(monkeypa
         hand.name = "mano"
         return hand
 
-    explore_load_hand = explore.load_hand
-    monkeypatch.setattr(explore, "load_hand", unnamed)
-    hand = explore.Explorer("mano")
+    explore_load_hand = module.load_hand
+    monkeypatch.setattr(module, "load_hand", unnamed)
+    hand = module.Explorer("mano")
     before = hand.mesh()[1]
     hand.controls["ring PIP z"].value = 60.0
     moved = np.linalg.norm(hand.mesh()[1] - before, axis=1)
@@ -200,7 +200,7 @@ def test_a_fit_comes_near_its_target_and_is_watched(explorer, target):
 
 
 def test_the_other_side_is_the_mirrored_hand():
-    hand = explore.Explorer("open", "right")
+    hand = module.Explorer("open", "right")
     hand.controls["index PIP flexion"].value = 60.0
     _, right = hand.mesh()
     hand.side.value = "left"
@@ -211,12 +211,12 @@ def test_the_other_side_is_the_mirrored_hand():
 
 
 def test_a_hand_that_is_not_there_is_told_and_the_old_one_stays(monkeypatch):
-    hand = explore.Explorer("open", "right")
+    hand = module.Explorer("open", "right")
 
     def missing(name, *args, **options):
         raise HamrError("MANO_RIGHT.pkl is missing")
 
-    monkeypatch.setattr(explore, "load_hand", missing)
+    monkeypatch.setattr(module, "load_hand", missing)
     hand.which.value = "mano"
     assert "MANO_RIGHT.pkl is missing" in hand._problem.value
     assert hand.which.value == "open" == hand.hand.name
@@ -243,9 +243,9 @@ def test_save(explorer, tmp_path, kind):
 def browser(browsed, monkeypatch):
     folder, frames = browsed
     found = SimpleNamespace(title="open-rhd", load=lambda split, data: frames)
-    monkeypatch.setattr(explore.check, "find_sets", lambda settings: {"rhd": found})
-    monkeypatch.setattr(explore, "results_dir", lambda profile, run: folder)
-    return explore.Browser("smoke")
+    monkeypatch.setattr(module.check, "find_sets", lambda settings: {"rhd": found})
+    monkeypatch.setattr(module, "results_dir", lambda profile, run: folder)
+    return module.Browser("smoke")
 
 
 def test_what_is_shown_is_what_was_evaluated(browser, browsed):

@@ -14,9 +14,10 @@ from PIL import Image
 from saved_results import SETS, make_results, small_settings
 from tiny import TinyHand
 
-from hamr_lib import evaluate, figures, metrics
 from hamr_lib.errors import HamrError
-from hamr_lib.model import HAMR, describe
+from hamr_lib.evaluation import metrics, scores
+from hamr_lib.model.hamr import HAMR, describe
+from hamr_lib.report import figures
 
 SETTINGS = small_settings()
 
@@ -54,7 +55,7 @@ def test_every_figure_leaves_four_files_and_names_its_stand_ins(results, name):
     image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
     assert image.std() > 10  # not a blank page
     data = pd.read_csv(folder / f"{name}.csv")
-    assert data.dataset.map(evaluate.is_stand_in).all()
+    assert data.dataset.map(scores.is_stand_in).all()
     caption = (folder / f"{name}.md").read_text()
     assert "rendered stand-ins" in caption and caption.startswith("**Fig. ")
     texts = [t for t in fig.findobj(matplotlib.text.Text) if t.get_text()]
@@ -74,7 +75,7 @@ def test_plotted_numbers_are_those_of_the_lines(results):
             np.testing.assert_allclose(line.get_xdata(), rows.threshold, rtol=1e-5)
             np.testing.assert_allclose(line.get_ydata(), rows.pck, rtol=1e-5)
             assert f"{rows.value.iloc[0]:.3f}" in [t.get_text() for t in ax.texts]
-    scored = evaluate.read_rows(results / "metrics.csv").query("metric == 'auc'")
+    scored = scores.read_rows(results / "metrics.csv").query("metric == 'auc'")
     scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
     found = data.drop_duplicates(["dataset", "method"]).set_index(["dataset", "method"]).value
     for key, value in found.items():
@@ -86,13 +87,13 @@ def test_published_numbers_stand_under_real_sets_only(results, tmp_path, monkeyp
     names = {"open-stb": "STB", "open-rhd": "RHD", "open-dexter": "Dexter+Object"}
     run = tmp_path / "runs" / "main"
     for stand_in, real in names.items():
-        path = evaluate.predictions_path(results / "runs" / "main", stand_in)
-        found = evaluate.load_predictions(path) | {"dataset": np.array(real)}
-        evaluate.save_predictions(evaluate.predictions_path(run, real), found)
+        path = scores.predictions_path(results / "runs" / "main", stand_in)
+        found = scores.load_predictions(path) | {"dataset": np.array(real)}
+        scores.save_predictions(scores.predictions_path(run, real), found)
     fig = figures.fig6(tmp_path, SETTINGS)
     data = pd.read_csv(tmp_path / "figures" / "fig6_pck_3d.csv")
     listed = data[data.kind == "published"]
-    table = evaluate.published().query("metric == 'auc'")
+    table = scores.published().query("metric == 'auc'")
     assert len(listed) == len(table) and listed.pck.isna().all()
     assert sum(len(ax.get_lines()) for ax in fig.axes) == 3  # published numbers are no curves
     assert any("Zimmermann & Brox 0.948" in t.get_text() for t in fig.axes[0].texts)
@@ -106,8 +107,8 @@ def test_the_ablations_are_means_over_seeds(results):
     grid = metrics.THRESHOLDS[metrics.PAPER.thresholds]
     curves = []
     for seed in (0, 1):
-        path = evaluate.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
-        errors = evaluate.errors_3d(evaluate.load_predictions(path), metrics.PAPER)
+        path = scores.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
+        errors = scores.errors_3d(scores.load_predictions(path), metrics.PAPER)
         curves.append([np.mean(errors <= t) for t in grid])
     rows = data[(data.dataset == "open-rhd") & (data.method == "no-mesh")]
     np.testing.assert_allclose(rows.pck, np.mean(curves, axis=0), atol=1e-5)
@@ -123,8 +124,8 @@ def test_a_figure_is_the_same_every_time(results):
 
 def test_a_left_hand_is_shown_as_a_left_hand(results):
     """The crop was mirrored for the network; the picture of it must not be."""
-    path = evaluate.predictions_path(results / "runs" / "main", "open-dexter")
-    found = evaluate.load_predictions(path)
+    path = scores.predictions_path(results / "runs" / "main", "open-dexter")
+    found = scores.load_predictions(path)
     assert found["mirrored"].all()
     for what in ("image", "overlay", "left", "mesh"):
         shown = figures._tile(found, 0, what)
@@ -134,8 +135,8 @@ def test_a_left_hand_is_shown_as_a_left_hand(results):
 
 def test_an_overlay_lies_where_the_camera_says(results):
     """Blue where the mesh projects to, and the photo where it does not."""
-    path = evaluate.predictions_path(results / "runs" / "main", "open-rhd")
-    found = evaluate.load_predictions(path)
+    path = scores.predictions_path(results / "runs" / "main", "open-rhd")
+    found = scores.load_predictions(path)
     overlay, image = (figures._tile(found, 0, what) for what in ("overlay", "image"))
     changed = np.abs(overlay - image).max(-1) > 0.1
     flat = 9.0 * found["example_vertices"][0][:, :2] + [0, 0.7]
@@ -194,10 +195,10 @@ def test_missing_results_are_named(results, tmp_path):
         figures.fig6(tmp_path, SETTINGS)
     with pytest.raises(HamrError, match="no-geometric-s0 holds no predictions"):
         figures.fig8(results, small_settings(ablations=["no-geometric"]))
-    path = evaluate.predictions_path(results / "runs" / "main", "open-rhd")
+    path = scores.predictions_path(results / "runs" / "main", "open-rhd")
     only = tmp_path / "runs" / "main"
-    evaluate.save_predictions(
-        evaluate.predictions_path(only, "open-rhd"), evaluate.load_predictions(path)
+    scores.save_predictions(
+        scores.predictions_path(only, "open-rhd"), scores.load_predictions(path)
     )
     with pytest.raises(HamrError, match="no predictions for 'dexter', only for open-rhd"):
         figures.fig9(tmp_path)
@@ -206,11 +207,9 @@ def test_missing_results_are_named(results, tmp_path):
 
 def test_no_picture_of_a_mesh_without_a_mesh(results, tmp_path):
     for name, _ in SETS:
-        found = evaluate.load_predictions(
-            evaluate.predictions_path(results / "runs" / "no-mesh-s0", name)
+        found = scores.load_predictions(
+            scores.predictions_path(results / "runs" / "no-mesh-s0", name)
         )
-        evaluate.save_predictions(
-            evaluate.predictions_path(tmp_path / "runs" / "main", name), found
-        )
+        scores.save_predictions(scores.predictions_path(tmp_path / "runs" / "main", name), found)
     with pytest.raises(HamrError, match="no mesh for open-stb"):
         figures.fig4(tmp_path)

@@ -4,11 +4,11 @@ import roma
 import torch
 from scipy.optimize import least_squares
 
-from hamr_lib import fitting
-from hamr_lib.fitting import CAMERA, LEAST, POSE, SHAPE, TURN, fit, read_maps
-from hamr_lib.hand import load_hand
-from hamr_lib.model import HAMR
-from hamr_lib.settings import load_settings
+from hamr_lib.config import load_settings
+from hamr_lib.hand.layer import load_hand
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.recovery import refine
+from hamr_lib.recovery.refine import CAMERA, LEAST, POSE, SHAPE, TURN, fit, read_maps
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_peak_and_spread_of_gaussian_maps_are_read():
 
 
 def test_the_least_of_the_energy_is_scipys(network, monkeypatch):
-    monkeypatch.setattr(fitting, "STEPS", 12)
+    monkeypatch.setattr(refine, "STEPS", 12)
     start, truth = hands(network, 1), hands(network, 1, seed=1)
     points = torch.lerp(start.joints_2d, truth.joints_2d, 0.3)
     variance = torch.rand(1, 21, generator=torch.Generator().manual_seed(2)).double() * 0.05

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hamr_lib import evaluate, gallery
+from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
-from hamr_lib.recovery import recover_frame
-from hamr_lib.settings import load_settings
+from hamr_lib.evaluation import scores
+from hamr_lib.recovery.result import recover_frame
+from hamr_lib.report import gallery
 
 
 def write(browsed, monkeypatch, target):
@@ -24,8 +25,8 @@ def write(browsed, monkeypatch, target):
 
 def test_best_median_and_worst_are_shown(browsed, monkeypatch, tmp_path):
     text = write(browsed, monkeypatch, tmp_path).read_text()
-    predictions = evaluate.load_predictions(evaluate.predictions_path(browsed[0], "open-rhd"))
-    errors = evaluate.errors_3d(predictions, evaluate.main_protocol(predictions)).mean(1)
+    predictions = scores.load_predictions(scores.predictions_path(browsed[0], "open-rhd"))
+    errors = scores.errors_3d(predictions, scores.main_protocol(predictions)).mean(1)
     shown = re.findall(r"<b>(\w+) of 12</b><br>([\w/]+), (left|right) hand, (\d+) mm", text)
     order = np.argsort(errors)
     for (name, key, _, millimetres), index in zip(shown, order[[0, 6, 11]], strict=True):

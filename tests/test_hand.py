@@ -9,9 +9,9 @@ import smplx
 import torch
 from scipy.spatial.transform import Rotation
 
-from hamr_lib import poses
 from hamr_lib.errors import HamrError
-from hamr_lib.hand import MANO_TIPS, Hand, load_hand, mirrored
+from hamr_lib.hand import poses
+from hamr_lib.hand.layer import MANO_TIPS, Hand, load_hand, mirrored
 from hamr_lib.joints import FINGERS, MANO_NAMES, NAMES
 
 PARENTS = [-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]

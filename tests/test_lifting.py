@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import TinyHand, tiny_settings
 
-from hamr_lib import lifting
 from hamr_lib.camera import crop_units_to_grid, ground_truth_camera
+from hamr_lib.config import Augment, load_settings
 from hamr_lib.data.crops import BOX_FACTOR
 from hamr_lib.joints import WRIST
-from hamr_lib.model import HAMR, LOCAL, heatmap_places
-from hamr_lib.settings import Augment, load_settings
+from hamr_lib.model.hamr import HAMR, LOCAL, heatmap_places
+from hamr_lib.training import pose_prior
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,14 +31,16 @@ def settings(**train):
 
 def test_hands_fill_crops_as_labelled_ones_do():
     still = Augment(scale=(1.0, 1.0), shift=0.0)
-    hands = lifting.random_hands(TinyHand(), still, 100, generator())
+    hands = pose_prior.random_hands(TinyHand(), still, 100, generator())
     low, high = hands["joints_2d"].amin(1), hands["joints_2d"].amax(1)
     torch.testing.assert_close(low + high, torch.zeros(100, 2), atol=1e-5, rtol=0)
     longest = torch.full((100,), 2 / BOX_FACTOR)
     torch.testing.assert_close((high - low).amax(1), longest, atol=1e-5, rtol=0)
     assert (hands["joints_3d"][:, WRIST] == 0).all()
     # Larger and moved, as augmentation does it.
-    moved = lifting.random_hands(TinyHand(), Augment(scale=(1.2, 1.2), shift=0.1), 100, generator())
+    moved = pose_prior.random_hands(
+        TinyHand(), Augment(scale=(1.2, 1.2), shift=0.1), 100, generator()
+    )
     extent = moved["joints_2d"].amax(1) - moved["joints_2d"].amin(1)
     torch.testing.assert_close(extent.amax(1), 1.2 * longest, atol=1e-5, rtol=0)
     middle = (moved["joints_2d"].amax(1) + moved["joints_2d"].amin(1)) / 2
@@ -46,14 +48,14 @@ def test_hands_fill_crops_as_labelled_ones_do():
 
 
 def test_far_away_the_camera_is_a_weak_one(monkeypatch):
-    monkeypatch.setattr(lifting, "DISTANCE", (100.0, 100.0))
-    hands = lifting.random_hands(TinyHand(), Augment(), 20, generator())
+    monkeypatch.setattr(pose_prior, "DISTANCE", (100.0, 100.0))
+    hands = pose_prior.random_hands(TinyHand(), Augment(), 20, generator())
     camera = ground_truth_camera(hands["joints_3d"], hands["joints_2d"])
     flat = camera[:, None, :1] * hands["joints_3d"][..., :2] + camera[:, None, 1:]
     assert (flat - hands["joints_2d"]).abs().max() < 3e-3
     # From near it is not: what is behind the wrist looks smaller.
-    monkeypatch.setattr(lifting, "DISTANCE", (0.25, 0.25))
-    hands = lifting.random_hands(TinyHand(), Augment(), 20, generator())
+    monkeypatch.setattr(pose_prior, "DISTANCE", (0.25, 0.25))
+    hands = pose_prior.random_hands(TinyHand(), Augment(), 20, generator())
     camera = ground_truth_camera(hands["joints_3d"], hands["joints_2d"])
     flat = camera[:, None, :1] * hands["joints_3d"][..., :2] + camera[:, None, 1:]
     assert (flat - hands["joints_2d"]).abs().max() > 0.05
@@ -63,10 +65,10 @@ def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
     """`heatmap_places` of a map whose logits are a Gaussian's, of the target's and the blur's
     variance together."""
     blur = 0.1
-    monkeypatch.setattr(lifting, "BLUR", (blur, blur))
+    monkeypatch.setattr(pose_prior, "BLUR", (blur, blur))
     chosen = load_settings("paper")
     size = chosen.model.image_size // 4
-    places = lifting.seen(torch.zeros(500, 21, 2), chosen, generator())
+    places = pose_prior.seen(torch.zeros(500, 21, 2), chosen, generator())
     assert places[..., :2].std() == pytest.approx(blur, rel=0.02)
     variance = chosen.losses.heatmap_variance + (blur * size / 2) ** 2
     pixels = torch.arange(size) - crop_units_to_grid(torch.zeros(1), size)
@@ -78,9 +80,9 @@ def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
 def test_hands_are_exact_whatever_the_images_are_computed_in():
     chosen = settings()
     network = HAMR(chosen.model, TinyHand())
-    loss = lifting.lifting_loss(network, chosen, 16, generator())
+    loss = pose_prior.lifting_loss(network, chosen, 16, generator())
     with torch.autocast("cpu", torch.bfloat16):
-        again = lifting.lifting_loss(network, chosen, 16, generator())
+        again = pose_prior.lifting_loss(network, chosen, 16, generator())
     assert loss.dtype == torch.float32 and again.item() == loss.item()
 
 
@@ -89,14 +91,14 @@ def test_it_learns_to_lift():
     torch.manual_seed(0)
     network = HAMR(chosen.model, TinyHand())
     layers = network.regression.layers
-    hands = lifting.random_hands(network.hand, chosen.augment, lifting.BATCH, generator(7))
-    places = lifting.seen(hands["joints_2d"], chosen, generator(8))
+    hands = pose_prior.random_hands(network.hand, chosen.augment, pose_prior.BATCH, generator(7))
+    places = pose_prior.seen(hands["joints_2d"], chosen, generator(8))
 
     def error(noise):
         """Of joints, metres, with features of noise in place of zeros."""
         regression = network.regression
-        features = noise * torch.randn(lifting.BATCH, regression.sizes[0])
-        there = noise * torch.randn(lifting.BATCH, 21, LOCAL)
+        features = noise * torch.randn(pose_prior.BATCH, regression.sizes[0])
+        there = noise * torch.randn(pose_prior.BATCH, 21, LOCAL)
         with torch.no_grad():
             known = regression.known(features, places, there)
             raw = regression.iterate(known, places, network.project)
@@ -106,7 +108,7 @@ def test_it_learns_to_lift():
     before = error(noise=0.0)
     other = {k: v.clone() for k, v in network.state_dict().items() if "layers" not in k}
     told = []
-    lifting.lift(network, chosen, generator(), told.append)
+    pose_prior.lift(network, chosen, generator(), told.append)
     assert told == list(range(1, 601))
     after = error(noise=0.0)
     assert before > 0.08 and after < 0.5 * before

@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny import blob_settings
 
-from hamr_lib import checkpoint, localiser, localiser_training
-from hamr_lib.backbone import PretrainedStem
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
-from hamr_lib.localiser import Find
+from hamr_lib.model import checkpoint
+from hamr_lib.model.backbone import PretrainedStem
+from hamr_lib.recovery import localiser, localiser_training
+from hamr_lib.recovery.localiser import Find
 
 
 def test_it_learns_to_find_blobs_and_their_side(tiny_localiser, blobs):

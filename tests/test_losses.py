@@ -7,6 +7,7 @@ from test_model import gaussians
 from tiny import TinyHand
 
 from hamr_lib.camera import project_weak
+from hamr_lib.config import Losses
 from hamr_lib.errors import HamrError
 from hamr_lib.losses import (
     camera_loss,
@@ -17,8 +18,7 @@ from hamr_lib.losses import (
     joints_3d_loss,
     silhouette_loss,
 )
-from hamr_lib.model import Estimate, Output
-from hamr_lib.settings import Losses
+from hamr_lib.model.hamr import Estimate, Output
 
 NAN = float("nan")
 PARTS = {"joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hamr_lib import metrics
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import metrics
 from hamr_lib.joints import MIDDLE_MCP, TIPS, WRIST
 
 GRID = metrics.THRESHOLDS["20-50 mm in 20"]

@@ -5,8 +5,9 @@ from tiny import TinyHand
 from torch.utils.flop_counter import FlopCounterMode
 
 from hamr_lib.camera import project_weak
+from hamr_lib.config import Model
 from hamr_lib.errors import HamrError
-from hamr_lib.model import (
+from hamr_lib.model.hamr import (
     HAMR,
     LOCAL,
     cell_centres,
@@ -16,7 +17,6 @@ from hamr_lib.model import (
     rotation_from_6d,
     sample,
 )
-from hamr_lib.settings import Model
 
 
 class Hand(TinyHand):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hamr_lib import open_data
+from hamr_lib import synth
 from hamr_lib.camera import project_pinhole
+from hamr_lib.config import Data, OpenData, Settings
 from hamr_lib.data import check, dexter, rhd, stb
 from hamr_lib.errors import HamrError
-from hamr_lib.hand import load_hand
+from hamr_lib.hand.layer import load_hand
 from hamr_lib.joints import BONES, TIPS
-from hamr_lib.open_data import backgrounds, environments, people, sets
-from hamr_lib.settings import Data, OpenData, Settings
+from hamr_lib.synth import backgrounds, environments, people, sets
 
 FACTORS = OpenData(rhd_training=10, rhd_evaluation=2, stb_frames=1, dexter_frames=2)
 
@@ -36,7 +36,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    open_data.render_open_sets(asking(), folder, processes=2)
+    synth.render_open_sets(asking(), folder, processes=2)
     return folder
 
 
@@ -62,7 +62,7 @@ def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(
     sets._labels_path(dataset.root, evaluation).unlink()
     kept = rhd.split_folder(dataset.root, "training") / "color" / "00009.png"
     written = kept.stat().st_mtime_ns
-    open_data.render_open_sets(settings, tmp_path, processes=1)
+    synth.render_open_sets(settings, tmp_path, processes=1)
     assert kept.stat().st_mtime_ns == written
     again, before = contents(tmp_path), contents(rendered)
     assert len(again) == 12 * 3 + 2 + 12 * 2 + 6 * 4

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from hamr_lib import open_hand as module
-from hamr_lib import poses
 from hamr_lib.errors import HamrError
-from hamr_lib.hand import Hand
+from hamr_lib.hand import open_hand as module
+from hamr_lib.hand import poses
+from hamr_lib.hand.layer import Hand
 
 
 def millimetres(a, b):

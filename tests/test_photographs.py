@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from hamr_lib import evaluate, recover, tables
-from hamr_lib.checkpoint import load_model
+from hamr_lib import recover
 from hamr_lib.data import photographs
 from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import scores
 from hamr_lib.joints import NAMES
+from hamr_lib.model.checkpoint import load_model
+from hamr_lib.report import tables
 
 
 @pytest.fixture
@@ -66,8 +68,8 @@ def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpo
     beside = torch.from_numpy(crops.labels["joints_2d"]) + torch.tensor([0.2 / BOX_FACTOR, 0])
     far = torch.full_like(beside, 9.0)
     answer = {"joints_2d": beside, "peaks_2d": far}
-    monkeypatch.setattr(evaluate, "load_crops", lambda *args, **named: crops)
-    monkeypatch.setattr(evaluate, "network_estimator", lambda *args: lambda image: answer)
+    monkeypatch.setattr(scores, "load_crops", lambda *args, **named: crops)
+    monkeypatch.setattr(scores, "network_estimator", lambda *args: lambda image: answer)
     recovered = iter(frames)
 
     def recover(image, box, side, checkpoint):
@@ -78,8 +80,8 @@ def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpo
         assert np.nanmin(joints, 0)[0] >= x0 and x1 - x0 == pytest.approx(y1 - y0)
         return [SimpleNamespace(joints_2d=np.nan_to_num(joints))]
 
-    monkeypatch.setattr(evaluate, "recover", recover)
-    rows = evaluate.evaluate_photographs(tiny_checkpoint, tmp_path / "runs" / "main")
+    monkeypatch.setattr(scores, "recover", recover)
+    rows = scores.evaluate_photographs(tiny_checkpoint, tmp_path / "runs" / "main")
     rows = rows.set_index("metric")
     # The step from 0.09 or to 0.11 may count by half, as a tenth is or is not within a tenth.
     assert rows.value["auc_2d_box"] == pytest.approx(2 / 3, abs=0.005 / 0.3 + 1e-6)
@@ -93,7 +95,7 @@ def test_a_network_is_scored_in_shares_of_the_box(folder, tmp_path, tiny_checkpo
 
 def test_without_photographs_there_is_no_score(tmp_path, tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(photographs, "find_photographs", dict)
-    assert evaluate.evaluate_photographs(tiny_checkpoint, tmp_path) is None
+    assert scores.evaluate_photographs(tiny_checkpoint, tmp_path) is None
     assert not list(tmp_path.iterdir())
 
 

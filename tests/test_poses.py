@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hamr_lib import poses
 from hamr_lib.errors import HamrError
+from hamr_lib.hand import poses
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
 

@@ -10,12 +10,12 @@ import torch
 import trimesh
 from PIL import Image
 
-from hamr_lib import recovery
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
-from hamr_lib.localiser import Find, overlap
-from hamr_lib.model import START_SCALE, Output
-from hamr_lib.recovery import NoHandError, read_photo, recover, recover_frame
+from hamr_lib.model.hamr import START_SCALE, Output
+from hamr_lib.recovery import result
+from hamr_lib.recovery.localiser import Find, overlap
+from hamr_lib.recovery.result import NoHandError, read_photo, recover, recover_frame
 
 
 def photo(height=240, width=320, seed=0):
@@ -126,7 +126,7 @@ def test_what_is_no_photo(tmp_path):
 
 
 def test_a_photo_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(recovery, "LARGEST", 100)
+    monkeypatch.setattr(result, "LARGEST", 100)
     Image.new("1", (11, 10)).save(tmp_path / "a.png")
     with pytest.raises(HamrError, match="a.png has 11 x 10 pixels"):
         read_photo(tmp_path / "a.png")
@@ -179,8 +179,8 @@ def find(tiny_checkpoint, tiny_localiser, blobs, monkeypatch):
             maps = output.heatmaps[-1] + 100 * torch.tensor(near).view(-1, 1, 1, 1)
             return output._replace(heatmaps=[maps])
 
-        truly = recovery._see
-        monkeypatch.setattr(recovery, "_see", see)
+        truly = result._see
+        monkeypatch.setattr(result, "_see", see)
         found = recover(image, *args, checkpoint=tiny_checkpoint, localiser=tiny_localiser,
                         **kwargs)  # fmt: skip
         return found, [(*j.min(0), *j.max(0)) for j in joints]
@@ -203,8 +203,8 @@ def test_the_clearer_maps_tell_the_side():
     maps = torch.zeros(2, 30, 16, 16)
     maps[0, :21, 3, 4], maps[1, :21, 8, 8] = 5.0, 7.0
     maps[0, 21:] = 50.0  # maps beyond the joints say nothing
-    assert recovery.clearer_side(maps) == "right"
-    assert recovery.clearer_side(maps.flip(0)[:, :21]) == "left"
+    assert result.clearer_side(maps) == "right"
+    assert result.clearer_side(maps.flip(0)[:, :21]) == "left"
 
 
 def test_a_side_chooses_among_the_hands_or_overrules(find):
@@ -235,22 +235,22 @@ def test_a_box_without_a_side(find):
 )
 def test_a_box_that_does_not_fit_is_looked_at_again(tiny_checkpoint, monkeypatch, box, again, side):
     """The network stands for one that knows where the joints are, whatever box it is shown."""
-    hand, boxes, truly = (150.0, 120.0, 190.0, 160.0), [], recovery._see
+    hand, boxes, truly = (150.0, 120.0, 190.0, 160.0), [], result._see
 
     def see(model, photo, box, sides):
         boxes.append(box)
-        centre, width = recovery._square(box)
+        centre, width = result._square(box)
         joints = np.resize(np.reshape(hand, (2, 2)), (21, 2))
         flat = (joints - centre) / (width / 2) * [-1 if side == "left" else 1, 1]
         output = truly(model, photo, box, sides)
         [estimate] = output.estimates
         return output._replace(estimates=[estimate._replace(joints_2d=torch.tensor(flat)[None])])
 
-    monkeypatch.setattr(recovery, "_see", see)
+    monkeypatch.setattr(result, "_see", see)
     [found] = recover(photo(), box, side, tiny_checkpoint)
     assert len(boxes) == 1 + again and boxes[0] == box and found.box == box
     assert boxes[1:] == [pytest.approx(hand)] * again
-    centre, width = recovery._square(boxes[-1])
+    centre, width = result._square(boxes[-1])
     assert found.square == pytest.approx((*centre, width))
 
 
@@ -261,11 +261,11 @@ def test_a_hand_that_is_found_twice_is_one(
 ):
     """The network stands for one that sees a hand wherever it is shown a part of it."""
     boxes = [(80.0, 100.0, 130.0, 150.0), (88.0 + apart, 108.0, 122.0 + apart, 142.0)]
-    truly, said = recovery._see, iter(sides)
+    truly, said = result._see, iter(sides)
 
     def see(model, photo, box, sides):
         output = truly(model, photo, box, sides)
-        centre, width = recovery._square(box)
+        centre, width = result._square(box)
         corners = np.array([[80.0, 100.0], [130.0, 150.0]]) + [apart * (box != boxes[0]), 0]
         flat = (np.resize(corners, (21, 2)) - centre) / (width / 2)
         joints = np.stack([flat * [-1 if side == "left" else 1, 1] for side in sides])
@@ -273,9 +273,9 @@ def test_a_hand_that_is_found_twice_is_one(
         return output._replace(estimates=[estimate._replace(joints_2d=torch.tensor(joints))])
 
     finds = [Find(box, "left", 1.0) for box in boxes]
-    monkeypatch.setattr(recovery, "candidates", lambda *args: [finds])
-    monkeypatch.setattr(recovery, "clearer_side", lambda maps: next(said))
-    monkeypatch.setattr(recovery, "_see", see)
+    monkeypatch.setattr(result, "candidates", lambda *args: [finds])
+    monkeypatch.setattr(result, "clearer_side", lambda maps: next(said))
+    monkeypatch.setattr(result, "_see", see)
     found = recover(photo(), checkpoint=tiny_checkpoint, localiser=tiny_localiser)
     assert [hand.box for hand in found] == boxes[: 2 if apart else count]
     assert [hand.side for hand in found] == list(sides[: len(found)])
@@ -290,14 +290,14 @@ def test_a_find_is_a_hand_if_the_network_sees_it_too(monkeypatch):
     maps = {10.0: flat, 20.0: clear, 30.0: clear}
 
     def look(model, photo, box, sides):
-        return recovery._Look(box, box, Output([maps[box[2]]], []), "right")
+        return result._Look(box, box, Output([maps[box[2]]], []), "right")
 
-    monkeypatch.setattr(recovery, "_look", look)
+    monkeypatch.setattr(result, "_look", look)
     model = SimpleNamespace(metrics={"val_joints_2d": 0.05})
-    [one, none] = recovery.seen(model, None, [finds, finds[:1]], 0.5)
+    [one, none] = result.seen(model, None, [finds, finds[:1]], 0.5)
     assert list(one) == [finds[1]._replace(side="right")] and none == {}
     # A network that was never validated cannot tell.
-    [one] = recovery.seen(SimpleNamespace(metrics={}), None, [finds], 0.5)
+    [one] = result.seen(SimpleNamespace(metrics={}), None, [finds], 0.5)
     assert [found.box for found in one] == [finds[0].box, finds[1].box]
 
 
@@ -327,25 +327,25 @@ def test_shapes_and_root(right):
 @pytest.fixture
 def one_view(monkeypatch):
     """Photos are seen once and nothing is fitted, as the evaluation sees its crops."""
-    monkeypatch.setattr(recovery, "add_views", lambda model, output, crop: output.estimates)
-    monkeypatch.setattr(recovery, "fit", lambda model, estimate: estimate)
+    monkeypatch.setattr(result, "add_views", lambda model, output, crop: output.estimates)
+    monkeypatch.setattr(result, "fit", lambda model, estimate: estimate)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_other_views_are_of_the_crop_that_was_seen(tiny_checkpoint, monkeypatch, side):
-    seen, crops, truly = [], [], recovery._see
+    seen, crops, truly = [], [], result._see
 
     def see(model, photo, box, sides):
-        seen.append(recovery._crop(model, photo, box, side))
+        seen.append(result._crop(model, photo, box, side))
         return truly(model, photo, box, sides)
 
     def add_views(model, output, crop):
         crops.append(crop)
         return output.estimates
 
-    monkeypatch.setattr(recovery, "_see", see)
-    monkeypatch.setattr(recovery, "fit", lambda model, estimate: estimate)
-    monkeypatch.setattr(recovery, "add_views", add_views)
+    monkeypatch.setattr(result, "_see", see)
+    monkeypatch.setattr(result, "fit", lambda model, estimate: estimate)
+    monkeypatch.setattr(result, "add_views", add_views)
     recover(photo(), BOX, side, tiny_checkpoint)
     [crop], size = crops, seen[-1].shape[-1]
     edge = (crop.shape[-1] - size) // 2
@@ -408,7 +408,7 @@ def test_the_crop_lies_where_it_should_however_large_the_photo(size, width, mirr
     y, x = np.mgrid[:2000, :2000]
     ramps = np.stack([20 + slope * x, 30 + slope * y, 0 * x], axis=2).round().astype(np.uint8)
     center = np.array([1003.3, 991.7])
-    crop = recovery._cut(ramps, center, width, size, mirror).astype(float)
+    crop = result._cut(ramps, center, width, size, mirror).astype(float)
     steps = (np.arange(size) + 0.5 - size / 2) * width / size
     red = 20 + slope * (center[0] + (-steps if mirror else steps))
     green = 30 + slope * (center[1] + steps)
@@ -421,13 +421,13 @@ def test_the_crop_lies_where_it_should_however_large_the_photo(size, width, mirr
 def test_beyond_the_photo_the_crop_is_black():
     white = np.full((1000, 1200, 3), 255, np.uint8)
     for width in (64, 640):
-        crop = recovery._cut(white, np.array([-0.5, 500.0]), width, 16, False)
+        crop = result._cut(white, np.array([-0.5, 500.0]), width, 16, False)
         assert (crop[:, :7] == 0).all() and (crop[:, 9:] == 255).all()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_parameters_give_the_mesh_back(tiny_checkpoint, side):
-    from hamr_lib.hand import load_hand
+    from hamr_lib.hand.layer import load_hand
 
     [found] = recover(photo(), BOX, side, tiny_checkpoint)
     hand = load_hand(found.hand, side, pose_components=len(found.hand_pose))
@@ -495,7 +495,7 @@ def test_the_overlay_changes_the_photo_where_the_hand_is(right):
 
 
 def test_the_overlay_of_a_large_photo_is_shrunk(tiny_checkpoint, monkeypatch, right):
-    monkeypatch.setattr(recovery, "OVERLAY", 160)
+    monkeypatch.setattr(result, "OVERLAY", 160)
     small = right.overlay()
     assert small.shape == (120, 160, 3)
     halved = cv2.resize(photo(), (160, 120), interpolation=cv2.INTER_AREA)
@@ -512,7 +512,7 @@ def test_an_unwritable_target(tmp_path, right):
 
 def test_write_mesh_knows_three_formats(tmp_path, right):
     for kind in ("obj", "ply", "glb"):
-        recovery.write_mesh(tmp_path / f"a.{kind}", right.mesh())
+        result.write_mesh(tmp_path / f"a.{kind}", right.mesh())
         assert len(trimesh.load_mesh(tmp_path / f"a.{kind}").faces) == len(right.faces)
     with pytest.raises(HamrError, match="a.stl: expected a name that ends in"):
-        recovery.write_mesh(tmp_path / "a.stl", right.mesh())
+        result.write_mesh(tmp_path / "a.stl", right.mesh())

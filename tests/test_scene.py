@@ -4,7 +4,7 @@ import k3d
 import pytest
 
 from hamr_lib.errors import HamrError
-from hamr_lib.scene import write_html
+from hamr_lib.render.viewer3d import write_html
 
 
 def test_a_page_is_k3ds_own_but_for_its_title(tmp_path):

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from hamr_lib.errors import HamrError
-from hamr_lib.settings import (
+from hamr_lib.config import (
     PROFILES,
     VARIANTS,
     Settings,
@@ -14,6 +13,7 @@ from hamr_lib.settings import (
     load_run,
     load_settings,
 )
+from hamr_lib.errors import HamrError
 
 
 def test_the_paper_profile_has_the_paper_s_numbers():
@@ -112,7 +112,7 @@ def test_a_profile_says_what_differs_from_its_base(tmp_path):
 
 
 def test_a_base_that_goes_round_in_circles_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("hamr_lib.settings.PROFILES", tmp_path)
+    monkeypatch.setattr("hamr_lib.config.PROFILES", tmp_path)
     for name, base in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.yaml").write_text(f"base: {base}")
     with pytest.raises(HamrError, match="b.yaml: base: 'a' is itself based on 'b'"):

@@ -11,10 +11,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from hamr_lib import evaluate, study
+from hamr_lib import study
+from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import scores
 from hamr_lib.files import ROOT
-from hamr_lib.settings import load_settings
 
 
 def make(*arguments):
@@ -143,7 +144,7 @@ def test_a_study_of_ablations_alone_is_published(monkeypatch, tmp_path):
     run.mkdir(parents=True)
     tables.mkdir()
     row = {"dataset": "open-rhd", "method": "full", "metric": "auc_3d", "value": 0.25}
-    evaluate.write_rows(run / "metrics.csv", pd.DataFrame([row], columns=evaluate.COLUMNS))
+    scores.write_rows(run / "metrics.csv", pd.DataFrame([row], columns=scores.COLUMNS))
     (tables / "claims.md").write_text("| it holds |\n")
     for name in ("04_ablations.ipynb", "run.json"):
         (source / name).write_text(f"{tmp_path}/data")
@@ -153,7 +154,7 @@ def test_a_study_of_ablations_alone_is_published(monkeypatch, tmp_path):
     names = ["04_ablations.ipynb", "metrics.csv", "run.json", "tables"]
     assert sorted(path.name for path in target.iterdir()) == names
     assert (target / "04_ablations.ipynb").read_text() == "data"
-    rows = evaluate.read_rows(target / "metrics.csv")
+    rows = scores.read_rows(target / "metrics.csv")
     assert rows[rows.source != "published"]["value"].tolist() == [0.25]
     assert "| it holds |" in (tmp_path / "README.md").read_text()
 

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from saved_results import drawn_sets, evaluate_oracle, make_results, small_settings
 
-from hamr_lib import evaluate, metrics, tables
+from hamr_lib.config import VARIANTS
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import metrics, scores
 from hamr_lib.files import write_json
-from hamr_lib.settings import VARIANTS
+from hamr_lib.report import tables
 
 SETTINGS = small_settings()
 
@@ -49,7 +50,7 @@ def test_a_stand_in_is_said_to_be_one(results):
 def test_results_are_the_measured_rows_of_the_study(results):
     table = tables.results(results)
     assert set(table.method) == {"HAMR (this study)", "mean pose", "untrained network"}
-    rows = evaluate.read_rows(results / "metrics.csv")
+    rows = scores.read_rows(results / "metrics.csv")
     row = rows.query("method == 'main' and dataset == 'open-rhd' and metric == 'auc'").iloc[0]
     cell = table[(table.method == "HAMR (this study)") & (table["data set"] == "open-rhd")]
     expected = f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
@@ -123,7 +124,7 @@ def test_choices_are_what_the_paper_makes_no_claim_of(results):
 
 
 def test_every_variant_has_a_name_to_be_shown():
-    assert set(VARIANTS) <= set(evaluate.LABELS)
+    assert set(VARIANTS) <= set(scores.LABELS)
 
 
 def test_comparisons_with_their_paired_differences(results):
@@ -167,7 +168,7 @@ def test_comparisons_against_hamr_of_the_same_budget(tmp_path):
     assert "DeepLab v3" not in set(table[table["data set"] == "open-stb"].method)
     about = pd.read_csv(tmp_path / "tables" / "methods.csv")
     assert list(about.method) == ["HAMR, same budget"] and list(about.departures) == ["Ours."]
-    evaluate.merge_metrics(tmp_path)
+    scores.merge_metrics(tmp_path)
     masks = tables.table1(tmp_path).set_index("method")["mIoU"]
     assert masks["DeepLab v3"] == deeplab["mIoU"]
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from tiny import TinyHand, draw_frames, tiny_settings
 
-from hamr_lib import checkpoint, train
-from hamr_lib.augment import centre_crop
+from hamr_lib.config import Augment, load_settings
+from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
-from hamr_lib.model import HAMR
-from hamr_lib.settings import Augment, load_settings
+from hamr_lib.model import checkpoint
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.training import loop
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -26,7 +27,7 @@ def crops(tmp_path_factory):
 
 
 def fit(run_dir, crops, settings=None):
-    return train.fit(settings or tiny_settings(), run_dir, *crops, TinyHand())
+    return loop.fit(settings or tiny_settings(), run_dir, *crops, TinyHand())
 
 
 def timeless(history):
@@ -112,7 +113,7 @@ def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeyp
     class Killed(Exception):
         pass
 
-    step = train.Training.training_step
+    step = loop.Training.training_step
 
     def dying_step(self, batch, batch_idx):
         if batch["step"] == kill_at:
@@ -120,7 +121,7 @@ def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeyp
         return step(self, batch, batch_idx)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.Training, "training_step", dying_step)
+        patched.setattr(loop.Training, "training_step", dying_step)
         with pytest.raises(Killed):
             fit(tmp_path, crops)
     saved = tmp_path / "checkpoints" / "last.ckpt"
@@ -231,7 +232,7 @@ def test_two_processes_train_like_one(tmp_path, monkeypatch):
     ran = run_script(tmp_path, options, processes=2, frozen=True)
     assert ran.returncode == 0, ran.stderr
     pair = json.loads((tmp_path / "history.json").read_text())
-    monkeypatch.setattr(train, "HAMR", frozen)
+    monkeypatch.setattr(loop, "HAMR", frozen)
     single = fit(tmp_path / "single", crops_of(tmp_path), tiny_settings(**options))
     for one, two in zip(timeless(single), timeless(pair), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
@@ -239,7 +240,7 @@ def test_two_processes_train_like_one(tmp_path, monkeypatch):
 
 def test_a_finished_run_returns_at_once(unbroken, crops, monkeypatch):
     run_dir, history = unbroken
-    monkeypatch.setattr(train, "_trainer", None)  # nothing may be trained
+    monkeypatch.setattr(loop, "_trainer", None)  # nothing may be trained
     assert fit(run_dir, crops) == history
 
 
@@ -254,7 +255,7 @@ def test_another_configuration_is_refused(unbroken, crops):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monkeypatch):
-    losses = train.hamr_losses
+    losses = loop.hamr_losses
     calls = []
 
     def poisoned(output, batch, *rest):
@@ -264,7 +265,7 @@ def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monke
             parts["total"] = parts["total"] * float("nan")
         return parts
 
-    monkeypatch.setattr(train, "hamr_losses", poisoned)
+    monkeypatch.setattr(loop, "hamr_losses", poisoned)
     with pytest.raises(HamrError) as error:
         fit(tmp_path, crops)
     message = str(error.value)
@@ -277,12 +278,12 @@ def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monke
     assert kept["hamr"]["step"] == 4
     assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
     # With the cause gone, the run ends where it would have ended.
-    monkeypatch.setattr(train, "hamr_losses", losses)
+    monkeypatch.setattr(loop, "hamr_losses", losses)
     assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
 
 
 def test_an_exploding_loss_is_told_from_a_bad_batch():
-    watch = train.Watch()
+    watch = loop.Watch()
     for step in range(200):
         watch.put(step, torch.tensor([step]), torch.tensor(1.0 + step % 2))
         assert watch.check() is None
@@ -291,27 +292,27 @@ def test_an_exploding_loss_is_told_from_a_bad_batch():
     assert watch.check() is None
     watch.put(201, torch.tensor([201]), torch.tensor(20000.0))
     assert watch.check() == (201, 20000.0, torch.tensor([201]), torch.tensor([200]))
-    early = train.Watch()
+    early = loop.Watch()
     for step, loss in enumerate((1.0, 20000.0)):  # the first steps may do as they like
         early.put(step, torch.tensor([0]), torch.tensor(loss))
         assert early.check() is None
 
 
 def test_cosine_schedule():
-    rates = [train.cosine(step, 100) for step in range(100)]
+    rates = [loop.cosine(step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1 and rates[52] == pytest.approx(0.5, abs=0.02)
     assert 0 < rates[-1] < 1e-3 and rates[5:] == sorted(rates[5:], reverse=True)
 
 
 def test_trapezoid_schedule():
-    rates = [train.trapezoid(step, 1000) for step in range(1000)]
-    assert rates[0] == 1 / train.WARM_STEPS and rates[99] == 0.5
-    assert set(rates[train.WARM_STEPS - 1 : 601]) == {1.0}
+    rates = [loop.trapezoid(step, 1000) for step in range(1000)]
+    assert rates[0] == 1 / loop.WARM_STEPS and rates[99] == 0.5
+    assert set(rates[loop.WARM_STEPS - 1 : 601]) == {1.0}
     assert rates[700] == 0.5 and rates[601:] == sorted(rates[601:], reverse=True)
     assert rates[999] == pytest.approx(1 / 800, rel=1e-3)
     # A longer run does the same for as long as this one's rate does not fall.
-    assert rates[:601] == [train.trapezoid(step, 5000) for step in range(601)]
+    assert rates[:601] == [loop.trapezoid(step, 5000) for step in range(601)]
 
 
 def test_a_finished_run_may_be_given_more_steps(crops, tmp_path):
@@ -330,18 +331,18 @@ def test_a_run_begins_from_the_network_that_it_names(unbroken):
     path = unbroken[0] / "checkpoints" / "best.ckpt"
     settings = tiny_settings(start=str(path))
     network = HAMR(settings.model, TinyHand())
-    train.Task().prepare(network, settings)
+    loop.Task().prepare(network, settings)
     begun = checkpoint.model_state(weights(unbroken[0], "best"))
     assert same(dict(network.state_dict()), begun)
     # How images are normalised may change; what the weights are of may not.
     other = dataclasses.replace(settings.model, own_statistics=0.3)
     other = dataclasses.replace(settings, model=other)
-    assert same(train.start_weights(str(path), network, other), begun)
+    assert same(loop.start_weights(str(path), network, other), begun)
     other = dataclasses.replace(settings.model, hidden=16)
     with pytest.raises(HamrError, match="best.ckpt is of Model.*expected Model.*hidden=16"):
-        train.Task().prepare(HAMR(other, TinyHand()), dataclasses.replace(settings, model=other))
+        loop.Task().prepare(HAMR(other, TinyHand()), dataclasses.replace(settings, model=other))
     with pytest.raises(HamrError, match="none.ckpt is missing"):
-        train.Task().prepare(network, tiny_settings(start="none.ckpt"))
+        loop.Task().prepare(network, tiny_settings(start="none.ckpt"))
 
 
 def test_what_is_validated_and_saved_leans_to_the_start_and_training_does_not(
@@ -373,7 +374,7 @@ def test_what_is_validated_and_saved_leans_to_the_start_and_training_does_not(
     batch = centre_crop(crops[1].batch(range(len(crops[1]))), settings.model.image_size)
     with torch.no_grad():
         output = network.eval()(batch["image"])
-    error = float(train.joints_error(output.estimates[-1].joints_3d, batch))
+    error = float(loop.joints_error(output.estimates[-1].joints_3d, batch))
     assert row["val_joints_3d_mm"] == pytest.approx(error, rel=1e-4)
     assert alone[0]["val_joints_3d_mm"] != pytest.approx(error, rel=1e-4)
     with pytest.raises(HamrError, match="train.start_share=1.5: expected a share from 0 to 1"):
@@ -388,18 +389,18 @@ def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypa
     model = dataclasses.replace(settings.model, places=True)
     settings = dataclasses.replace(settings, model=model)
     whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
-    step = train.Training.training_step
+    step = loop.Training.training_step
 
     def dying_step(self, batch, batch_idx):
         if batch["step"] == 5:
             raise KeyboardInterrupt("power cut")
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(train.Training, "training_step", dying_step)
+    monkeypatch.setattr(loop.Training, "training_step", dying_step)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(tmp_path, crops, settings)
     monkeypatch.undo()
-    monkeypatch.setattr(train, "lift", lambda *args: pytest.fail("lifted twice"))
+    monkeypatch.setattr(loop, "lift", lambda *args: pytest.fail("lifted twice"))
     assert_same_run(tmp_path, fit(tmp_path, crops, settings), whole)
     # What is lifted beside the images is told apart from what they are judged by.
     monkeypatch.undo()
@@ -411,7 +412,7 @@ def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypa
 
 def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):
     """With a loss that never improves, patience 0 multiplies the rate by 0.7 a validation."""
-    monkeypatch.setattr(train.Training, "_means", flat(train.Training._means))
+    monkeypatch.setattr(loop.Training, "_means", flat(loop.Training._means))
     history = fit(tmp_path, crops, tiny_settings(plateau_patience=0))
     rates = [row["learning_rate"] for row in history]  # the first validation sets the mark
     assert rates == pytest.approx([2e-4, 2e-4, 0.7 * 2e-4])
@@ -423,8 +424,8 @@ def flat(means):
 
 def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):
     clock = iter(range(0, 10**9))
-    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))  # a second a step
-    progress = train.Progress(tiny_settings(steps=20000).train)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))  # a second a step
+    progress = loop.Progress(tiny_settings(steps=20000).train)
     progress.start(0)
     for step in range(1, 20001):
         progress.show(step)
@@ -448,7 +449,7 @@ def test_bfloat16_trains_too(crops, tmp_path):
 
 
 def test_gradients_are_clipped_under_the_fused_optimiser(crops, tmp_path, monkeypatch):
-    norms, clip = [], train.Training.configure_gradient_clipping
+    norms, clip = [], loop.Training.configure_gradient_clipping
 
     def norm(network):
         return torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item()
@@ -459,7 +460,7 @@ def test_gradients_are_clipped_under_the_fused_optimiser(crops, tmp_path, monkey
         norms.append(norm(self.network))
         assert self.optimizers().param_groups[0]["fused"]
 
-    monkeypatch.setattr(train.Training, "configure_gradient_clipping", spy)
+    monkeypatch.setattr(loop.Training, "configure_gradient_clipping", spy)
     fit(tmp_path, crops, tiny_settings(optimizer="adamw", precision="bf16", clip=0.5, steps=4))
     assert min(norms[::2]) > 1 and norms[1::2] == pytest.approx([0.5] * 4, rel=1e-3)
 
@@ -483,7 +484,7 @@ def test_a_few_samples_are_learnt_by_heart(tmp_path):
         settings, augment=plain, model=dataclasses.replace(settings.model, dropout=0.0)
     )
     eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
-    history = train.fit(settings, tmp_path, eight, eight, TinyHand())
+    history = loop.fit(settings, tmp_path, eight, eight, TinyHand())
     labels = eight.batch(range(8))["joints_3d"]
     mean_pose = (labels - labels.mean(0)).norm(dim=-1).mean().item() * 1000
     assert mean_pose > 40

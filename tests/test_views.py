@@ -5,10 +5,10 @@ import roma
 import torch
 from tiny import TinyHand, tiny_settings
 
-from hamr_lib.augment import warp
 from hamr_lib.camera import project_weak
-from hamr_lib.model import HAMR, Output
-from hamr_lib.views import VIEWS, add_views, points_back, turned_back, views_size
+from hamr_lib.data.augment import warp
+from hamr_lib.model.hamr import HAMR, Output
+from hamr_lib.recovery.views import VIEWS, add_views, points_back, turned_back, views_size
 
 
 @pytest.fixture(scope="module")

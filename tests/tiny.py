@@ -5,11 +5,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from hamr_lib.config import from_dict
 from hamr_lib.data import rhd
 from hamr_lib.data.frame import Frame
-from hamr_lib.hand import HandMesh
+from hamr_lib.hand.layer import HandMesh
 from hamr_lib.joints import BONES
-from hamr_lib.settings import from_dict
 
 K = np.array([[300, 0, 79.5], [0, 300, 59.5], [0, 0, 1]], np.float32)
 BLOB = 0.01  # metres, half the side of the square that stands for a joint
@@ -26,7 +26,7 @@ def rest_joints():
 
 
 class TinyHand(nn.Module):
-    """What `hand.load_hand` promises, with tetrahedra around 21 linear joints."""
+    """What `layer.load_hand` promises, with tetrahedra around 21 linear joints."""
 
     name, side = "tiny", "right"
 

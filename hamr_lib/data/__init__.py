@@ -1,1 +1,10 @@
-"""Data sets: one reader (and writer) per file format, all giving `Frame`s; and their checker."""
+"""Data sets: one reader (and writer) per file format, all giving `Frame`s; and their checker.
+
+frame           `Frame`, `Frames`: one image with its labels, whatever the set
+rhd, stb, dexter, photographs    `RHD`, `STB`, `Dexter`, `Photographs`: the readers
+registry        `training_crops`, `evaluation_crops`: the sets that a profile names
+check           `find_sets`: what lies on disk, compared with what a set should hold
+crops           `Crops`, `load_crops`: frames cut to network inputs, cached
+augment         `augment`: random changes of a batch of crops
+statistics      `statistics`: the distribution of a set's labels
+"""

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..camera import project_pinhole
-from ..draw import contact_sheet, draw_skeleton, fit
-from ..errors import HamrError
-from ..files import ROOT
-from ..joints import MIDDLE_MCP, WRIST
-from . import dexter, rhd, stb
+from hamr_lib.camera import project_pinhole
+from hamr_lib.data import dexter, rhd, stb
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT
+from hamr_lib.joints import MIDDLE_MCP, WRIST
+from hamr_lib.render.draw2d import contact_sheet, draw_skeleton, fit
 
 TITLES = {"rhd": "RHD", "stb": "STB", "dexter": "Dexter+Object"}
 SPLITS = {

@@ -30,10 +30,10 @@ import cv2
 import numpy as np
 import torch
 
-from ..camera import pixels_to_crop
-from ..errors import HamrError
-from ..files import ROOT, digest, read_json, write_aside, write_json
-from ..joints import NUM_JOINTS, WRIST
+from hamr_lib.camera import pixels_to_crop
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT, digest, read_json, write_aside, write_json
+from hamr_lib.joints import NUM_JOINTS, WRIST
 
 CACHE = ROOT / "data" / "cache"
 BOX_FACTOR = 1.4

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..camera import project_pinhole
-from ..errors import HamrError
-from ..files import write_aside
-from ..joints import FINGERS, NUM_JOINTS, TIPS
-from .frame import Frame, Frames, list_images, read_image, write_image
+from hamr_lib.camera import project_pinhole
+from hamr_lib.data.frame import Frame, Frames, list_images, read_image, write_image
+from hamr_lib.errors import HamrError
+from hamr_lib.files import write_aside
+from hamr_lib.joints import FINGERS, NUM_JOINTS, TIPS
 
 SEQUENCES = ("Grasp1", "Grasp2", "Occlusion", "Rigid", "Pinch", "Rotate")
 FRAMES = 3014  # of the six sequences together, as published

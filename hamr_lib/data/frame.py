@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from ..errors import HamrError
-from ..files import write_aside
+from hamr_lib.errors import HamrError
+from hamr_lib.files import write_aside
 
 
 @dataclass(eq=False)

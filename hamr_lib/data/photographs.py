@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import HamrError
-from ..files import ROOT
-from ..joints import NAMES, NUM_JOINTS
-from .frame import Frame, Frames, read_image
+from hamr_lib.data.frame import Frame, Frames, read_image
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT
+from hamr_lib.joints import NAMES, NUM_JOINTS
 
 LABELS = Path(__file__).with_name("photographs.csv")
 TITLE = "BSDS500 hands"

@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..camera import project_pinhole
-from ..errors import HamrError
-from ..files import write_aside
-from ..joints import BONES, FINGERS, FROM_RHD, MIDDLE_MCP, NUM_JOINTS, WRIST
-from ..unpickle import load_pickle
-from .frame import Frame, Frames, list_images, read_image, write_image
+from hamr_lib.camera import project_pinhole
+from hamr_lib.data.frame import Frame, Frames, list_images, read_image, write_image
+from hamr_lib.errors import HamrError
+from hamr_lib.files import write_aside
+from hamr_lib.hand.pickles import load_pickle
+from hamr_lib.joints import BONES, FINGERS, FROM_RHD, MIDDLE_MCP, NUM_JOINTS, WRIST
 
 FOLDER = "RHD_published_v2"
 SPLITS = {"training": 41258, "evaluation": 2728}  # images as published

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..joints import BONES, MIDDLE_MCP, TIPS
+from hamr_lib.joints import BONES, MIDDLE_MCP, TIPS
 
 
 def statistics(crops, looked_at=1000):

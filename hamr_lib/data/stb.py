@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import scipy.io
 
-from ..camera import project_pinhole
-from ..errors import HamrError
-from ..files import write_aside
-from ..joints import FROM_STB, MIDDLE_MCP, NUM_JOINTS, RING_MCP, TO_STB, WRIST
-from .frame import Frame, Frames, read_image, write_image
+from hamr_lib.camera import project_pinhole
+from hamr_lib.data.frame import Frame, Frames, read_image, write_image
+from hamr_lib.errors import HamrError
+from hamr_lib.files import write_aside
+from hamr_lib.joints import FROM_STB, MIDDLE_MCP, NUM_JOINTS, RING_MCP, TO_STB, WRIST
 
 SPLITS = {
     "training": tuple(f"B{b}{kind}" for b in range(2, 7) for kind in ("Counting", "Random")),

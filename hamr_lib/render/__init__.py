@@ -13,7 +13,7 @@ pixel centres are those of `camera`. In an image that is no square, crop units a
 square as wide as the image around its middle. Faces turn counterclockwise seen from outside.
 """
 
-from .drawing import (
+from hamr_lib.render.drawing import (
     NEAR,
     Fragments,
     Lights,
@@ -25,7 +25,7 @@ from .drawing import (
     shade,
     vertex_normals,
 )
-from .silhouette import silhouette
+from hamr_lib.render.silhouette import silhouette
 
 __all__ = [
     "NEAR",

@@ -4,7 +4,7 @@ import functools
 import importlib
 import warnings
 
-from ..errors import HamrError
+from hamr_lib.errors import HamrError
 
 INSTALL = {
     "deodr": "pip install deodr==0.2.3",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import HamrError
+from hamr_lib.errors import HamrError
 
 
 def check_faces(faces, count):

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import scipy.sparse
 
-from ..errors import HamrError
-from .backends import load_deodr
-from .checks import check_faces, check_size
+from hamr_lib.errors import HamrError
+from hamr_lib.render.backends import load_deodr
+from hamr_lib.render.checks import check_faces, check_size
 
 NEAR = 0.01  # metres; a pinhole camera sees nothing closer
 

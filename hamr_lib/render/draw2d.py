@@ -1,0 +1,72 @@
+"""Drawing on images: the one skeleton, and sheets of many small images."""
+
+import cv2
+import numpy as np
+
+from hamr_lib.joints import BONES, FINGERS
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart: one colour a finger.
+FINGER_COLOURS = {
+    "thumb": (230, 159, 0),
+    "index": (86, 180, 233),
+    "middle": (0, 158, 115),
+    "ring": (240, 228, 66),
+    "little": (204, 121, 167),
+}
+_SUBPIXEL = 4  # bits after the point in OpenCV's fixed-point coordinates
+
+
+def draw_skeleton(image, joints_2d, thickness=2):
+    """Draw 21 joints over a copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        joints_2d: (21, 2) pixels; joints that are NaN are left out, with their bones.
+        thickness: of the bones, pixels.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    image = np.ascontiguousarray(image).copy()
+    # Labels far outside would overflow OpenCV's integers, and would not be seen anyway.
+    points = np.clip(np.asarray(joints_2d, float), -1e4, 1e4)
+    seen = np.isfinite(points).all(1)
+    fixed = np.rint(np.where(seen[:, None], points, 0) * 2**_SUBPIXEL).astype(int).tolist()
+    for parent, child in BONES:
+        if seen[parent] and seen[child]:
+            colour = FINGER_COLOURS[FINGERS[(child - 1) // 4]]
+            cv2.line(image, fixed[parent], fixed[child], colour, thickness, cv2.LINE_AA, _SUBPIXEL)
+    for joint in np.flatnonzero(seen):
+        colour = FINGER_COLOURS[FINGERS[(joint - 1) // 4]] if joint else (255, 255, 255)
+        radius = (thickness + 1) << _SUBPIXEL
+        cv2.circle(image, fixed[joint], radius, (0, 0, 0), -1, cv2.LINE_AA, _SUBPIXEL)
+        cv2.circle(image, fixed[joint], radius * 2 // 3, colour, -1, cv2.LINE_AA, _SUBPIXEL)
+    return image
+
+
+def contact_sheet(images, columns=8, size=160):
+    """Lay images out in rows on white.
+
+    Args:
+        images: sequence of (H, W, 3) uint8 RGB of any sizes; each is fitted into a square.
+        columns: images in a row.
+        size: pixels a side of each square.
+
+    Returns:
+        (rows * size, columns * size, 3) uint8 RGB.
+    """
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * size, columns * size, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        small = fit(image, size)
+        top, left = i // columns * size, i % columns * size
+        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return sheet
+
+
+def fit(image, size):
+    """Scale (H, W, 3) uint8 so that its longer side has `size` pixels."""
+    scale = size / max(image.shape[:2])
+    height, width = (max(1, round(scale * n)) for n in image.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)

@@ -1,0 +1,96 @@
+"""One hand in a k3d plot: in a notebook, or as an HTML file that needs no network."""
+
+import base64
+import functools
+import html
+import re
+from pathlib import Path
+
+import k3d
+import numpy as np
+
+from hamr_lib.errors import HamrError
+from hamr_lib.files import write_aside
+from hamr_lib.joints import BONES
+
+
+class Scene:
+    """A k3d plot of one mesh with its joints and bones, seen as the camera sees it.
+
+    Args:
+        faces: (F, 3) int.
+    """
+
+    def __init__(self, faces):
+        self.plot = k3d.plot(
+            height=460, camera_auto_fit=False, grid_auto_fit=False, grid_visible=False,
+            axes_helper=0.0, menu_visibility=False,
+        )  # fmt: skip
+        nothing = np.zeros((3, 3), np.float32)
+        # White, since k3d multiplies the colours of vertices by that of the mesh.
+        self.mesh = k3d.mesh(
+            nothing, faces.astype(np.uint32), color=0xFFFFFF, flat_shading=False, side="double"
+        )  # fmt: skip
+        bones = np.zeros((21, 3), np.float32)
+        self.joints = k3d.points(bones, point_size=0.006, color=0x202020, shader="mesh")
+        self.bones = k3d.lines(
+            bones, np.array(BONES, np.uint32), indices_type="segment", width=0.0012,
+            color=0x202020, shader="mesh",
+        )  # fmt: skip
+        self.target = k3d.mesh(nothing, faces.astype(np.uint32), opacity=0.35, side="double")
+        self.target.visible = False
+        for thing in (self.mesh, self.joints, self.bones, self.target):
+            self.plot += thing
+        # From 30 cm before the hand, y down.
+        self.plot.camera = [0, -0.08, -0.3, 0, -0.08, 0, 0, -1, 0]
+
+    def show(self, vertices, joints, colours):
+        """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
+        self.mesh.vertices = np.asarray(vertices, np.float32)
+        red, green, blue = np.rint(255 * np.asarray(colours)).astype(np.uint32).T
+        self.mesh.colors = (red << 16) + (green << 8) + blue
+        self.joints.positions = np.asarray(joints, np.float32)
+        self.bones.vertices = np.asarray(joints, np.float32)
+
+    def show_target(self, vertices, faces, colour):
+        """Draw a second hand (V, 3), see-through, in a colour (3,) of 255; None draws none."""
+        self.target.visible = vertices is not None
+        if vertices is not None:
+            red, green, blue = colour
+            self.target.vertices = np.asarray(vertices, np.float32)
+            self.target.indices = faces.astype(np.uint32)
+            self.target.color = (red << 16) + (green << 8) + blue
+
+    def look_at(self, vertices):
+        """Move the camera to 30 cm before the middle of vertices (V, 3)."""
+        x, y, z = (np.min(vertices, 0) + np.max(vertices, 0)).astype(float) / 2
+        self.plot.camera = [x, y, z - 0.3, x, y, z, 0, -1, 0]
+
+    def show_skeleton(self, visible):
+        """Joints and bones lie inside the hand: seen only where it is see-through."""
+        self.joints.visible = self.bones.visible = visible
+        self.mesh.opacity = 0.6 if visible else 1.0
+
+
+def write_html(path, plot, title):
+    """Write a k3d plot as one HTML file, aside and renamed; k3d's own code is inside."""
+    if Path(path).suffix != ".html":
+        raise HamrError(f"{path}: expected a name that ends in .html")
+    before, after = _page_without_data()
+    named = f"<title>{html.escape(title)}</title>"
+    page = re.sub("<title>.*?</title>", lambda _: named, before, count=1) + _data(plot) + after
+    with write_aside(path) as aside:
+        aside.write_text(page)
+
+
+def _data(plot):
+    return base64.b64encode(plot.get_binary_snapshot()).decode()
+
+
+@functools.cache
+def _page_without_data():
+    """What stands before and after the data in every page of k3d's; compressing it anew for each
+    would take most of a page's time."""
+    plot = k3d.plot()
+    before, after = plot.get_snapshot().split(_data(plot))
+    return before, after

@@ -1,0 +1,6 @@
+"""The report: figures, tables and a page of pictures, drawn from the files of a run.
+
+figures  one function a figure of the paper
+tables   one function a table
+gallery  `write_gallery`: a page of test images with their meshes
+"""

@@ -1,0 +1,127 @@
+"""`gallery.html`: the best, the median and the worst sample of each test set, to be looked at.
+
+One file without a network or WebGL: each mesh is drawn from all around beforehand, and a strip of
+these pictures turns.
+"""
+
+import base64
+import html
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hamr_lib.data import check
+from hamr_lib.errors import HamrError
+from hamr_lib.evaluation.scores import (
+    errors_3d,
+    is_stand_in,
+    load_predictions,
+    main_protocol,
+    predictions_path,
+    row_means,
+)
+from hamr_lib.files import write_aside
+from hamr_lib.recovery.result import SKIN, recover_frame
+from hamr_lib.render import render
+from hamr_lib.render.draw2d import fit
+
+VIEWS = 24  # of a full turn
+SIZE = 240  # pixels a side of each picture
+STYLE = f"""\
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; color: #222 }}
+section {{ display: grid; grid-template-columns: 11rem repeat(3, {SIZE}px); gap: .6rem }}
+section div {{ overflow-wrap: anywhere }}
+section + h2 {{ margin-top: 2.5rem }}
+.tile {{ width: {SIZE}px; height: {SIZE}px; background: #fff }}
+img {{ object-fit: contain; object-position: top }}
+.turn {{ animation: turn 5s steps({VIEWS}) infinite; cursor: ew-resize; touch-action: none }}
+@keyframes turn {{ to {{ background-position-x: -{VIEWS * SIZE}px }} }}
+"""
+# Dragging turns a mesh by hand; its strip then stands still.
+SCRIPT = f"""\
+for (const tile of document.querySelectorAll(".turn"))
+  tile.onpointermove = event => {{
+    if (!event.buttons) return;
+    tile.style.animation = "none";
+    const view = Math.floor(event.offsetX / {SIZE} * {VIEWS});
+    tile.style.backgroundPositionX = -{SIZE} * view + "px";
+  }};
+"""
+
+
+def write_gallery(settings, results_dir):
+    """Write `gallery.html` from the main run's predictions and network; returns its path.
+
+    Samples are ordered by their mean 3-D error under the set's main protocol. The network runs
+    anew for those that are shown, as the saved predictions hold no pictures of them.
+
+    Raises:
+        HamrError: where the main run was not evaluated, or on other data.
+    """
+    results_dir = Path(results_dir)
+    run = results_dir / "runs" / "main"
+    parts = []
+    for found in check.find_sets(settings).values():
+        predictions = load_predictions(predictions_path(run, found.title))
+        error = row_means(errors_3d(predictions, main_protocol(predictions)))
+        order = np.argsort(error, kind="stable")
+        order = order[: np.isfinite(error).sum()]
+        if not len(order):
+            raise HamrError(f"{run}: no sample of {found.title} has a 3-D label to rank it by")
+        kind = "rendered stand-in, not photographs" if is_stand_in(found.title) else "real"
+        parts.append(f"<h2>{html.escape(found.title)} ({kind})</h2><section>")
+        frames = found.load("evaluation", settings.data)
+        for name, place in (("best", 0), ("median", len(order) // 2), ("worst", -1)):
+            index = int(order[place])
+            frame, key = frames[index], str(predictions["keys"][index])
+            if frame.key != key:
+                raise HamrError(f"{run}: sample {index} was {key} and is now {frame.key}")
+            recovery = recover_frame(frame, run / "checkpoints" / "best.ckpt")
+            parts.append(_row(f"{name} of {len(order)}", key, error[index], frame, recovery))
+        parts.append("</section>")
+    text = (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>Gallery: {html.escape(settings.profile)}</title><style>{STYLE}</style>"
+        f"<h1>Best, median and worst: profile {html.escape(settings.profile)}</h1>"
+        "<p>Test images, the recovered mesh over them, and the same mesh from all around (drag to "
+        "turn it by hand). The error is the mean distance of the joints in 3-D, wrists (or, "
+        "without them, fingertips) aligned. Sets named open-... are our own renderings: how well "
+        "they go says little about photographs.</p>"
+        f"{''.join(parts)}<script>{SCRIPT}</script></html>\n"
+    )
+    path = results_dir / "gallery.html"
+    with write_aside(path) as aside:
+        aside.write_text(text)
+    return path
+
+
+def turntable(recovery):
+    """(SIZE, VIEWS * SIZE, 3) uint8: a recovered mesh from all around, side by side."""
+    low, high = recovery.vertices.min(0), recovery.vertices.max(0)
+    vertices = recovery.vertices - (low + high) / 2
+    camera = np.array([0.9 / np.linalg.norm(vertices, axis=1).max(), 0.0, 0.0])
+    views = []
+    for angle in np.arange(VIEWS) * 2 * np.pi / VIEWS:
+        c, s = np.cos(angle), np.sin(angle)
+        turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+        # The wrist is open: its inside is seen from behind.
+        views.append(render(vertices @ turn.T, recovery.faces, camera, SIZE, SKIN, cull=False))
+    return np.hstack([np.rint(255 * view.colour).astype(np.uint8) for view in views])
+
+
+def _row(name, key, error, frame, recovery):
+    strip = f"background-image:url({_jpeg(turntable(recovery))})"
+    text = f"{html.escape(key)}, {frame.side} hand, {error:.0f} mm"
+    return (
+        f"<div><b>{name}</b><br>{text}</div>"
+        f'<img class=tile alt="{name}: image" src="{_jpeg(fit(frame.image, SIZE))}">'
+        f'<img class=tile alt="{name}: mesh" src="{_jpeg(fit(recovery.overlay(), SIZE))}">'
+        f'<div class="tile turn" style="{strip}"></div>'
+    )
+
+
+def _jpeg(image):
+    """(H, W, 3) uint8 as a data URL."""
+    _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,425 @@
+"""Tables from saved results: each as CSV, Markdown and LaTeX, and as the DataFrame it shows."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hamr_lib.baselines import departures
+from hamr_lib.config import VARIANTS
+from hamr_lib.data.photographs import TITLE
+from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation.scores import (
+    LABELS,
+    METRICS,
+    errors_3d,
+    is_stand_in,
+    load_predictions,
+    main_protocol,
+    published,
+    read_rows,
+    score,
+)
+from hamr_lib.files import read_json, write_aside
+
+# What the paper concludes from its Fig. 8.
+CLAIMS = {
+    "no-mesh": "the mesh helps a lot",
+    "no-silhouette": "the silhouette loss helps",
+    "no-camera": "the camera loss helps",
+    "no-geometric": "the geometric loss helps a little",
+}
+
+STAND_IN = (
+    "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
+    "sets."
+)
+
+
+def write_table(table, caption, out_dir, name):
+    """Write a table as `<name>.csv`, `.md` and `.tex`, each aside and renamed; returns it.
+
+    The caption of a table that names a stand-in is completed by what that means.
+    """
+    table = table.fillna("-").reset_index(drop=True)
+    text = table.astype(str)
+    if any(is_stand_in(cell) for column in text for cell in (column, *text[column])):
+        caption = f"{caption} {STAND_IN}"
+    out_dir = Path(out_dir)
+    with write_aside(out_dir / f"{name}.csv") as aside:
+        table.to_csv(aside, index=False)
+    with write_aside(out_dir / f"{name}.md") as aside:
+        rows = [list(text.columns), ["---"] * text.shape[1], *text.to_numpy().tolist()]
+        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows]
+        aside.write_text("\n".join(lines) + f"\n\n{caption}\n")
+    with write_aside(out_dir / f"{name}.tex") as aside:
+        escaped = text.map(_latex).rename(columns=_latex)
+        aside.write_text(escaped.to_latex(index=False, escape=False, caption=_latex(caption)))
+    return table
+
+
+def results(results_dir):
+    """The study's numbers: one row a method and set, measured and published apart.
+
+    Needs `metrics.csv`, see `scores.merge_metrics`.
+    """
+    results_dir = Path(results_dir)
+    rows = read_rows(results_dir / "metrics.csv")
+    shown = _wide(_of_the_study(rows[rows.source == "measured"]))
+    caption = (
+        "Results of this study, all measured by us, with 95 % bootstrap intervals over images. "
+        "3-D AUC under the paper's protocol (20-50 mm, root-aligned); 2-D AUC over 0-30 pixels of "
+        "the photo."
+    )
+    return write_table(shown, caption, results_dir / "tables", "results")
+
+
+def literature(results_dir):
+    """What others report for the real sets, with where it stands and what could be checked."""
+    table = published()[["dataset", "method", "metric", "value", "protocol", "where", "checked"]]
+    table = table.replace({"metric": METRICS})
+    caption = "Published numbers on the real sets. None of them was measured by this study."
+    return write_table(table, caption, Path(results_dir) / "tables", "published")
+
+
+def table1(results_dir):
+    """Table 1: mIoU of hand masks, ours as measured and the paper's as published."""
+    results_dir = Path(results_dir)
+    rows = read_rows(results_dir / "metrics.csv")
+    rows = rows[rows.metric == "miou"]
+    measured = _of_the_study(rows[rows.source == "measured"])
+    if measured.empty:
+        raise HamrError(f"{results_dir / 'metrics.csv'} holds no measured mIoU")
+    table = pd.concat([measured, rows[rows.source == "published"]])
+    table = pd.DataFrame({
+        "source": table.source,
+        "data set": table.dataset,
+        "method": table.method.replace(LABELS),
+        "mIoU": [_value(row) for row in table.itertuples()],
+        "protocol": table.protocol,
+    }).sort_values(["source", "data set", "mIoU"], kind="stable")  # fmt: skip
+    caption = (
+        "Table 1. Overlap of the predicted mask (of HAMR: the projected mesh) with the hand's "
+        "labelled mask: measured by this study (mean over images, with its 95 % interval), and as "
+        "the paper publishes it for RHD. The paper does not define its mIoU, so the two blocks "
+        "compare only roughly even on the same set, and not at all on different ones."
+    )
+    return write_table(table, caption, results_dir / "tables", "table1")
+
+
+def protocols(results_dir):
+    """The same predictions of the main run under every protocol: AUC by protocol and set."""
+    results_dir = Path(results_dir)
+    rows = read_rows(results_dir / "runs" / "main" / "protocols.csv")
+    rows = rows.assign(value=[_value(row) for row in rows.itertuples()])
+    table = rows.pivot(index="protocol", columns="dataset", values="value")
+    table = table.reindex(rows.protocol.unique()).rename_axis(columns=None)
+    caption = (
+        "The same predictions, scored as different papers score: AUC of the 3-D PCK under each "
+        "choice of thresholds, root and scale."
+    )
+    return write_table(table.reset_index(), caption, results_dir / "tables", "protocols")
+
+
+def ablations(results_dir, settings):
+    """The ablations in numbers, with the difference that each makes to the full model.
+
+    Values are means over seeds with 95 % intervals over images and seeds, and so is the difference
+    of the 3-D AUC, paired by image and seed; beside it stands that of each seed.
+    """
+    runs = _ablation_runs(results_dir, settings)
+    scored = [
+        score(sets[name], settings.evaluate) for name in runs["full"] for sets in runs.values()
+    ]
+    table = _wide(pd.concat(scored))
+    gains = ablation_differences(results_dir, settings)
+    gains = gains.set_index([gains.dataset, gains.variant.replace(LABELS)])
+    own = [
+        (_signed(gains.loc[key]), ", ".join(f"{one:+.3f}" for one in gains.loc[key, "each"]))
+        if key in gains.index
+        else ("-", "-")
+        for key in zip(table["data set"], table.method, strict=True)
+    ]
+    table["3-D AUC minus the full model's"], table["of each seed"] = zip(*own, strict=True)
+    caption = (
+        f"Ablations, each trained for {settings.study.ablation_steps} steps: means over seeds, "
+        f"95 % intervals over {intervals_over(settings)}, and the difference to the full model of "
+        "the same budget and seed."
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "ablations")
+
+
+def claims(results_dir, settings):
+    """What the paper says of its four parts, and whether it holds in this study's ablations.
+
+    A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
+
+    Returns:
+        the table; an empty one, and nothing written, where a study asks for none of the four.
+    """
+    caption = (
+        "The paper's claims about its parts (its Fig. 8), and what leaving each out does here:"
+    )
+    return _verdicts(
+        results_dir, settings, CLAIMS, "the paper says", "without it", caption, "claims"
+    )
+
+
+def choices(results_dir, settings):
+    """What each choice changes that the paper leaves open, and each departure of a profile's.
+
+    Returns:
+        the table, as `claims` gives it; an empty one, and nothing written, where a study asks for
+        no ablations but the paper's four.
+    """
+    named = {name: LABELS[name] for name in settings.study.ablations if name not in CLAIMS}
+    caption = (
+        "What the paper leaves open, or this profile does otherwise, each chosen in another way:"
+    )
+    return _verdicts(results_dir, settings, named, "choice", "with it", caption, "choices")
+
+
+def _verdicts(results_dir, settings, named, title, how, caption, name):
+    """A row for each variant of the study that is named, a column for each set; written, if any."""
+    gains = ablation_differences(results_dir, settings)
+    rows = []
+    for variant, words in named.items():
+        row = {title: words}
+        for _, gain in gains[gains.variant == variant].iterrows():
+            row[f"{gain.dataset}, {how}"] = f"{_verdict(gain)}: {_signed(gain)}"
+        if len(row) > 1:  # the study may have left it out
+            rows.append(row)
+    if not rows:
+        return pd.DataFrame(rows)
+    caption = (
+        f"{caption} difference to the full model's 3-D AUC after {settings.study.ablation_steps} "
+        f"steps, with 95 % intervals over {intervals_over(settings)}."
+    )
+    return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", name)
+
+
+def intervals_over(settings):
+    """What the ablations' intervals reach over, in words."""
+    seeds = len(settings.study.ablation_seeds)
+    return f"images and {seeds} seeds" if seeds > 1 else "the images of one seed (not over seeds)"
+
+
+def ablation_differences(results_dir, settings):
+    """What each ablation does to the 3-D AUC under the main protocol, set by set.
+
+    Returns:
+        DataFrame, a row a set and variant: dataset, variant, protocol, and of the variant's AUC
+        minus the full model's `difference`, `ci_low`, `ci_high` and `each`, a list with a
+        difference a seed.
+    """
+    runs = _ablation_runs(results_dir, settings)
+    rows = []
+    for dataset, full in runs["full"].items():
+        protocol = main_protocol(full[0])
+        for variant in settings.study.ablations:
+            test = _paired(runs[variant][dataset], full, settings)
+            kept = {key: test[key] for key in ("difference", "ci_low", "ci_high", "each")}
+            rows.append({"dataset": dataset, "variant": variant, "protocol": protocol.name, **kept})
+    return pd.DataFrame(rows)
+
+
+def comparisons(results_dir, settings):
+    """The methods of `comparisons/` beside the network, with paired differences to HAMR.
+
+    The difference is to HAMR with the comparisons' budget; where that was not run, to the main
+    run, as the column's title says. What a method stands for, how it departs from it and what it
+    costs is written as a second table, `methods`.
+    """
+    results_dir = Path(results_dir)
+    folders = {"main": results_dir / "runs" / "main"} | comparison_folders(results_dir)
+    methods = {name: run_predictions(folder) for name, folder in folders.items()}
+    if len(methods) == 1:
+        raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
+    ours = "hamr" if "hamr" in methods else "main"
+    rows, gains = [], []
+    for dataset in methods["main"]:
+        for found in methods.values():
+            scored = score([found[dataset]], settings.evaluate)
+            if scored.empty:  # a method of masks alone has no row on a set without them
+                continue
+            rows.append(scored)
+            test = _paired([methods[ours][dataset]], [found[dataset]], settings)
+            # Nothing to compare: no joints, or the very method that the others are compared with.
+            alike = test is None or found is methods[ours]
+            gains.append(("-", "-") if alike else (_signed(test), f"{test['p_value']:.2g}"))
+    table = _wide(pd.concat(rows))
+    title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
+    table[title], table["p"] = zip(*gains, strict=True)
+    costs = _costs(folders, settings)
+    for place, column in enumerate(costs, start=2):
+        table.insert(place, column, table.method.map(costs[column]))
+    caption = (
+        "Other methods on the same crops under the same protocol, each rebuilt by us and trained "
+        f"for {settings.study.comparison_steps} steps (HAMR's main run: {settings.train.steps}). "
+        "Differences are paired by image; p from a Wilcoxon signed-rank test. Seconds and "
+        "milliseconds were taken on whatever else the machine did meanwhile. How each departs from "
+        "the work whose name it has: table `methods`."
+    )
+    _methods(folders, costs, results_dir)
+    return write_table(table, caption, results_dir / "tables", "comparisons")
+
+
+def comparison_folders(results_dir):
+    """Name -> folder of each comparison that was scored, in the order of `LABELS`."""
+    folder = Path(results_dir) / "comparisons"
+    return {name: folder / name for name in LABELS if (folder / name / "metrics.csv").is_file()}
+
+
+def _costs(folders, settings):
+    """What each method costs, indexed by its label: text, "-" where it was not recorded."""
+    rows = {}
+    for name, folder in folders.items():
+        row = dict.fromkeys(("parameters (M)", "GFLOP an image", "fit (s)", "ms an image"), "-")
+        if (folder / "cost.json").is_file():
+            cost = read_json(folder / "cost.json")
+            row["parameters (M)"] = f"{cost['parameters'] / 1e6:.2f}"
+            row["GFLOP an image"] = f"{cost['gflop']:.2f}"
+            row["ms an image"] = f"{cost['ms_an_image']:.3g}"
+        if (folder / "log.csv").is_file():
+            log = pd.read_csv(folder / "log.csv")
+            images = log.step.diff().fillna(log.step) * settings.train.batch_size
+            row["fit (s)"] = f"{(images / log.images_per_second).sum():.0f}"
+        rows[LABELS.get(name, name)] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _methods(folders, costs, results_dir):
+    """The second table of `comparisons`: what each method is."""
+    known = [folder for folder in folders.values() if (folder / "about.json").is_file()]
+    if not known:
+        return
+    table = departures(known)
+    for place, column in enumerate(costs, start=3):
+        table.insert(place, column, table.method.map(costs[column]))
+    caption = (
+        "The methods compared: what each stands for, what it costs (parameters; floating-point "
+        "operations of one image, drawing not counted; training without validation; answering a "
+        "batch), and how it departs from that work. None uses the authors' code or weights."
+    )
+    write_table(table, caption, results_dir / "tables", "methods")
+
+
+LOCALISER = {
+    "hands_found": "hands found",
+    "finds_right": "finds that are hands",
+    "box_iou": "box IoU of those found",
+    "side_accuracy": "side right",
+}
+
+
+def localiser(results_dir):
+    """How well the localiser finds hands in whole images; see `localiser_training.evaluate`."""
+    rows = read_rows(Path(results_dir) / "runs" / "main" / "localiser.csv")
+    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
+    table = rows.pivot(index="dataset", columns="metric", values="text")
+    table = table.reindex(columns=list(LOCALISER)).rename(columns=LOCALISER)
+    table = table.rename_axis(columns=None).reset_index().rename(columns={"dataset": "data set"})
+    caption = (
+        "Hands found in whole images: the share of hands whose box is overlapped by half, the "
+        "share of finds that are on a hand, the mean overlap of those found, and how often their "
+        "side is right; with 95 % intervals over hands. In photographs not every hand is labelled, "
+        "so that finds are not scored there."
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "localiser")
+
+
+def photographs(results_dir):
+    """How well the network does on hands in photographs; see `scores.evaluate_photographs`."""
+    rows = read_rows(Path(results_dir) / "runs" / "main" / "photographs.csv")
+    table = _wide(rows)
+    table.insert(2, "hands", rows.n.max())
+    caption = (
+        "Hands in photographs of BSDS500, whose visible joints we marked by eye (2-D only; "
+        "`hamr_lib/data/photographs.csv`): area under the PCK curve from 0 to 0.3 of the longer "
+        "side of the joints' box, with 95 % intervals over hands. None was trained on."
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "photographs")
+
+
+def run_predictions(folder):
+    """Display name of a set -> predictions, of one run's folder; an error where there are none."""
+    paths = sorted(Path(folder).glob("predictions-*.npz"))
+    if not paths:
+        raise HamrError(f"{folder} holds no predictions-*.npz: run the evaluation first")
+    found = [load_predictions(path) for path in paths]
+    return dict(sorted(((str(p["dataset"]), p) for p in found), key=lambda item: _order(item[0])))
+
+
+def variant_runs(results_dir, variant, settings):
+    """Display name of a set -> list of predictions, one a seed of the ablations."""
+    seeds = [
+        run_predictions(Path(results_dir) / "runs" / f"{variant}-s{seed}")
+        for seed in settings.study.ablation_seeds
+    ]
+    return {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
+
+
+def _ablation_runs(results_dir, settings):
+    """Variant -> what `variant_runs` gives, the full model first."""
+    variants = ("full", *settings.study.ablations)
+    return {variant: variant_runs(results_dir, variant, settings) for variant in variants}
+
+
+def _order(dataset):
+    """The order in which sets are shown, as in the paper: STB, RHD, Dexter+Object."""
+    kind = dataset.lower().removeprefix("open-")
+    return [kind.startswith(name) for name in ("stb", "rhd", "dexter")].index(True), dataset
+
+
+def _paired(runs_a, runs_b, settings):
+    """`metrics.paired_test` of predictions under their main protocol; None without joints."""
+    protocol = main_protocol(runs_a[0])
+    a, b = ([errors_3d(run, protocol) for run in runs] for runs in (runs_a, runs_b))
+    if np.isnan(a).all() or np.isnan(b).all():
+        return None  # a method that gives no joints
+    thresholds = metrics.THRESHOLDS[protocol.thresholds]
+    return metrics.paired_test(a, b, thresholds, settings.evaluate.bootstrap)
+
+
+def _signed(test):
+    """A difference with its interval, from a paired test or a row of `ablation_differences`."""
+    return f"{test['difference']:+.3f} [{test['ci_low']:+.3f}, {test['ci_high']:+.3f}]"
+
+
+def _verdict(gain):
+    """What a difference says of what was left out or changed."""
+    if gain["ci_high"] < 0:
+        return "worse"
+    return "better" if gain["ci_low"] > 0 else "no clear difference"
+
+
+def _of_the_study(rows):
+    """The rows of the main run and the comparisons on the sets; others have tables of their own."""
+    return rows[~rows.method.isin([*VARIANTS, "localiser"]) & (rows.dataset != TITLE)]
+
+
+def _wide(rows):
+    """Long rows to one row a set and method, one column a metric."""
+    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
+    wide = rows.pivot(index=["dataset", "method"], columns="metric", values="text")
+    wide = wide.reindex(columns=[m for m in METRICS if m in wide]).rename(columns=METRICS)
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[["dataset", "method"]].drop_duplicates()))
+    wide = wide.rename_axis(columns=None).reset_index()
+    wide["method"] = wide.method.replace(LABELS)
+    return wide.rename(columns={"dataset": "data set"})
+
+
+def _value(row):
+    digits = 1 if row.metric.startswith("epe") else 3
+    text = f"{row.value:.{digits}f}"
+    if np.isnan(row.ci_low):
+        return text
+    return f"{text} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+
+
+def _latex(text):
+    for mark, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"),
+                          ("#", r"\#"), (">=", r"$\ge$")):  # fmt: skip
+        text = text.replace(mark, escaped)
+    return text

@@ -1,0 +1,178 @@
+"""What is behind the hand: photographs, or patterns made up on the spot.
+
+Photographs are those that installed packages carry, and those in a folder of the user's own (the
+environment variable BACKGROUNDS). Each photograph belongs to training or to evaluation, never to
+both: those of the user by the hash of their contents, so that adding one moves no other.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hamr_lib.errors import HamrError
+from hamr_lib.files import digest
+
+# Natural photographs in packages that the study needs anyway: no hands, drawings or microscopy.
+PACKAGED = {
+    "training": {
+        "skimage": ("astronaut.png", "brick.png", "chelsea.png", "gravel.png", "rocket.jpg",
+                    "motorcycle_left.png"),
+        "sklearn": ("flower.jpg",),
+        "matplotlib": ("grace_hopper.jpg",),
+    },
+    "evaluation": {"skimage": ("coffee.png", "grass.png"), "sklearn": ("china.jpg",)},
+}  # fmt: skip
+_FOLDERS = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
+LARGEST = 640  # pixels of a photograph's longer side that are kept
+EVALUATION_SHARE = 0.25
+
+
+@functools.cache
+def photographs(split):
+    """The photographs of a split ("training" or "evaluation"), as a tuple of paths.
+
+    Raises:
+        HamrError: for a BACKGROUNDS folder that is missing or holds no photographs.
+    """
+    chosen = [
+        Path(importlib.util.find_spec(package).origin).parent / _FOLDERS[package] / name
+        for package, names in PACKAGED[split].items()
+        for name in names
+    ]
+    folder = os.environ.get("BACKGROUNDS")
+    if folder:
+        suffixes = (".jpg", ".jpeg", ".png")
+        found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes)
+        if not found:
+            raise HamrError(f"BACKGROUNDS={folder}: expected a folder with .jpg or .png files")
+        for path in found:
+            share = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 16**8
+            if (share < EVALUATION_SHARE) == (split == "evaluation"):
+                chosen.append(path)
+    return tuple(chosen)
+
+
+def identity():
+    """A digest of all photographs: part of the identity of what is rendered before them."""
+    return digest(
+        [
+            [hashlib.sha256(path.read_bytes()).hexdigest() for path in photographs(split)]
+            for split in PACKAGED
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=400)
+def _read(path):
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise HamrError(f"{path} is not a readable photograph")
+    shrink = min(LARGEST / max(image.shape[:2]), 1)
+    return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+
+
+def draw_background(rng, shape, split, photographs_too=True, around=None):
+    """A background of (height, width): float32 RGB in [0, 1], as displayed (not linear).
+
+    Often the place whose light falls on the hand, if there is one. Else mostly a photograph where
+    they are allowed, turned, mirrored and cut at random; else a gradient with texture and clutter.
+
+    Args:
+        photographs_too: whether photographs may be seen.
+        around: `environments.Surroundings`, or None.
+    """
+    if around is not None and rng.uniform() < 0.45:
+        return around.picture(shape, max(shape) * rng.uniform(0.4, 0.8))
+    if photographs_too and rng.uniform() < 0.8:
+        return draw_photograph(rng, split, shape)
+    return _pattern(rng, shape)
+
+
+def draw_photograph(rng, split, shape):
+    """A part of a photograph, (height, width, 3) float32 RGB in [0, 1]."""
+    paths = photographs(split)
+    image = _read(paths[rng.integers(len(paths))])
+    height, width = shape
+    # At least a quarter of the photograph's shorter side, so that little is blown up.
+    side = rng.uniform(0.35, 1.0) * min(image.shape[:2])
+    scale = max(height, width) / side
+    center = [rng.uniform(side / 2, length - side / 2) for length in image.shape[1::-1]]
+    matrix = cv2.getRotationMatrix2D(center, rng.normal(0, 8), scale)
+    matrix[:, 2] += np.array([width, height]) / 2 - center
+    cut = cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    if rng.uniform() < 0.5:
+        cut = cut[:, ::-1]
+    return cut.astype(np.float32) / 255
+
+
+def noise(rng, shape, finest, octaves=4):
+    """Smooth noise in about [-1, 1]: octaves from coarse down to `finest` pixels."""
+    height, width = shape
+    total = np.zeros(shape, np.float32)
+    for octave in range(octaves):
+        step = finest * 2 ** (octaves - 1 - octave)
+        coarse = rng.normal(size=(max(2, round(height / step)), max(2, round(width / step))))
+        total += (
+            cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+            * 0.6**octave
+        )
+    return total / 2
+
+
+def _colour(rng):
+    """(3,) a colour as rooms have them: mostly of little saturation."""
+    return (rng.uniform(0.05, 0.95) + rng.exponential(0.15) * rng.normal(size=3)).clip(0, 1)
+
+
+def _pattern(rng, shape):
+    height, width = shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(shape)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
+    first, second = _colour(rng), _colour(rng)
+    image = first + (second - first) * ramp
+    image = image + rng.uniform(0, 0.25) * noise(rng, shape, rng.uniform(2, 30))[..., None]
+    image = np.ascontiguousarray(image, np.float32)
+    for _ in range(rng.integers(0, 14)):  # clutter: boards, boxes and round things
+        color = tuple(float(c) for c in _colour(rng))
+        place = rng.uniform(-0.1, 1.1, 2) * (width, height)
+        size = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 2)) * max(shape)
+        if rng.uniform() < 0.6:
+            box = cv2.boxPoints((tuple(place), tuple(size), rng.uniform(0, 180))).astype(np.int32)
+            cv2.fillPoly(image, [box], color, cv2.LINE_AA)
+        else:
+            ellipse = (tuple(place), tuple(size), rng.uniform(0, 180))
+            cv2.ellipse(image, ellipse, color, -1, cv2.LINE_AA)
+    return image.clip(0, 1)
+
+
+def draw_swatch(rng, split, size=128):
+    """What a thing is covered with: (size, size, 3) float32 linear RGB that repeats."""
+    if rng.random() < 0.4:
+        image = draw_photograph(rng, split, (size, size))
+    elif rng.random() < 0.5:
+        image = _pattern(rng, (size, size))
+    else:
+        image = np.full((size, size, 3), rng.uniform(0.05, 0.95, 3), np.float32)
+        image *= 1 + 0.04 * noise(rng, (size, size), 2)[..., None]
+    half = np.clip(image, 0.01, 0.97) ** 2.2
+    return np.vstack([half, half[::-1]]).astype(np.float32)
+
+
+def credits():
+    """Lines that name the photographs, or the folder of them, that may be seen."""
+    lines = [
+        f"{split}, from {package}: {', '.join(names)}"
+        for split, packages in PACKAGED.items()
+        for package, names in packages.items()
+    ]
+    if os.environ.get("BACKGROUNDS"):
+        lines.append("the user's own folder, a quarter of it for evaluation only")
+    return lines

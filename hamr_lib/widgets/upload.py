@@ -1,0 +1,116 @@
+"""The widget of the notebook `recover_photo`: a photo in, the hands in it out."""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import anywidget
+import ipywidgets as widgets
+import traitlets
+from PIL import Image
+
+from hamr_lib.errors import HamrError
+from hamr_lib.files import ROOT
+from hamr_lib.recovery.result import read_photo, recover
+from hamr_lib.render.draw2d import fit
+from hamr_lib.widgets.explorer import download_link, encode, plot_recovery
+
+WIDTH = 480  # pixels a side of the pictures
+
+
+class Webcam(anywidget.AnyWidget):
+    """A button that takes a picture with the browser's camera, where the browser allows it.
+
+    Attributes:
+        picture: the last picture taken, a PNG as a data URL; empty before the first.
+        trouble: what the browser says when it gives no camera.
+    """
+
+    _esm = Path(__file__).with_name("webcam.js")
+    picture = traitlets.Unicode().tag(sync=True)
+    trouble = traitlets.Unicode().tag(sync=True)
+
+
+class Upload:
+    """Upload a photo or take one, see the mesh over it and in space, and take the files along.
+
+    Args:
+        checkpoint, localiser: as in `recover`.
+        out: folder that the results are saved in; None takes `results/photos`.
+
+    It shows its `widget`.
+    """
+
+    def __init__(self, checkpoint=None, localiser=None, out=None):
+        self.checkpoint, self.localiser = checkpoint, localiser
+        self.out = out or ROOT / "results" / "photos"
+        self.recoveries, self.photo = [], None  # the photo's name and content
+        self.file = widgets.FileUpload(accept="image/*", description="photo")
+        self.side = widgets.Dropdown(options=("auto", "left", "right"), description="side")
+        self.box = widgets.Text(
+            placeholder="x0,y0,x1,y1 in pixels; empty: found", description="box",
+            continuous_update=False,
+        )  # fmt: skip
+        self.webcam = Webcam()
+        self.message = widgets.HTML("Choose a photo with a hand, or take one.")
+        self.found = widgets.VBox()
+        self.file.observe(self._uploaded, "value")
+        self.webcam.observe(self._taken, "picture")
+        self.webcam.observe(self._refused, "trouble")
+        for control in (self.side, self.box):
+            control.observe(self._changed, "value")
+        controls = widgets.HBox([self.file, self.webcam, self.side, self.box])
+        self.widget = widgets.VBox([controls, self.message, self.found])
+
+    def _uploaded(self, _):
+        if self.file.value:
+            [uploaded] = self.file.value
+            self.photo = uploaded["name"], bytes(uploaded["content"])
+            self._changed()
+
+    def _taken(self, change):
+        self.photo = "webcam.png", base64.b64decode(change["new"].partition(",")[2])
+        self._changed()
+
+    def _refused(self, change):
+        if change["new"]:
+            self.message.value = f"<b>the browser gives no camera: {html.escape(change['new'])}</b>"
+
+    def _changed(self, _=None):
+        if self.photo is None:
+            return
+        self.recoveries, self.found.children = [], ()
+        self.message.value = "looking for hands ..."
+        try:
+            self._recover(*self.photo)
+        except HamrError as error:
+            self.message.value = f"<b>{html.escape(str(error))}</b>"
+
+    def _recover(self, name, content):
+        try:
+            image = Image.open(io.BytesIO(content))
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise HamrError(f"{name} cannot be read as an image: {error}") from error
+        photo = read_photo(image)
+        box = [part for part in self.box.value.split(",") if part.strip()] or None
+        self.recoveries = recover(
+            photo, box, self.side.value, self.checkpoint, localiser=self.localiser
+        )
+        stem = name.rpartition(".")[0] or name
+        rows = []
+        for i, recovery in enumerate(self.recoveries, start=1):
+            paths = recovery.save(self.out, stem if i == 1 else f"{stem}_hand{i}")
+            links = " &nbsp; ".join(map(download_link, paths))
+            picture = fit(recovery.overlay(), WIDTH)
+            # Its size is told: the plot beside it takes what width is left, once, perhaps before
+            # the picture has loaded.
+            height, width = picture.shape[:2]
+            overlay = widgets.Image(value=encode(picture), width=width, height=height)
+            x0, y0, x1, y1 = (round(v) for v in recovery.box)
+            text = f"A {recovery.side} hand in {x0},{y0},{x1},{y1}: {links}"
+            rows += [widgets.HTML(text), widgets.HBox([overlay, plot_recovery(recovery)])]
+        self.found.children = rows
+        count = len(self.recoveries)
+        self.message.value = f"{name}: {count} hand{'s' if count > 1 else ''}, saved in {self.out}"
