@@ -15,7 +15,7 @@ import torch
 from hamr_lib.config import load_settings
 from hamr_lib.data.augment import augment, centre_crop
 from hamr_lib.data.crops import Crops, stored_size
-from hamr_lib.evaluation.scores import best_device
+from hamr_lib.evaluation.predict import best_device
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.losses import hamr_losses
 from hamr_lib.model.hamr import HAMR

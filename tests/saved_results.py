@@ -7,7 +7,7 @@ from tiny import TinyHand, draw_frames
 
 from hamr_lib.config import from_dict
 from hamr_lib.data.crops import load_crops
-from hamr_lib.evaluation import scores
+from hamr_lib.evaluation import predict, scores
 from hamr_lib.joints import TIPS
 
 SETS = (("open-stb", "evaluation"), ("open-rhd", "evaluation"), ("open-dexter", "evaluation"))
@@ -90,11 +90,11 @@ def evaluate_oracle(folder, sets, settings, method, seed=0, **kind):
     rows, matrix = [], []
     for (dataset, split), crops in sets.items():
         oracle = Oracle(settings, seed=seed, **kind).on(crops)
-        predictions = scores.predict(
+        predictions = predict.predict(
             oracle, crops, settings, dataset=dataset, split=split, method=method, seed=seed,
             faces=oracle.faces,
         )  # fmt: skip
-        scores.save_predictions(scores.predictions_path(folder, dataset), predictions)
+        predict.save_predictions(predict.predictions_path(folder, dataset), predictions)
         rows.append(scores.score([predictions], settings.evaluate))
         matrix.append(scores.score_protocols([predictions], settings.evaluate))
     scores.write_rows(folder / "metrics.csv", pd.concat(rows, ignore_index=True))

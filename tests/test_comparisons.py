@@ -19,7 +19,7 @@ from hamr_lib.camera import ground_truth_camera, project_weak
 from hamr_lib.config import COMPARISONS, Augment, from_dict, load_comparison, load_settings
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import scores
+from hamr_lib.evaluation import predict, scores
 from hamr_lib.joints import BONES, WRIST
 from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import cell_centres, soft_argmax
@@ -87,7 +87,7 @@ def test_each_trains_and_answers(name, crops, tmp_path, tiny_hand):
     joints, masks = name != "deeplab", name not in ("zimmermann", "iqbal")
     assert ("auc" in set(table.metric)) == joints and ("miou" in set(table.metric)) == masks
     for dataset, _ in sets:
-        found = scores.load_predictions(scores.predictions_path(tmp_path, dataset))
+        found = predict.load_predictions(predict.predictions_path(tmp_path, dataset))
         assert ("joints_3d" in found) == ("pixels" in found) == joints
 
     about = json.loads((tmp_path / "about.json").read_text())

@@ -11,7 +11,7 @@ from tiny import TinyHand, draw_frames
 
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics, scores
+from hamr_lib.evaluation import metrics, predict, scores
 from hamr_lib.joints import TIPS
 from hamr_lib.model.hamr import HAMR
 
@@ -33,7 +33,7 @@ def predictions(sets, name, noise=0.0, seed=0, change=None, **kind):
             change(answer)
         return answer
 
-    return scores.predict(
+    return predict.predict(
         estimate, crops, SETTINGS, dataset=name, split="evaluation", method="main", seed=seed,
         faces=oracle.faces,
     )  # fmt: skip
@@ -173,8 +173,8 @@ def test_the_network_is_run_as_it_is(sets, tmp_path, capsys):
     pd.testing.assert_series_equal(table.value, again.value)
     assert set(again.method) == {"main"}
     assert "10 images, 0 of them unscored; 0 of 210 joints" in capsys.readouterr().out
-    assert not len(scores.load_predictions(scores.predictions_path(run, "open-rhd"))["examples"])
-    found = scores.load_predictions(scores.predictions_path(tmp_path / "main", "open-rhd"))
+    assert not len(predict.load_predictions(predict.predictions_path(run, "open-rhd"))["examples"])
+    found = predict.load_predictions(predict.predictions_path(tmp_path / "main", "open-rhd"))
     assert found["example_vertices"].shape == (8, 84, 3) and found["faces"].shape == (84, 3)
     assert found["hand_pose"].shape == (10, 6) and found["global_orient"].shape == (10, 3)
     with torch.no_grad():
@@ -195,20 +195,20 @@ def test_a_broken_prediction_names_its_image(sets):
 
 def test_predictions_files(sets, tmp_path):
     found = predictions(sets, "open-rhd")
-    path = scores.predictions_path(tmp_path, "open-rhd")
-    scores.save_predictions(path, found)
-    again = scores.load_predictions(path)
+    path = predict.predictions_path(tmp_path, "open-rhd")
+    predict.save_predictions(path, found)
+    again = predict.load_predictions(path)
     assert again.keys() == found.keys() and str(again["method"]) == "main"
     np.testing.assert_array_equal(again["example_images"], found["example_images"])
     with pytest.raises(HamrError, match="missing: run the evaluation"):
-        scores.load_predictions(tmp_path / "predictions-none.npz")
+        predict.load_predictions(tmp_path / "predictions-none.npz")
     broken = tmp_path / "predictions-broken.npz"
     broken.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(HamrError, match="no readable predictions file"):
-        scores.load_predictions(broken)
+        predict.load_predictions(broken)
     np.savez(tmp_path / "predictions-other.npz", keys=np.arange(3))
     with pytest.raises(HamrError, match="joints_3d is missing from it"):
-        scores.load_predictions(tmp_path / "predictions-other.npz")
+        predict.load_predictions(tmp_path / "predictions-other.npz")
     assert not list(tmp_path.glob(".*"))
 
 
@@ -246,5 +246,5 @@ def test_no_examples_kept(tmp_path):
     settings = replace(settings, evaluate=replace(settings.evaluate, examples=0))
     sets = drawn_sets(tmp_path, settings, count=4)
     evaluate_oracle(tmp_path / "main", sets, settings, "main", noise=0.01)
-    found = scores.load_predictions(scores.predictions_path(tmp_path / "main", "open-rhd"))
+    found = predict.load_predictions(predict.predictions_path(tmp_path / "main", "open-rhd"))
     assert len(found["examples"]) == 0 and len(found["example_images"]) == 0

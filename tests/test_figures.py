@@ -15,7 +15,7 @@ from saved_results import SETS, make_results, small_settings
 from tiny import TinyHand
 
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics, scores
+from hamr_lib.evaluation import metrics, predict, scores
 from hamr_lib.model.hamr import HAMR, describe
 from hamr_lib.report import figures
 
@@ -87,9 +87,9 @@ def test_published_numbers_stand_under_real_sets_only(results, tmp_path, monkeyp
     names = {"open-stb": "STB", "open-rhd": "RHD", "open-dexter": "Dexter+Object"}
     run = tmp_path / "runs" / "main"
     for stand_in, real in names.items():
-        path = scores.predictions_path(results / "runs" / "main", stand_in)
-        found = scores.load_predictions(path) | {"dataset": np.array(real)}
-        scores.save_predictions(scores.predictions_path(run, real), found)
+        path = predict.predictions_path(results / "runs" / "main", stand_in)
+        found = predict.load_predictions(path) | {"dataset": np.array(real)}
+        predict.save_predictions(predict.predictions_path(run, real), found)
     fig = figures.fig6(tmp_path, SETTINGS)
     data = pd.read_csv(tmp_path / "figures" / "fig6_pck_3d.csv")
     listed = data[data.kind == "published"]
@@ -107,8 +107,8 @@ def test_the_ablations_are_means_over_seeds(results):
     grid = metrics.THRESHOLDS[metrics.PAPER.thresholds]
     curves = []
     for seed in (0, 1):
-        path = scores.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
-        errors = scores.errors_3d(scores.load_predictions(path), metrics.PAPER)
+        path = predict.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
+        errors = scores.errors_3d(predict.load_predictions(path), metrics.PAPER)
         curves.append([np.mean(errors <= t) for t in grid])
     rows = data[(data.dataset == "open-rhd") & (data.method == "no-mesh")]
     np.testing.assert_allclose(rows.pck, np.mean(curves, axis=0), atol=1e-5)
@@ -124,8 +124,8 @@ def test_a_figure_is_the_same_every_time(results):
 
 def test_a_left_hand_is_shown_as_a_left_hand(results):
     """The crop was mirrored for the network; the picture of it must not be."""
-    path = scores.predictions_path(results / "runs" / "main", "open-dexter")
-    found = scores.load_predictions(path)
+    path = predict.predictions_path(results / "runs" / "main", "open-dexter")
+    found = predict.load_predictions(path)
     assert found["mirrored"].all()
     for what in ("image", "overlay", "left", "mesh"):
         shown = figures._tile(found, 0, what)
@@ -135,8 +135,8 @@ def test_a_left_hand_is_shown_as_a_left_hand(results):
 
 def test_an_overlay_lies_where_the_camera_says(results):
     """Blue where the mesh projects to, and the photo where it does not."""
-    path = scores.predictions_path(results / "runs" / "main", "open-rhd")
-    found = scores.load_predictions(path)
+    path = predict.predictions_path(results / "runs" / "main", "open-rhd")
+    found = predict.load_predictions(path)
     overlay, image = (figures._tile(found, 0, what) for what in ("overlay", "image"))
     changed = np.abs(overlay - image).max(-1) > 0.1
     flat = 9.0 * found["example_vertices"][0][:, :2] + [0, 0.7]
@@ -195,10 +195,10 @@ def test_missing_results_are_named(results, tmp_path):
         figures.fig6(tmp_path, SETTINGS)
     with pytest.raises(HamrError, match="no-geometric-s0 holds no predictions"):
         figures.fig8(results, small_settings(ablations=["no-geometric"]))
-    path = scores.predictions_path(results / "runs" / "main", "open-rhd")
+    path = predict.predictions_path(results / "runs" / "main", "open-rhd")
     only = tmp_path / "runs" / "main"
-    scores.save_predictions(
-        scores.predictions_path(only, "open-rhd"), scores.load_predictions(path)
+    predict.save_predictions(
+        predict.predictions_path(only, "open-rhd"), predict.load_predictions(path)
     )
     with pytest.raises(HamrError, match="no predictions for 'dexter', only for open-rhd"):
         figures.fig9(tmp_path)
@@ -207,9 +207,9 @@ def test_missing_results_are_named(results, tmp_path):
 
 def test_no_picture_of_a_mesh_without_a_mesh(results, tmp_path):
     for name, _ in SETS:
-        found = scores.load_predictions(
-            scores.predictions_path(results / "runs" / "no-mesh-s0", name)
+        found = predict.load_predictions(
+            predict.predictions_path(results / "runs" / "no-mesh-s0", name)
         )
-        scores.save_predictions(scores.predictions_path(tmp_path / "runs" / "main", name), found)
+        predict.save_predictions(predict.predictions_path(tmp_path / "runs" / "main", name), found)
     with pytest.raises(HamrError, match="no mesh for open-stb"):
         figures.fig4(tmp_path)

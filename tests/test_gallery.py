@@ -8,7 +8,7 @@ import pytest
 
 from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import scores
+from hamr_lib.evaluation import predict, scores
 from hamr_lib.recovery.result import recover_frame
 from hamr_lib.report import gallery
 
@@ -25,7 +25,7 @@ def write(browsed, monkeypatch, target):
 
 def test_best_median_and_worst_are_shown(browsed, monkeypatch, tmp_path):
     text = write(browsed, monkeypatch, tmp_path).read_text()
-    predictions = scores.load_predictions(scores.predictions_path(browsed[0], "open-rhd"))
+    predictions = predict.load_predictions(predict.predictions_path(browsed[0], "open-rhd"))
     errors = scores.errors_3d(predictions, scores.main_protocol(predictions)).mean(1)
     shown = re.findall(r"<b>(\w+) of 12</b><br>([\w/]+), (left|right) hand, (\d+) mm", text)
     order = np.argsort(errors)

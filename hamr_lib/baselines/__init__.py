@@ -12,7 +12,7 @@ A method is a class with
     fit(settings, train_crops, val_crops, hand, folder)
                                 -> a fitted method; `folder` keeps its checkpoints, from which an
                                 interrupted training goes on
-    estimate(images)            -> dict of tensors, as `scores.network_estimator` describes
+    estimate(images)            -> dict of tensors, as `predict.network_estimator` describes
     faces                       (F, 3) where `estimate` gives vertices, else None
     network                     the module behind it, None where there is none
 
@@ -33,7 +33,8 @@ from hamr_lib.baselines.pavlakos import Pavlakos
 from hamr_lib.baselines.smplify import SMPLify
 from hamr_lib.baselines.zimmermann import Zimmermann
 from hamr_lib.config import FLOORS, check_methods
-from hamr_lib.evaluation.scores import LABELS, best_device, evaluate_method
+from hamr_lib.evaluation.predict import best_device
+from hamr_lib.evaluation.scores import LABELS, evaluate_method
 from hamr_lib.files import read_json, write_json
 from hamr_lib.hand.layer import load_hand
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation.scores import best_device, output_answer
+from hamr_lib.evaluation.predict import best_device, output_answer
 from hamr_lib.joints import BONES, NAMES
 from hamr_lib.model.checkpoint import load_state, model_state, read
 from hamr_lib.model.hamr import HAMR, Regression

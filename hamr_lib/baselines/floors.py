@@ -6,7 +6,7 @@ import torch
 from hamr_lib.baselines.common import TrainedMesh
 from hamr_lib.data.crops import EvenBatches
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation.scores import best_device, network_estimator
+from hamr_lib.evaluation.predict import best_device, network_estimator
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.training.loop import Task
 

@@ -18,7 +18,7 @@ import torch
 from hamr_lib.baselines.common import TrainedMesh
 from hamr_lib.baselines.zimmermann import score_maps
 from hamr_lib.camera import project_weak
-from hamr_lib.evaluation.scores import output_answer
+from hamr_lib.evaluation.predict import output_answer
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.losses import difference, geometric_loss, heatmap_loss, mean_where
 from hamr_lib.model.hamr import HAMR, START_SCALE, Output, heatmap_peaks

@@ -1,5 +1,6 @@
 """Evaluation: predictions, the protocols of the test sets and their scores.
 
 metrics  PCK, AUC, mean joint errors, silhouette IoU and bootstrap intervals
+predict  `predict`, `load_predictions`: a method run over a test set, saved as one file
 scores   `evaluate_network`, `evaluate_method`, `merge_metrics`: from crops to metrics.csv
 """

@@ -1,51 +1,32 @@
-"""Predictions of a test set, saved once, and the numbers that follow from them (Sections 4.3-4.5).
+"""The numbers that follow from saved predictions (Sections 4.3-4.5), as rows of `metrics.csv`.
 
-`predict` runs a method over the crops of a set and puts everything that figures and tables need
-into one dict of arrays: what was predicted, the labels, and a few example pictures. It is saved
-as `predictions-<set>.npz`; from there on no network, data set or hand model is needed.
-
-In a predictions dict, N images, K examples (crops of right hands: a left hand is mirrored, and
-only what is in photo pixels is mirrored back):
-
-    joints_3d, true_joints_3d  (N, 21, 3) metres, camera axes; relative to the wrist, or for labels
-                               without a wrist to the mean of the labelled joints
-    joints_2d, true_joints_2d  (N, 21, 2) crop units; also peaks_2d, of the heat maps
-    pixels, true_pixels        (N, 21, 2) pixels of the photo; also peak_pixels
-                               (joints_3d, joints_2d and pixels only where the method gives joints)
-    valid_3d, valid_2d         (N, 21) bool, which labels there are
-    camera, global_orient, hand_pose, betas   (N, ...) where the method estimates them
-    iou, iou_background        (N,) see `metrics.iou`; NaN where the set or the method has no mask
-    mirrored                   (N,) bool, a left hand
-    keys                       (N,) names of the images
-    examples                   (K,) which images the following show, evenly spaced over the set
-    example_images             (K, S, S, 3) uint8; example_masks (K, M, M) bool, the label
-    example_predicted          (K, M, M) bool; example_vertices (K, V, 3) metres; faces (F, 3)
-    dataset, split, method, seed, commit, mask_size   what this is
+`score` needs no network, data set or hand model: only what `predict` saved.
 """
 
-import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from hamr_lib.camera import crop_to_pixels
 from hamr_lib.data import photographs
-from hamr_lib.data.augment import centre_crop
-from hamr_lib.data.crops import BOX_FACTOR, EvenBatches, load_crops
+from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation.predict import (
+    Timed,
+    best_device,
+    gigaflops,
+    network_estimator,
+    predict,
+    predictions_path,
+    save_predictions,
+)
 from hamr_lib.files import commit, write_aside, write_json
 from hamr_lib.joints import WRIST
 from hamr_lib.model.checkpoint import load_model
-from hamr_lib.model.hamr import heatmap_peaks
 from hamr_lib.recovery.result import frame_box, recover
-from hamr_lib.render import silhouette
 
 COLUMNS = [
     "dataset", "split", "protocol", "method", "metric", "value", "ci_low", "ci_high",
@@ -111,168 +92,11 @@ METRICS = {
     "miou": "mIoU",
     "miou_classes": "mIoU, hand and background",
 }
-REQUIRED = ("true_joints_3d", "valid_3d", "true_pixels", "valid_2d", "iou", "iou_background",
-            "keys", "dataset", "split", "method", "seed", "commit", "mask_size")  # fmt: skip
-
-
-def best_device():
-    """Where networks are run: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def is_stand_in(dataset):
     """Whether a data set's display name is that of a rendered stand-in."""
     return dataset.startswith("open-")
-
-
-def predictions_path(folder, dataset):
-    """Where the predictions for a set, given by its display name, lie in a run's folder."""
-    return Path(folder) / f"predictions-{dataset.lower()}.npz"
-
-
-def network_estimator(model, mask_size):
-    """The network as `predict` wants a method: a function of images (B, 3, S, S).
-
-    It returns a dict of tensors: joints_3d (B, 21, 3) metres and joints_2d (B, 21, 2) crop units
-    (a method of masks alone has neither) and, where there are such, peaks_2d, camera,
-    global_orient, hand_pose, betas, vertices (B, V, 3) and mask (B, mask_size, mask_size)
-    coverage of the projected mesh.
-    """
-    model.eval()
-
-    return lambda image: output_answer(model(image), model.hand.faces, mask_size)
-
-
-def output_answer(output, faces, mask_size):
-    """What a `hamr.Output` says, as `network_estimator` describes it; maps only if it has any."""
-    last = output.estimates[-1]
-    found = {
-        "joints_3d": last.joints_3d,
-        "joints_2d": last.joints_2d,
-        "camera": last.camera,
-    }
-    if output.heatmaps:
-        found["peaks_2d"] = heatmap_peaks(output.heatmaps[-1])
-    if last.vertices is not None:
-        found |= {
-            "global_orient": last.global_orient,
-            "hand_pose": last.hand_pose,
-            "betas": last.betas,
-            "vertices": last.vertices,
-            "mask": silhouette(last.vertices, faces, last.camera, mask_size),
-        }
-    return found
-
-
-@torch.no_grad()
-def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=None, device="cpu"):
-    """Run a method over a set of crops.
-
-    Args:
-        estimate: a function like `network_estimator` gives.
-        crops: `data.crops.Crops`, cut without or with a margin.
-        settings: `Settings`; the image size, and the section `evaluate`.
-        dataset: display name; a stand-in's starts with "open-".
-        split: name of the split.
-        method, seed: which method, trained from which seed.
-        faces: (F, 3), where the method predicts vertices.
-
-    Returns:
-        The dict described at the top of this file.
-
-    Raises:
-        HamrError: naming the image, where a prediction is not finite.
-    """
-    size, options = settings.model.image_size, settings.evaluate
-    kept = np.unique(np.linspace(0, len(crops) - 1, min(options.examples, len(crops))).round())
-    columns, examples = {}, {}
-    for batch in EvenBatches(crops, options.batch_size):
-        indices = batch["index"].numpy()
-        batch = centre_crop({k: v.to(device) for k, v in batch.items()}, size)
-        found = {k: v.float().cpu() for k, v in estimate(batch["image"]).items()}
-        for name in {"joints_3d", "joints_2d", "mask"} & found.keys():
-            bad = ~found[name].isfinite().flatten(1).all(1)
-            if bad.any():
-                image = crops.keys[indices[int(bad.nonzero()[0])]]
-                raise HamrError(f"{method}: {name} of {dataset} {image} is not finite")
-        true = F.interpolate(
-            batch["mask"][:, None].cpu(), size=options.mask_size, mode="bilinear",
-            antialias=True, align_corners=False,
-        )[:, 0].numpy() >= 0.5  # fmt: skip
-        mask, vertices = found.pop("mask", None), found.pop("vertices", None)
-        mask = None if mask is None else mask.numpy() >= 0.5
-        hand, background = _overlap(mask, true, batch["has_mask"].cpu().numpy())
-        rows = {k: v.numpy() for k, v in found.items()} | {
-            "iou": hand,
-            "iou_background": background,
-            "true_joints_3d": batch["joints_3d"].cpu().numpy(),
-            "true_joints_2d": batch["joints_2d"].cpu().numpy(),
-            "valid_3d": batch["valid_3d"].cpu().numpy(),
-            "valid_2d": batch["valid_2d"].cpu().numpy(),
-            "mirrored": batch["left"].cpu().numpy(),
-            "true_pixels": _photo_pixels(batch["joints_2d"], batch),
-        }
-        for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
-            if name in found:
-                rows[pixels] = _photo_pixels(found[name], batch)
-        _append(columns, rows)
-        shown = np.isin(indices, kept)
-        pictures = {
-            "example_images": (255 * batch["image"]).round().byte().permute(0, 2, 3, 1).cpu(),
-            "example_masks": true & batch["has_mask"].cpu().numpy()[:, None, None],
-            "example_predicted": mask,
-            "example_vertices": vertices,
-        }
-        _append(examples, {k: np.asarray(v)[shown] for k, v in pictures.items() if v is not None})
-    stacked = {k: np.concatenate(v) for k, v in (columns | examples).items()}
-    if "example_vertices" in stacked:
-        stacked["faces"] = np.asarray(faces.cpu() if torch.is_tensor(faces) else faces)
-    about = {
-        "keys": crops.keys, "examples": kept.astype(int), "dataset": dataset, "split": split,
-        "method": method, "seed": seed, "commit": commit(), "mask_size": options.mask_size,
-    }  # fmt: skip
-    return stacked | {k: np.array(v) for k, v in about.items()}
-
-
-def _append(columns, rows):
-    for name, values in rows.items():
-        columns.setdefault(name, []).append(values)
-
-
-def _overlap(predicted, true, has_mask):
-    """(B,) IoU of the hand and of the background, NaN where there is no label or prediction."""
-    if predicted is None:
-        return np.full((2, len(true)), np.nan)
-    return np.where(has_mask, metrics.iou(predicted, true), np.nan)
-
-
-def _photo_pixels(points, batch):
-    """Crop units of the (mirrored) crop to pixels of the photo."""
-    flip = torch.where(batch["left"], -1.0, 1.0).cpu()
-    points = points.cpu() * torch.stack([flip, torch.ones_like(flip)], dim=-1)[:, None]
-    return crop_to_pixels(points, batch["center"].cpu(), batch["side"].cpu()).numpy()
-
-
-def save_predictions(path, predictions):
-    """Write a predictions dict, aside and renamed."""
-    with write_aside(path) as aside:
-        np.savez_compressed(aside, **predictions)
-
-
-def load_predictions(path):
-    """Read a predictions dict; a missing, broken or foreign file is a `HamrError`."""
-    path = Path(path)
-    if not path.is_file():
-        raise HamrError(f"{path} is missing: run the evaluation first")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            predictions = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise HamrError(f"{path} is no readable predictions file: {error}") from error
-    missing = [name for name in REQUIRED if name not in predictions]
-    if missing:
-        raise HamrError(f"{path} is no predictions file: {missing[0]} is missing from it")
-    return predictions
 
 
 def main_protocol(predictions):
@@ -429,30 +253,6 @@ def unlabelled(predictions):
         "joints": scored.size,
         "joints_unscored": int((~scored).sum()),
     }
-
-
-class Timed:
-    """A method that remembers how long it took, ms an image of each batch."""
-
-    def __init__(self, estimate):
-        self.estimate, self.times = estimate, []
-
-    def __call__(self, images):
-        started = time.perf_counter()
-        found = self.estimate(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        self.times.append(1000 * (time.perf_counter() - started) / len(images))
-        return found
-
-
-@torch.no_grad()
-def gigaflops(estimate, size, device="cpu"):
-    """What one image of `size` pixels costs a method, as torch counts: a multiplication and its
-    addition are two. Drawing a silhouette is not counted."""
-    with FlopCounterMode(display=False) as counter:
-        estimate(torch.zeros(1, 3, size, size, device=device))
-    return counter.get_total_flops() / 1e9
 
 
 def evaluate_method(

@@ -28,7 +28,8 @@ from hamr_lib.data.augment import (
 from hamr_lib.data.photographs import TITLE, Photographs, find_photographs
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
-from hamr_lib.evaluation.scores import COLUMNS, best_device, write_rows
+from hamr_lib.evaluation.predict import best_device
+from hamr_lib.evaluation.scores import COLUMNS, write_rows
 from hamr_lib.files import commit, digest
 from hamr_lib.model import checkpoint
 from hamr_lib.model.backbone import PretrainedStem

@@ -13,14 +13,8 @@ import numpy as np
 
 from hamr_lib.data import check
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation.scores import (
-    errors_3d,
-    is_stand_in,
-    load_predictions,
-    main_protocol,
-    predictions_path,
-    row_means,
-)
+from hamr_lib.evaluation.predict import load_predictions, predictions_path
+from hamr_lib.evaluation.scores import errors_3d, is_stand_in, main_protocol, row_means
 from hamr_lib.files import write_aside
 from hamr_lib.recovery.result import SKIN, recover_frame
 from hamr_lib.render import render

@@ -10,12 +10,12 @@ from hamr_lib.config import VARIANTS
 from hamr_lib.data.photographs import TITLE
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation.predict import load_predictions
 from hamr_lib.evaluation.scores import (
     LABELS,
     METRICS,
     errors_3d,
     is_stand_in,
-    load_predictions,
     main_protocol,
     published,
     read_rows,

@@ -26,14 +26,8 @@ from hamr_lib.config import Losses, load_run, load_settings
 from hamr_lib.data import check
 from hamr_lib.data.crops import cut
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation.scores import (
-    errors_2d,
-    errors_3d,
-    load_predictions,
-    main_protocol,
-    predictions_path,
-    row_means,
-)
+from hamr_lib.evaluation.predict import load_predictions, predictions_path
+from hamr_lib.evaluation.scores import errors_2d, errors_3d, main_protocol, row_means
 from hamr_lib.files import ROOT
 from hamr_lib.hand import poses
 from hamr_lib.hand.layer import load_hand
