@@ -1,4 +1,4 @@
-"""The cameras: weak perspective (Eq. 4 and 5 of the paper), the full pinhole, and crops.
+"""The cameras: weak perspective (Eq. 4-5 of the paper), the full pinhole, and crops.
 
 Frames. 3-D points are metres in the camera's frame: x right, y down, z away from the viewer.
 A *pixel* coordinate is (u, v) with the centre of the top-left pixel at (0, 0). A *crop*
@@ -7,33 +7,45 @@ square crop, so a crop of `size` pixels has pixel = ((crop + 1) * size - 1) / 2.
 convention of `torch.nn.functional.grid_sample(align_corners=False)`.
 
 The weak-perspective camera is (B, 3): scale s in crop units a metre, and the offset (tx, ty) in
-crop units.
+crop units: x = s X + t. The paper writes s (X + t), t in metres; `offset_in_metres` converts.
 """
 
 import torch
 
+from hamr_lib.errors import HamrError
 from hamr_lib.joints import BONES
 
 
 def project_weak(points, camera):
-    """Weak perspective, Eq. 4: (B, N, 3) metres and (B, 3) camera -> (B, N, 2) crop units."""
+    """Weak perspective, Eq. 4-5: (B, N, 3) metres and (B, 3) camera -> (B, N, 2) crop units."""
     return camera[:, None, :1] * points[..., :2] + camera[:, None, 1:]
 
 
-def ground_truth_camera(joints_3d, joints_2d, valid=None):
-    """The camera that paired labels imply, Eq. 5.
+def offset_in_metres(camera):
+    """The same (B, 3) cameras in the paper's form: s, and t of s (X + t) in metres."""
+    return torch.cat([camera[:, :1], camera[:, 1:] / camera[:, :1]], dim=1)
 
-    The scale is the ratio of the mean 2-D bone length to the mean length of the same bones seen
-    along the optical axis; the offset is then the mean difference.
+
+def ground_truth_camera(joints_3d, joints_2d, valid=None, scale="projected"):
+    """Estimate the camera of paired labels; the paper's formula for it has no number.
+
+    The scale is the mean 2-D bone length over a mean 3-D one. The offset is then the mean
+    difference between the 2-D joints and the scaled 3-D ones.
 
     Args:
         joints_3d: (B, 21, 3) metres, any root.
         joints_2d: (B, 21, 2) crop units.
         valid: (B, 21) bool, joints that carry both labels; None for all of them.
+        scale: "full", the paper's: the 3-D bones at their full length, so that s is too small
+            where bones are foreshortened. "projected", ours: their x and y alone, which recovers
+            the camera of a weak perspective exactly.
 
     Returns:
         (B, 3) camera; NaN where fewer than two joined joints are valid.
     """
+    if scale not in ("full", "projected"):
+        raise HamrError(f"losses.camera_scale={scale!r}: expected full or projected")
+    axes = 3 if scale == "full" else 2
     if valid is None:
         valid = torch.ones(joints_3d.shape[:2], dtype=torch.bool, device=joints_3d.device)
     parent, child = torch.tensor(BONES, device=joints_3d.device).T
@@ -41,12 +53,12 @@ def ground_truth_camera(joints_3d, joints_2d, valid=None):
     # Invalid labels may be NaN, and NaN times zero is NaN: blank them before any sum.
     points_3d = torch.where(valid[..., None], joints_3d, torch.zeros_like(joints_3d))
     points_2d = torch.where(valid[..., None], joints_2d, torch.zeros_like(joints_2d))
-    length_3d = (points_3d[:, child, :2] - points_3d[:, parent, :2]).norm(dim=-1) * bone_valid
+    length_3d = (points_3d[:, child, :axes] - points_3d[:, parent, :axes]).norm(dim=-1) * bone_valid
     length_2d = (points_2d[:, child] - points_2d[:, parent]).norm(dim=-1) * bone_valid
-    scale = length_2d.sum(1) / length_3d.sum(1)
+    ratio = (length_2d.sum(1) / length_3d.sum(1))[:, None]
     weight = valid.to(joints_3d.dtype)[..., None]
-    offset = ((points_2d - scale[:, None, None] * points_3d[..., :2]) * weight).sum(1)
-    return torch.cat([scale[:, None], offset / weight.sum(1)], dim=1)
+    offset = ((points_2d - ratio[..., None] * points_3d[..., :2]) * weight).sum(1)
+    return torch.cat([ratio, offset / weight.sum(1)], dim=1)
 
 
 def project_pinhole(points, K):

@@ -107,7 +107,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of Eq. 6-8 in the paper's order; zero switches a part off."""
+    """Weights of the parts of Eq. 8, in the paper's order; zero switches a part off."""
 
     joints_3d: float = 1000.0
     joints_2d: float = 1.0
@@ -118,6 +118,14 @@ class Losses:
     # Squared distance as in the paper, or the distance, whose pull does not fade as errors shrink
     # (see losses.py); it wants a `joints_3d` weight of about 100.
     joints_3d_kind: str = one_of("squared", "distance")
+    # The paper's L2, or the absolute difference as in HMR, whose pull does not fade either.
+    joints_2d_kind: str = one_of("squared", "absolute")
+    # The paper's camera is s (X + t) with t in metres; ours s X + t in crop units. L_cam compares
+    # t in either form.
+    camera_offset: str = one_of("metres", "crop")
+    # The 3-D bones that the labels' scale is divided by: at full length as in the paper, or as
+    # projected, which fits the labels better (see camera.py).
+    camera_scale: str = one_of("full", "projected")
     # Squared error as in the paper, or cross-entropy of the Gaussian and the map's softmax, whose
     # unit (see losses.py) wants a `heatmap` weight of about 1.
     heatmap_kind: str = one_of("squared", "cross_entropy")
@@ -139,7 +147,8 @@ class Augment:
     # The paper prints "0.2-1.8" for hue as for brightness, which is no rotation of a hue circle.
     # We read it as a factor around 1 and turn by (factor - 1) / 8 of the circle: +-0.1.
     hue: tuple[float, float] = (0.2, 1.8)
-    noise: float = 0.01  # standard deviation, of an image in [0, 1]
+    # Standard deviation, of an image in [0, 1]: the paper's N(0, 0.01), read as its variance.
+    noise: float = 0.1
     # Not in the paper: what photographs of hands are like, and renderings too seldom.
     occlusion: float = 0.0  # share of the samples that have a patch laid before them
     coarse: float = 0.0  # share of the samples that are mixed with a coarse copy of themselves

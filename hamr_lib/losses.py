@@ -1,28 +1,23 @@
-"""The losses, Eq. 6-8: six parts, each with its unit, each blind to the labels a sample lacks.
+"""The losses, whose weighted sum is Eq. 8: six parts, each blind to the labels a sample lacks.
 
 Every part is an average over the entries that carry the label it needs, so that its size depends
 neither on the batch nor on how much of it is labelled; without any such entry it is zero. A label
 that is not valid may hold anything, NaN too: it reaches neither a loss nor a gradient.
 
-The units are ours, chosen so that the paper's weights (1000, 1, 1, 0.1, 100, 10) fit. The weighted
-parts for the open hand in random poses and views: the start estimate with empty maps, and an
-estimate that is 11 mm off in space, with maps 0.7 of their 64 pixels off:
+The paper gives the weights (1000, 1, 1, 0.1, 100, 10), but no units. Ours:
 
-    part         unit                                       start   11 mm off
-    joints_3d    metres^2 (or metres, see the settings)     28      0.2
-    joints_2d    crop units (half the crop's side)          0.7     0.07
-    geometric    none (products of unit vectors)            0.006   0.03
-    camera       (crop units a metre)^2                     0.2     0.003
-    heatmap      of the peak's height^2, sum of two stacks  0.4     0.06
-    silhouette   share of the crop's pixels                 2.7     0.6
-
-Cross-entropy on the maps is in nats: 9 at the start and 0.4 then, for a weight of one.
+    joints_3d    metres^2, or metres as "distance"
+    joints_2d    crop units^2 (a unit is half the crop's side), or crop units as "absolute"
+    geometric    none (products of unit vectors)
+    camera       the mean of (crop units a metre)^2, of s, and metres^2, of t
+    heatmap      of the peak's height^2, or nats as "cross_entropy"; the sum of all stacks
+    silhouette   fraction of the crop's pixels
 """
 
 import torch
 import torch.nn.functional as F
 
-from hamr_lib.camera import crop_units_to_grid, ground_truth_camera
+from hamr_lib.camera import crop_units_to_grid, ground_truth_camera, offset_in_metres
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import NAMES, NUM_JOINTS
 from hamr_lib.render import silhouette
@@ -53,10 +48,17 @@ def hamr_losses(output, batch, settings, faces):
         "joints_3d": lambda: joints_3d_loss(
             estimate.joints_3d, batch["joints_3d"], valid_3d, settings.joints_3d_kind
         ),
-        "joints_2d": lambda: joints_2d_loss(estimate.joints_2d, batch["joints_2d"], valid_2d),
+        "joints_2d": lambda: joints_2d_loss(
+            estimate.joints_2d, batch["joints_2d"], valid_2d, settings.joints_2d_kind
+        ),
         "geometric": lambda: geometric_loss(estimate.joints_3d),
         "camera": lambda: camera_loss(
-            estimate.camera, batch["joints_3d"], batch["joints_2d"], valid_2d & valid_3d
+            estimate.camera,
+            batch["joints_3d"],
+            batch["joints_2d"],
+            valid_2d & valid_3d,
+            settings.camera_offset,
+            settings.camera_scale,
         ),
         "heatmap": lambda: sum(
             heatmap_loss(
@@ -92,7 +94,7 @@ def difference(prediction, label, valid):
 
 
 def joints_3d_loss(prediction, label, valid, kind="squared"):
-    """Eq. 6: squared distance, metres^2, or the distance itself, averaged over the labelled joints.
+    """L_3D: squared distance, metres^2, or the distance itself, averaged over the labelled joints.
 
     Args:
         prediction, label: (B, 21, 3) metres, root-relative.
@@ -106,20 +108,23 @@ def joints_3d_loss(prediction, label, valid, kind="squared"):
     return mean_where(squared if kind == "squared" else (squared + 1e-12).sqrt(), valid)
 
 
-def joints_2d_loss(prediction, label, valid):
-    """Eq. 6: absolute difference, crop units, averaged over the labelled joints' two coordinates.
-
-    Absolute, as in HMR: squared, it would be a hundred times below the 3-D part near convergence.
+def joints_2d_loss(prediction, label, valid, kind="squared"):
+    """L_2D: squared distance, crop units^2, averaged over the labelled joints; or "absolute".
 
     Args:
         prediction, label: (B, 21, 2) crop units.
         valid: (B, 21) bool.
+        kind: "squared", the paper's L2; or "absolute", as in HMR: the absolute difference, crop
+            units, averaged over both coordinates.
     """
-    return mean_where(difference(prediction, label, valid).abs().mean(dim=-1), valid)
+    if kind not in ("squared", "absolute"):
+        raise HamrError(f"losses.joints_2d_kind={kind!r}: expected squared or absolute")
+    off = difference(prediction, label, valid)
+    return mean_where(off.square().sum(-1) if kind == "squared" else off.abs().mean(-1), valid)
 
 
 def geometric_loss(joints):
-    """Eq. 7: each finger but the thumb bends in one plane, and one way.
+    """L_geo, Eq. 6-7: each finger but the thumb bends in one plane (6), and one way (7).
 
     With the unit vectors u, v, w along a finger's three bones from base to tip, u x v is normal to
     the plane in which the middle joint bends and v x w to that of the last one. Planarity is
@@ -140,25 +145,32 @@ def geometric_loss(joints):
     return (planarity + direction).mean()
 
 
-def camera_loss(prediction, joints_3d, joints_2d, valid):
-    """Eq. 8: squared difference from the camera that the labels imply (Eq. 5).
+def camera_loss(prediction, joints_3d, joints_2d, valid, offset="metres", scale="full"):
+    """L_cam: squared difference from the camera that the labels imply.
 
-    Averaged over the three numbers (s in crop units a metre, tx and ty in crop units) of the
-    samples whose labels imply a camera.
+    Averaged over the three numbers of the samples whose labels imply a camera: s in crop units a
+    metre, and the two of t.
 
     Args:
-        prediction: (B, 3) camera.
+        prediction: (B, 3) camera, s X + t with t in crop units.
         joints_3d: (B, 21, 3) metres.
         joints_2d: (B, 21, 2) crop units.
         valid: (B, 21) bool, joints with both labels.
+        offset: the form in which t is compared: "metres", the paper's s (X + t); or "crop", that
+            of `prediction`, which weighs t about s^2 times as much.
+        scale: as in `ground_truth_camera`; "full" is the paper's.
     """
-    label = ground_truth_camera(joints_3d, joints_2d, valid)
+    if offset not in ("metres", "crop"):
+        raise HamrError(f"losses.camera_offset={offset!r}: expected metres or crop")
+    label = ground_truth_camera(joints_3d, joints_2d, valid, scale)
+    if offset == "metres":
+        prediction, label = offset_in_metres(prediction), offset_in_metres(label)
     known = label.isfinite().all(dim=-1)
     return mean_where(difference(prediction, label, known).square().mean(dim=-1), known)
 
 
 def heatmap_loss(maps, joints_2d, valid, kind, variance):
-    """Eq. 8: one stack's maps against Gaussians around the labelled joints, averaged over joints.
+    """L_heat: one stack's maps against Gaussians around the labelled joints, averaged over joints.
 
     squared: squared difference from a Gaussian of peak 1, averaged over the map's pixels. A joint
     outside the crop leaves (nearly) nothing on its map, and its map should be empty.
@@ -194,7 +206,7 @@ def heatmap_loss(maps, joints_2d, valid, kind, variance):
 
 
 def silhouette_loss(estimate, faces, mask, has_mask, size):
-    """The mesh's silhouette against the mask: share of the crop's pixels that differ (L1).
+    """L_seg: the mesh's silhouette against the mask: share of the crop's pixels that differ (L1).
 
     Args:
         estimate: `hamr.Estimate` with a mesh.

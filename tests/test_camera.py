@@ -1,10 +1,12 @@
-"""Cameras: round trips, and Eq. 5 on labels whose camera is known."""
+"""Cameras: round trips, and labels whose camera is known."""
 
 import math
 
+import pytest
 import torch
 
 from hamr_lib import camera
+from hamr_lib.errors import HamrError
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -59,3 +61,36 @@ def test_rotation_is_clockwise_and_keeps_depth():
     turned = camera.rotate_in_plane(torch.tensor([[[1.0, 0.0, 3.0]]]), torch.tensor([math.pi / 2]))
     # x right, y down: a quarter turn clockwise takes "right" to "down".
     assert torch.allclose(turned, torch.tensor([[[0.0, 1.0, 3.0]]]), atol=1e-6)
+
+
+def foreshortened():
+    """A wrist, a thumb bone of (3, 4, 0) cm and an index bone of (6, 0, 8) cm, seen by s = 10."""
+    joints = torch.zeros(1, 21, 3)
+    joints[0, 1] = torch.tensor([0.03, 0.04, 0.0])
+    joints[0, 5] = torch.tensor([0.06, 0.0, 0.08])
+    valid = torch.zeros(1, 21, dtype=torch.bool)
+    valid[0, [0, 1, 5]] = True
+    return joints, camera.project_weak(joints, torch.tensor([[10.0, 0.2, -0.1]])), valid
+
+
+def test_the_paper_s_scale_divides_by_full_bones_and_ours_by_projected_ones():
+    joints, flat, valid = foreshortened()
+    # 2-D bones: 0.5 and 0.6. 3-D bones: 0.05 and 0.10 at full length, 0.05 and 0.06 projected.
+    s, tx, ty = camera.ground_truth_camera(joints, flat, valid, "full")[0].tolist()
+    assert s == pytest.approx(1.1 / 0.15, rel=1e-5)
+    # The mean joint: (0.03, 0.04 / 3) m, seen at (10 * 0.03 + 0.2, 0.4 / 3 - 0.1).
+    assert tx == pytest.approx(0.5 - 1.1 / 0.15 * 0.03, rel=1e-5)
+    assert ty == pytest.approx(0.4 / 3 - 0.1 - 1.1 / 0.15 * 0.04 / 3, rel=1e-4)
+    ours = camera.ground_truth_camera(joints, flat, valid, "projected")
+    assert torch.allclose(ours, torch.tensor([[10.0, 0.2, -0.1]]), atol=1e-5)
+    with pytest.raises(HamrError, match="camera_scale='half'"):
+        camera.ground_truth_camera(joints, flat, valid, "half")
+
+
+def test_the_paper_s_camera_shifts_in_metres_before_it_scales():
+    s, tx, ty = camera.offset_in_metres(torch.tensor([[8.0, 0.4, -0.2]]))[0].tolist()
+    assert (s, tx, ty) == pytest.approx((8.0, 0.05, -0.025))
+    # A point at (0.1, 0.1): 8 (0.1 + 0.05) and 8 (0.1 - 0.025), as 8 * 0.1 + 0.4 and - 0.2.
+    point = torch.tensor([[[0.1, 0.1, 0.3]]])
+    seen = camera.project_weak(point, torch.tensor([[8.0, 0.4, -0.2]]))[0, 0]
+    assert seen.tolist() == pytest.approx([8.0 * (0.1 + tx), 8.0 * (0.1 + ty)])

@@ -520,7 +520,7 @@ def test_labels_that_lack_reach_no_loss(crops, tmp_path):
 
 
 def test_the_camera_behind_a_crop_is_the_labels(crops):
-    """What BodyNet's volume rests on: Eq. 5 takes labelled joints to where they are seen."""
+    """What BodyNet's volume rests on: the labels' camera takes joints to where they are seen."""
     batch = loop.centre_crop(crops[0].batch([0]), 32)
     camera = ground_truth_camera(batch["joints_3d"], batch["joints_2d"])
     seen = project_weak(batch["joints_3d"], camera)

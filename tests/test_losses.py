@@ -70,14 +70,19 @@ def test_joints_3d_is_the_mean_squared_distance_of_labelled_joints():
     assert joints_3d_loss(prediction, label, valid, "distance") == pytest.approx(0.05 / 5, rel=1e-4)
 
 
-def test_joints_2d_is_the_mean_absolute_difference_of_labelled_coordinates():
+def test_joints_2d_is_the_mean_squared_distance_or_the_mean_absolute_difference():
     label = random(2, 21, 2)
     prediction = label.clone()
     prediction[1, 7] += torch.tensor([-0.3, 0.1])
     valid = torch.ones(2, 21, dtype=torch.bool)
-    assert joints_2d_loss(prediction, label, valid) == pytest.approx(0.4 / 2 / 42, rel=1e-4)
+    squared = 0.3**2 + 0.1**2
+    assert joints_2d_loss(prediction, label, valid) == pytest.approx(squared / 42, rel=1e-4)
+    loss = joints_2d_loss(prediction, label, valid, "absolute")
+    assert loss == pytest.approx(0.4 / 2 / 42, rel=1e-4)
     valid[0] = False
-    assert joints_2d_loss(prediction, label, valid) == pytest.approx(0.4 / 2 / 21, rel=1e-4)
+    assert joints_2d_loss(prediction, label, valid) == pytest.approx(squared / 21, rel=1e-4)
+    with pytest.raises(HamrError, match="joints_2d_kind='l3'"):
+        joints_2d_loss(prediction, label, valid, "l3")
 
 
 X, Y, Z = torch.eye(3)
@@ -129,14 +134,34 @@ def test_camera_is_the_squared_difference_from_the_labels_camera():
     valid = batch["valid_2d"]
     joints_2d = project_weak(batch["joints_3d"], torch.tensor([[6.0, 0.1, -0.2], [8.0, 0.0, 0.0]]))
     right = torch.tensor([[6.0, 0.1, -0.2], [8.0, 0.0, 0.0]])
-    assert camera_loss(right, batch["joints_3d"], joints_2d, valid) < 1e-9
+    crop = {"offset": "crop", "scale": "projected"}
+    assert camera_loss(right, batch["joints_3d"], joints_2d, valid, **crop) < 1e-9
     off = right + torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.6, 0.0]])
-    loss = camera_loss(off, batch["joints_3d"], joints_2d, valid)
+    loss = camera_loss(off, batch["joints_3d"], joints_2d, valid, **crop)
     assert loss == pytest.approx((3**2 + 0.6**2) / 6, rel=1e-3)
+    # In metres: t = (0.1, -0.2) / 9 against (0.1, -0.2) / 6; and (0, 0.6) / 8 against 0.
+    loss = camera_loss(off, batch["joints_3d"], joints_2d, valid, "metres", "projected")
+    shift = (0.1**2 + 0.2**2) * (1 / 9 - 1 / 6) ** 2
+    assert loss == pytest.approx((3**2 + shift + (0.6 / 8) ** 2) / 6, rel=1e-3)
     valid = valid.clone()
     valid[0, 1:] = False  # one joint says nothing about the scale
-    loss = camera_loss(off, batch["joints_3d"], joints_2d, valid)
+    loss = camera_loss(off, batch["joints_3d"], joints_2d, valid, **crop)
     assert loss == pytest.approx(0.6**2 / 3, rel=1e-3)
+
+
+def test_camera_compares_with_the_paper_s_scale_and_metres_unless_told_otherwise():
+    # The wrist and one bone of (6, 0, 8) cm, seen 0.6 wide: s = 6, not 10; t = x / s - X.
+    joints_3d, joints_2d = torch.zeros(1, 21, 3), torch.zeros(1, 21, 2)
+    joints_3d[0, 5] = torch.tensor([0.06, 0.0, 0.08])
+    joints_2d[0, 5, 0] = 0.6
+    valid = torch.zeros(1, 21, dtype=torch.bool)
+    valid[0, [0, 5]] = True
+    offset = (0.3 / 6 - 0.03, 0.0)  # metres
+    prediction = torch.tensor([[8.0, 0.4, 0.8]])  # t = (0.05, 0.1) m
+    expected = (2**2 + (0.05 - offset[0]) ** 2 + 0.1**2) / 3
+    assert camera_loss(prediction, joints_3d, joints_2d, valid) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(HamrError, match="camera_offset='feet'"):
+        camera_loss(prediction, joints_3d, joints_2d, valid, offset="feet")
 
 
 def test_squared_heatmaps_compare_with_gaussians_of_the_stated_variance():

@@ -137,7 +137,7 @@ def test_without_a_mesh_the_start_is_the_same_hand():
 
 
 def test_decoding_follows_the_paper():
-    """Raw numbers -> Eq. 3 joints about the wrist, Eq. 4 projection, the stated rotation."""
+    """Raw numbers -> Eq. 3 joints about the wrist, Eq. 4-5 projection, the stated rotation."""
     model = small()
     raw = torch.randn(5, 22, generator=torch.Generator().manual_seed(2))
     estimate = model.decode(raw)

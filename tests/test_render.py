@@ -63,7 +63,7 @@ def test_every_pixel_sees_the_sphere_where_its_ray_meets_it(middle):
     )
 
 
-def test_a_weak_camera_projects_as_equation_4_in_any_depth_and_shape():
+def test_a_weak_camera_projects_as_equations_4_and_5_in_any_depth_and_shape():
     shift = np.array([0.01, -0.02, -3.0])  # wholly behind where a pinhole would be
     seen = rasterize(VERTICES + shift, FACES, (5.0, 0.1, 0.2), (60, 100))
     mask = seen.image(np.ones(len(seen.pixel)))

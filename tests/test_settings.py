@@ -31,6 +31,10 @@ def test_the_paper_profile_has_the_paper_s_numbers():
         0.4,
     )
     assert s.augment.scale == (0.9, 1.2) and s.augment.rotation == 60
+    assert s.augment.noise**2 == pytest.approx(0.01)  # N(0, 0.01)
+    assert (s.losses.joints_3d_kind, s.losses.joints_2d_kind) == ("squared", "squared")
+    assert (s.losses.camera_offset, s.losses.camera_scale) == ("metres", "full")
+    assert (s.data.rhd_mask, s.hand.model, s.hand.pose_components) == ("depth", "mano", 6)
 
 
 @pytest.mark.parametrize("profile", [p.stem for p in PROFILES.glob("*.yaml")])

@@ -179,7 +179,8 @@ class BodyNet(Trained):
         return {
             "heatmap": (weights.heatmap, maps),
             "joints_2d": (
-                weights.joints_2d, joints_2d_loss(joints[..., :2], batch["joints_2d"], valid_2d)
+                weights.joints_2d,
+                joints_2d_loss(joints[..., :2], batch["joints_2d"], valid_2d, "absolute"),
             ),
             "depth": (DEPTH, mean_where(deep[..., 0].abs(), rooted)),
             "voxels": (VOXELS, _cross_entropy(flesh, wanted, known, FULL)),

@@ -49,7 +49,8 @@ class Boukhayma(TrainedMesh):
                 weights.joints_3d, joints_3d_loss(last.joints_3d, batch["joints_3d"], valid_3d)
             ),
             "joints_2d": (
-                weights.joints_2d, joints_2d_loss(last.joints_2d, batch["joints_2d"], valid_2d)
+                weights.joints_2d,
+                joints_2d_loss(last.joints_2d, batch["joints_2d"], valid_2d, "absolute"),
             ),
             "mask": (MASK, mask_loss(points, batch["mask"], batch["has_mask"])),
             "regular": (REGULAR, regular),

@@ -77,7 +77,7 @@ def unproject(points, depth, root):
 def focal_length(crops):
     """The focal length of a crop, crop units: the median over a training set of s Z.
 
-    s is the scale of a sample's weak perspective (Eq. 5), Z its wrist's depth.
+    s is the scale of a sample's weak perspective, Z its wrist's depth.
     """
     labels = {k: torch.from_numpy(np.asarray(v)) for k, v in crops.labels.items()}
     valid = labels["valid_2d"] & labels["valid_3d"]
@@ -114,7 +114,10 @@ class Iqbal(Trained):
         length = (true[:, BONE[1]] - true[:, BONE[0]]).norm(dim=-1)
         wanted = (true[..., 2] - true[:, WRIST, None, 2]) / torch.where(known, length, 1.0)[:, None]
         both = valid & known[:, None]
-        place = sum(joints_2d_loss(xy, batch["joints_2d"], batch["valid_2d"]) for xy, _ in output)
+        place = sum(
+            joints_2d_loss(xy, batch["joints_2d"], batch["valid_2d"], "absolute")
+            for xy, _ in output
+        )
         depth = sum(
             mean_where(difference(z[..., None], wanted[..., None], both)[..., 0].abs(), both)
             for _, z in output

@@ -6,7 +6,7 @@ The energy of a hand is
         + a |pose|^2 + b |shape|^2 + g L_geo(joints)
 
 with rho Geman and McClure's, which a joint found in a wrong place hardly pulls, c_j how sure a
-joint is, and L_geo the paper's Eq. 7: fingers bend in one plane and one way.
+joint is, and L_geo the paper's Eq. 6-7: fingers bend in one plane and one way.
 """
 
 import math
@@ -173,7 +173,7 @@ class SMPLify(TrainedMesh):
         return (
             "A hand in place of SMPL; joints from the study's own 2-D pose module, trained alone "
             "with the heat-map loss, for DeepCut's; a Gaussian about the mean pose in place of a "
-            "mixture fitted to recorded poses, and Eq. 7 in place of the terms for elbows and "
+            "mixture fitted to recorded poses, and Eq. 6-7 in place of the terms for elbows and "
             "knees; nothing keeps fingers from running through one another; weak perspective in "
             "crop units, from the two views of the mean hand that fit best."
         )

@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
     betas: Tensor | None  # (B, 10) shape
     vertices: Tensor | None  # (B, V, 3) metres, root-relative
     joints_3d: Tensor  # (B, 21, 3) metres, root-relative
-    joints_2d: Tensor  # (B, 21, 2) crop units, Eq. 4
+    joints_2d: Tensor  # (B, 21, 2) crop units, Eq. 4-5
 
     @property
     def global_orient(self):

@@ -2,7 +2,7 @@
 
 The maps know best where joints are in the picture; the fully connected layers know what hands are
 like, and how deep. With d the change of camera, rotation, pose and shape from the network's
-estimate, x_j(d) the joints it projects (Eq. 4) and p_j where joint j's map has its peak, the hand
+estimate, x_j(d) the joints it projects (Eq. 4-5) and p_j where joint j's map has its peak, the hand
 that both find likely is the least of
 
     E(d) = sum_j |x_j(d) - p_j|^2 / v_j + sum_i d_i^2 / s_i^2,

@@ -89,7 +89,7 @@ class _Deodr(torch.autograd.Function):
         moved = draw_adjoint(
             ctx.scenes, ctx.images, ctx.depths, gradient.cpu().numpy(), vertices.shape[1]
         )
-        # pixel = (s X + t) size / 2 + constant, from Eq. 4
+        # pixel = (s X + t) size / 2 + constant, from Eq. 4-5
         moved *= gradient.shape[-1] / 2
         to_vertices = np.zeros_like(points)
         np.multiply(weak[:, None, :1], moved, out=to_vertices[..., :2], casting="same_kind")

@@ -625,8 +625,8 @@ def fig3(model, out_dir):
     )
     ax.text(0, 1.1, f"{times}: the layers see the last estimate and add to it",
             fontsize=7)  # fmt: skip
-    steps = ["hand layer\n(Section 3.1)", "mesh, then\njoints (Eq. 3)", "projection\n(Eq. 4)"]
-    for k, text in enumerate(steps if model.mesh else ["21 joints", "projection\n(Eq. 4)"]):
+    steps = ["hand layer\n(Section 3.1)", "mesh, then\njoints (Eq. 3)", "projection\n(Eq. 4-5)"]
+    for k, text in enumerate(steps if model.mesh else ["21 joints", "projection\n(Eq. 4-5)"]):
         x = left + 0.09 + 0.29 * k
         ax.add_patch(FancyBboxPatch((x, 0.56), 0.2, 0.28, boxstyle="round,pad=0.01", lw=0.7,
                                     facecolor="white", edgecolor="0.3"))  # fmt: skip

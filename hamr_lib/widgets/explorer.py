@@ -330,7 +330,7 @@ class Explorer:
         return rng.normal(0, 1, 10), (turn * upright).as_rotvec(), pose, camera
 
     def _losses(self, betas, orient, pose, camera):
-        """The terms of Eq. 6-8 that need no heat maps, of (1, ...) tensors, against the target."""
+        """The parts of Eq. 8 that need no heat maps, of (1, ...) tensors, against the target."""
         mesh = self.hand(betas, orient, pose)
         joints = mesh.joints - mesh.joints[:, [WRIST]]
         estimate = SimpleNamespace(
@@ -342,7 +342,9 @@ class Explorer:
             "joints_3d": losses.joints_3d_loss(joints, target["joints_3d"], known),
             "joints_2d": losses.joints_2d_loss(flat, target["joints_2d"], known),
             "geometric": losses.geometric_loss(joints),
-            "camera": losses.camera_loss(camera, target["joints_3d"], target["joints_2d"], known),
+            "camera": losses.camera_loss(
+                camera, target["joints_3d"], target["joints_2d"], known, scale="projected"
+            ),
             "silhouette": losses.silhouette_loss(
                 estimate, self.hand.faces, target["mask"], torch.ones(1, dtype=torch.bool), MASK
             ),
