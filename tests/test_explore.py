@@ -172,8 +172,9 @@ def test_the_losses_are_those_of_the_training(explorer):
     before = explorer.controls["camera tx"].value
     explorer.controls["camera tx"].value = before + 0.5
     terms = explorer.loss_terms()
-    assert terms["joints_2d"] == pytest.approx(0.25, abs=1e-3)  # mean of |0.5| and |0|
-    assert terms["camera"] == pytest.approx(0.5**2 / 3, rel=1e-2)
+    assert terms["joints_2d"] == pytest.approx(0.5**2, abs=1e-3)
+    metres = 0.5 / explorer.controls["camera s"].value
+    assert terms["camera"] == pytest.approx(metres**2 / 3, rel=1e-2)
     assert terms["joints_3d"] < 1e-9
 
 
