@@ -85,13 +85,16 @@ class Model:
     image_size: int = 256
     # The paper gives 64 output maps; 256 channels inside is the hourglass's usual width.
     channels: int = 256
-    # The paper's convolutions, or a network trained on photographs (see backbone.py).
-    stem: str = one_of("convolutions", "efficientnet_lite0")
+    # The paper's convolutions, or a pretrained encoder (see backbone.py): MediaPipe's hand landmark
+    # network, which saw photographs of hands, or EfficientNet-Lite0, which saw ImageNet.
+    stem: str = one_of("convolutions", "hand_landmark", "efficientnet_lite0")
+    frozen_blocks: int = 3  # of a pretrained encoder: how many of its first blocks are not trained
+    map_stride: int = 4  # pixels of the image a pixel of the maps; 8 with a pretrained encoder only
     # Share of each image's own statistics in the normalisation of the pretrained stem's first
     # blocks: makes photographs and renderings more alike (see backbone.py).
     own_statistics: float = 0.0
     convs: int = 2  # 3x3 convolutions in place of each residual block
-    maps: int = 64  # output maps of each stack, the first 21 supervised; side image_size / 4
+    maps: int = 64  # output maps of each stack, the first 21 supervised; side image_size / map_stride
     stacks: int = 2
     depth: int = 4  # times an hourglass halves its input
     hidden: int = 2048  # width of the two fully connected layers
@@ -169,6 +172,7 @@ class Train:
     batch_size: int = 32
     optimizer: str = one_of("rmsprop", "adamw")
     learning_rate: float = 2e-4
+    stem_rate: float = 1.0  # factor on the learning rate of a pretrained encoder's blocks
     weight_decay: float = 0.0
     # plateau: times 0.7 when the validation loss stalls; cosine: warm up, then down to zero;
     # trapezoid: warm up, stay, and down over the last two fifths: may be given more steps.

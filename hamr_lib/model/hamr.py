@@ -94,12 +94,19 @@ class Hourglass(nn.Module):
 class PoseModule(nn.Module):
     """The 2-D pose module, Section 3.3: an image to features and heat maps of the joints."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, pretrained=True):
         super().__init__()
         width, maps, stacks = settings.channels, settings.maps, settings.stacks
         self.stem = (
-            PretrainedStem(width, own=settings.own_statistics)
-            if settings.stem == "efficientnet_lite0"
+            PretrainedStem(
+                width,
+                own=settings.own_statistics,
+                encoder=settings.stem,
+                stride=settings.map_stride,
+                frozen=settings.frozen_blocks,
+                pretrained=pretrained,
+            )
+            if settings.stem != "convolutions"
             else nn.Sequential(
                 conv(3, width // 4, kernel=7, stride=2),
                 conv(width // 4, width // 2),
@@ -119,8 +126,8 @@ class PoseModule(nn.Module):
             nn.init.zeros_(head.bias)
 
     def forward(self, image):
-        """(B, 3, S, S) -> joined features and maps of the last stack (B, C + M, S/4, S/4), and
-        the list of each stack's maps (B, M, S/4, S/4)."""
+        """(B, 3, S, S) -> joined features and maps of the last stack (B, C + M, h, h), and the
+        list of each stack's maps (B, M, h, h); h = S / `model.map_stride`."""
         x = self.stem(image)
         heatmaps = []
         for stack, hourglass in enumerate(self.hourglasses):
@@ -244,6 +251,7 @@ class HAMR(nn.Module):
         settings: `config.Model`.
         hand: the hand layer of `layer.load_hand`. It is not trained, and it keeps itself out of the
             state dict.
+        pretrained: fill a pretrained stem with its weights; off where a checkpoint brings them.
 
     Raises:
         HamrError: for a setting that makes no network.
@@ -255,7 +263,7 @@ class HAMR(nn.Module):
     argument, so that one bad step cannot throw the scale away.
     """
 
-    def __init__(self, settings, hand):
+    def __init__(self, settings, hand, pretrained=True):
         super().__init__()
         _check(settings)
         self.image_size = settings.image_size
@@ -263,11 +271,11 @@ class HAMR(nn.Module):
         self.rotation = settings.rotation
         self.metrics = {}  # on training and validation images, where a checkpoint tells them
         self.hand = hand.requires_grad_(False)
-        self.pose_module = PoseModule(settings)
+        self.pose_module = PoseModule(settings, pretrained)
         self.regression = Regression(
             settings,
             inputs=settings.channels + settings.maps,
-            size=settings.image_size // 4,
+            size=settings.image_size // settings.map_stride,
             start=self._start(),
         )
 
@@ -484,10 +492,14 @@ def describe(model):
 
 def _check(settings):
     """Settings that would otherwise fail somewhere deep inside, or make a network that is wrong."""
-    size, halvings = settings.image_size, 4 * 2**settings.depth
+    stride = settings.map_stride
+    size, halvings = settings.image_size, max(stride * 2**settings.depth, 1)
     rules = [
         ("image_size", size > 0 and size % halvings == 0,
-         f"a multiple of {halvings} (4 for the stem, 2 for each of depth={settings.depth})"),
+         f"a multiple of {halvings} ({stride} for the stem, 2 for each of depth={settings.depth})"),
+        ("map_stride", stride == 4 or stride == 8 and settings.stem != "convolutions",
+         "4, or 8 with a pretrained stem"),
+        ("frozen_blocks", settings.frozen_blocks >= 0, "at least 0"),
         ("own_statistics", 0 <= settings.own_statistics <= 1, "a share from 0 to 1"),
         ("own_statistics", settings.stem != "convolutions" or not settings.own_statistics,
          "0 where the stem is not a pretrained one"),

@@ -35,6 +35,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, digest, write_aside
 from hamr_lib.losses import hamr_losses
 from hamr_lib.model import checkpoint
+from hamr_lib.model.backbone import parameter_groups
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.training.pose_prior import lift, lifting_loss
 
@@ -327,7 +328,9 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self):
         train = self.settings.train
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        parameters = parameter_groups(self.network, train.stem_rate)
+        for group in parameters:
+            group["lr"] = train.learning_rate * group["rate"]
         if train.optimizer == "rmsprop":
             optimizer = torch.optim.RMSprop(
                 parameters, lr=train.learning_rate, weight_decay=train.weight_decay
@@ -372,7 +375,7 @@ class Training(lightning.LightningModule):
         if train.schedule in SCHEDULES:
             share = SCHEDULES[train.schedule](batch["step"], train.steps)
             for group in self.optimizers().param_groups:
-                group["lr"] = train.learning_rate * share
+                group["lr"] = train.learning_rate * group["rate"] * share
 
     def training_step(self, batch, batch_idx):
         parts = self.losses(batch)[1]

@@ -114,7 +114,8 @@ def seen(joints_2d, settings, generator):
     )
     blur = BLUR[0] * (BLUR[1] / BLUR[0]) ** (share / 2)
     off = blur[..., None] * torch.randn(count, NUM_JOINTS, 2, generator=generator)
-    pixels = blur * settings.model.image_size / 8  # of a map, which is a quarter of the image
+    size = settings.model.image_size / settings.model.map_stride
+    pixels = blur * size / 2  # of a map, which is two crop units wide
     sure = 1 / (4 * math.pi * (settings.losses.heatmap_variance + pixels.square()))
     device = joints_2d.device
     return torch.cat([joints_2d + off.to(device), sure.to(device)[..., None]], dim=-1)

@@ -1,0 +1,154 @@
+"""The encoder of MediaPipe's hand landmark network, in torch.
+
+The network (MediaPipe Hands, Zhang et al. 2020, `hand_landmark_full`) was trained by others on
+photographs of hands. Its encoder is an EfficientNet-Lite with the normalisation folded into the
+convolutions. The weights are copyright of The MediaPipe Authors, under the Apache License 2.0 (see
+`NOTICE`); they come inside the `mediapipe` wheel.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hamr_lib.errors import HamrError
+
+FILE = "modules/hand_landmark/hand_landmark_full.tflite"
+# Expanded channels, output channels, kernel and stride of each inverted bottleneck.
+BLOCKS = (
+    (24, 16, 3, 1), (64, 24, 3, 2), (144, 24, 3, 1), (144, 40, 5, 2), (240, 40, 5, 1),
+    (240, 80, 3, 2), (480, 80, 3, 1), (480, 80, 3, 1), (480, 112, 5, 1), (672, 112, 5, 1),
+    (672, 112, 5, 1), (672, 192, 5, 2), (1152, 192, 5, 1), (1152, 192, 5, 1), (1152, 192, 5, 1),
+)  # fmt: skip
+# Block after which a map of stride 4, 8, 16 and 32 ends: its channels.
+TAPS = {2: 24, 4: 40, 10: 112, 14: 192}
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow does: at stride 2, one pixel more at the far end."""
+
+    def __init__(self, inputs, outputs, kernel=1, stride=1, groups=1):
+        before = (kernel - stride) // 2
+        after = kernel - stride - before
+        symmetric = before == after
+        super().__init__(
+            inputs, outputs, kernel, stride, padding=before if symmetric else 0, groups=groups
+        )
+        self.extra = None if symmetric else (before, after, before, after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.extra) if self.extra else x)
+
+
+class Depthwise(SameConv2d):
+    """A depthwise convolution; one that is trained stays in single precision under autocast.
+
+    On a CPU its gradients take up to thirty times as long in bfloat16.
+    """
+
+    def __init__(self, channels, kernel, stride=1):
+        super().__init__(channels, channels, kernel, stride, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.weight.requires_grad:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+class Bottleneck(nn.Module):
+    """An inverted bottleneck: expand, filter each channel, project; ReLU6 after the first two."""
+
+    def __init__(self, inputs, expanded, outputs, kernel, stride):
+        super().__init__()
+        expand = [SameConv2d(inputs, expanded), nn.ReLU6(inplace=True)]
+        self.layers = nn.Sequential(
+            *(expand if expanded != inputs else []),
+            Depthwise(expanded, kernel, stride),
+            nn.ReLU6(inplace=True),
+            SameConv2d(expanded, outputs),
+        )
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return x + y if self.residual else y
+
+
+def encoder() -> nn.Sequential:
+    """Build the encoder: (B, 3, S, S) RGB in [0, 1] to (B, 192, S/32, S/32), randomly initialised.
+
+    Returns:
+        The first convolution with its ReLU6, and one `Bottleneck` for each of `BLOCKS`.
+    """
+    inputs = [BLOCKS[0][0], *(outputs for _, outputs, *_ in BLOCKS)]
+    blocks = (Bottleneck(i, *block) for i, block in zip(inputs, BLOCKS, strict=False))
+    return nn.Sequential(SameConv2d(3, 24, 3, 2), nn.ReLU6(inplace=True), *blocks)
+
+
+@torch.no_grad()
+def fill(network: nn.Module, weights: list[tuple[Tensor, Tensor]]):
+    """Copy (weight, bias) pairs to a network's convolutions and linear layers, in their order.
+
+    Raises:
+        HamrError: for fewer pairs than layers, or for another shape.
+    """
+    layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    if len(weights) < len(layers):
+        raise HamrError(f"{FILE}: {len(weights)} layers, expected at least {len(layers)}")
+    for index, (layer, (weight, bias)) in enumerate(zip(layers, weights, strict=False)):
+        if layer.weight.shape != weight.shape:
+            raise HamrError(
+                f"{FILE}: layer {index} has weights of shape {tuple(weight.shape)}, expected "
+                f"{tuple(layer.weight.shape)}"
+            )
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+
+
+def weights_path() -> Path:
+    """Locate the network in the installed `mediapipe` wheel, which is not imported."""
+    package = importlib.util.find_spec("mediapipe")
+    path = Path(package.origin).parent / FILE if package else None
+    if path is None or not path.is_file():
+        raise HamrError(
+            f"mediapipe/{FILE} is missing: a new network with model.stem=hand_landmark needs the "
+            "package mediapipe==0.10.14"
+        )
+    return path
+
+
+def read_weights(path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Read (weight, bias) of each convolution and linear layer of a .tflite file, in graph order.
+
+    Returns:
+        Weights in torch's layout, single precision: (out, in / groups, k, k) or (out, in).
+    """
+    import tflite  # only a new network needs it
+
+    model = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
+    graph = model.Subgraphs(0)
+    axes = {  # from TFLite's layout to torch's
+        tflite.BuiltinOperator.CONV_2D: (0, 3, 1, 2),
+        tflite.BuiltinOperator.DEPTHWISE_CONV_2D: (3, 0, 1, 2),
+        tflite.BuiltinOperator.FULLY_CONNECTED: (0, 1),
+    }
+    halves, layers = {}, []  # a constant in half precision by the tensor that DEQUANTIZE makes
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        if kind == tflite.BuiltinOperator.DEQUANTIZE:
+            halves[operator.Outputs(0)] = _constant(model, graph.Tensors(operator.Inputs(0)))
+        elif kind in axes:
+            weight, bias = (halves[operator.Inputs(i)].float() for i in (1, 2))
+            layers.append((weight.permute(axes[kind]), bias))
+    return layers
+
+
+def _constant(model, tensor):
+    data = np.frombuffer(model.Buffers(tensor.Buffer()).DataAsNumpy().tobytes(), np.float16)
+    return torch.from_numpy(data.copy()).reshape(tuple(tensor.ShapeAsNumpy()))
