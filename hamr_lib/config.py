@@ -94,7 +94,7 @@ class Model:
     # blocks: makes photographs and renderings more alike (see backbone.py).
     own_statistics: float = 0.0
     convs: int = 2  # 3x3 convolutions in place of each residual block
-    maps: int = 64  # output maps of each stack, the first 21 supervised; side image_size / map_stride
+    maps: int = 64  # a stack's output maps, 21 supervised; their side is image_size / map_stride
     stacks: int = 2
     depth: int = 4  # times an hourglass halves its input
     hidden: int = 2048  # width of the two fully connected layers
