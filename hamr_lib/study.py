@@ -83,7 +83,7 @@ def execute(profile, notebook, out, parameters):
             raise HamrError(f"{source}: unknown parameter {name!r} (known: {', '.join(known)})")
 
     failed = out.with_suffix(".failed.ipynb")
-    started = time.time()
+    started, trained = time.time(), _training(profile, notebook, parameters)
     print(f"[{profile}]", notebook, *list(parameters.values())[1:], flush=True)
     with write_aside(out) as aside:
         try:
@@ -105,7 +105,8 @@ def execute(profile, notebook, out, parameters):
                 f"(the notebook as far as it went: {failed})"
             ) from error
     failed.unlink(missing_ok=True)
-    _record(profile, out, time.time() - started)
+    now = _training(profile, notebook, parameters)
+    _record(profile, out, time.time() - started, trained, now)
 
 
 def train(profile, run="main"):
@@ -192,15 +193,20 @@ def with_tables(text, profile, tables):
     return re.sub(f"<!-- (\\w+) of {profile} -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
 
 
-def _record(profile, out, seconds):
+def _record(profile, out, seconds, trained_before, trained):
     """Add a step to run.json. Each step has a file of its own, so that side-by-side steps do not
-    overwrite one another; run.json is their union, rebuilt by whichever step ends."""
+    overwrite one another; run.json is their union, rebuilt by whichever step ends.
+
+    A notebook that is executed again finds its network trained: the step then keeps what it
+    recorded when it trained (`_training` before and after this execution).
+    """
     folder = results_dir(profile)
     step = str(out.resolve().relative_to(folder).with_suffix(""))
-    write_json(
-        folder / "steps" / f"{step.replace('/', '.')}.json",
-        {"step": step, "seconds": round(seconds, 1), "commit": commit(), "machine": machine()},
-    )
+    path = folder / "steps" / f"{step.replace('/', '.')}.json"
+    if trained is None or trained != trained_before or not path.is_file():
+        entry = {"step": step, "seconds": round(seconds, 1), "commit": commit()}
+        entry |= {"machine": machine()} | ({"training": trained} if trained else {})
+        write_json(path, entry)
     write_json(
         folder / "run.json",
         {
@@ -210,6 +216,29 @@ def _record(profile, out, seconds):
             "steps": [read_json(path) for path in sorted((folder / "steps").glob("*.json"))],
         },
     )
+
+
+def _training(profile, notebook, parameters):
+    """The training that log.csv tells of: {"steps", "seconds"}; None for a step without one.
+
+    The seconds are those of the training steps alone, of all executions together.
+    """
+    import pandas
+
+    if notebook == "02_train":
+        run = parameters.get("run", "main")
+        folder, settings = results_dir(profile, run), load_run(profile, run)
+    elif "method" in parameters:
+        folder = results_dir(profile) / "comparisons" / parameters["method"]
+        settings = load_comparison(profile, parameters["method"])
+    else:
+        return None
+    if not (folder / "log.csv").is_file():
+        return None
+    log = pandas.read_csv(folder / "log.csv")
+    images = settings.train.batch_size * log.step.diff().fillna(log.step)
+    seconds = float((images / log.images_per_second).sum())
+    return {"steps": int(log.step.iloc[-1]), "seconds": round(seconds, 1)}
 
 
 def machine():

@@ -252,6 +252,8 @@ def test_steps_see_every_sample_equally_often_and_depend_on_seed_and_step_only()
     assert sum(halves, []) == list(seen[12:16])
     with pytest.raises(HamrError, match="not a multiple of the 3"):
         StepBatches(crops, 4, 0, 0, 3)
+    with pytest.raises(HamrError, match="batch_size=1 for 1 process.* at least 2"):
+        StepBatches(crops, 1, seed=0)
 
 
 def test_workers_change_nothing():

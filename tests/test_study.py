@@ -34,7 +34,7 @@ def one_notebook(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(study, "ROOT", tmp_path)
 
-    def write(code):
+    def write(code, name="99_probe"):
         notebook = nbformat.v4.new_notebook(
             cells=[
                 nbformat.v4.new_code_cell('profile = ""', metadata={"tags": ["parameters"]}),
@@ -45,8 +45,8 @@ def one_notebook(tmp_path, monkeypatch):
                 "language_info": {"name": "python"},
             },
         )
-        nbformat.write(notebook, tmp_path / "99_probe.ipynb")
-        return tmp_path / "results" / "smoke" / "99_probe.ipynb"
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        return tmp_path / "results" / "smoke" / f"{name}.ipynb"
 
     return write
 
@@ -60,6 +60,25 @@ def test_a_notebook_runs_with_its_parameters_and_is_timed(one_notebook):
     assert [step["step"] for step in run["steps"]] == ["99_probe"]
     assert run["steps"][0]["machine"] == study.machine()
     assert run["settings"] == load_settings("smoke").to_dict()
+
+
+def test_a_finished_training_keeps_its_time_when_its_notebook_is_executed_again(one_notebook):
+    """20 steps of 8 images at 4 images a second, then 10 steps at 2: 40 + 40 seconds."""
+    out = one_notebook("profile", "02_train")
+    log = study.results_dir("smoke", "main") / "log.csv"
+
+    def execute(text):
+        """Executed with a log.csv of this text as what the notebook leaves."""
+        code = f"import pathlib; log = pathlib.Path({str(log)!r})\n"
+        code += f"log.parent.mkdir(parents=True, exist_ok=True); log.write_text({text!r})"
+        study.execute("smoke", "02_train", one_notebook(code, "02_train"), {})
+        return json.loads((out.parent / "run.json").read_text())["steps"]
+
+    first = execute("step,images_per_second\n20,4\n30,2\n")
+    assert first[0]["training"] == {"steps": 30, "seconds": 80.0}
+    assert execute("step,images_per_second\n20,4\n30,2\n") == first
+    longer = execute("step,images_per_second\n20,4\n30,2\n40,8\n")
+    assert longer[0]["training"] == {"steps": 40, "seconds": 90.0}
 
 
 def test_a_failing_notebook_leaves_no_result(one_notebook):

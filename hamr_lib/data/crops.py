@@ -351,6 +351,11 @@ class StepBatches(torch.utils.data.Dataset):
             raise HamrError(
                 f"train.batch_size={batch_size} is not a multiple of the {world} processes"
             )
+        if batch_size < 2 * world:
+            raise HamrError(
+                f"train.batch_size={batch_size} for {world} process(es): expected at least 2 "
+                "samples each, since batch normalisation has no variance of a single one"
+            )
         self.crops, self.batch_size, self.seed = crops, batch_size, seed
         self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         self._order = (None, None)  # the pass and its order, kept between steps
