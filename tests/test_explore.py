@@ -1,7 +1,6 @@
 """The widgets of `explore_mesh` and both interactive notebooks, driven as code drives them."""
 
 import io
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from tiny import draw_frames
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.joints import NAMES
+from hamr_lib.widgets import browser as browser_module
 from hamr_lib.widgets import explorer as module
 
 
@@ -119,16 +119,6 @@ def test_the_code_gives_the_same_hand(explorer):
     mesh = names["mesh"]
     vertices = (mesh.vertices - mesh.joints[:, :1])[0].numpy()
     np.testing.assert_allclose(vertices, explorer.mesh()[0], atol=1e-5)
-
-
-def test_it_is_drawn_within_100_ms(explorer):
-    times = []
-    for value in range(20):
-        started = time.perf_counter()
-        explorer.controls["index PIP flexion"].value = float(value)
-        explorer._scene.mesh.get_state()  # what is sent to the browser
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.1  # whatever else the machine does can only add to it
 
 
 def test_joints_without_anatomical_axes_turn_about_the_axes_of_the_hand(monkeypatch):
@@ -244,9 +234,9 @@ def test_save(explorer, tmp_path, kind):
 def browser(browsed, monkeypatch):
     folder, frames = browsed
     found = SimpleNamespace(title="open-rhd", load=lambda split, data: frames)
-    monkeypatch.setattr(module.check, "find_sets", lambda settings: {"rhd": found})
-    monkeypatch.setattr(module, "results_dir", lambda profile, run: folder)
-    return module.Browser("smoke")
+    monkeypatch.setattr(browser_module.check, "find_sets", lambda settings: {"rhd": found})
+    monkeypatch.setattr(browser_module, "results_dir", lambda profile, run: folder)
+    return browser_module.Browser("smoke")
 
 
 def test_what_is_shown_is_what_was_evaluated(browser, browsed):

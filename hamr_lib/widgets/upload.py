@@ -14,7 +14,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.recovery.result import read_photo, recover
 from hamr_lib.render.draw2d import fit
-from hamr_lib.widgets.explorer import download_link, encode, plot_recovery
+from hamr_lib.widgets.pictures import download_link, encode, plot_recovery
 
 WIDTH = 480  # pixels a side of the pictures
 

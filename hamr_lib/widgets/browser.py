@@ -1,0 +1,210 @@
+"""The second widget of `explore_mesh`: the predictions of a run, sample by sample."""
+
+import io
+
+import cv2
+import ipywidgets as widgets
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from hamr_lib.config import load_run, load_settings
+from hamr_lib.data import check
+from hamr_lib.data.crops import cut
+from hamr_lib.errors import HamrError
+from hamr_lib.evaluation.predict import load_predictions, predictions_path
+from hamr_lib.evaluation.scores import errors_2d, errors_3d, main_protocol, row_means
+from hamr_lib.files import ROOT
+from hamr_lib.joints import FINGERS, NAMES
+from hamr_lib.recovery.result import SKIN, recover_frame
+from hamr_lib.render import render
+from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
+from hamr_lib.render.viewer3d import Scene
+from hamr_lib.study import results_dir
+from hamr_lib.widgets.pictures import encode
+
+IMAGE = 320  # pixels a side of each picture
+BARS = 368  # pixels a side of the errors by joint; the plot beside it needs to know
+
+# What samples can be ordered by: a predictions dict -> (N,).
+MEASURES = {
+    "3-D error (mm)": lambda found: row_means(errors_3d(found, main_protocol(found))),
+    "2-D error (px)": lambda found: row_means(errors_2d(found)),
+    "IoU": lambda found: found["iou"],
+}
+
+
+class Browser:
+    """Goes through a run's predictions for its test sets, the worst or the best ones first.
+
+    For the sample that is shown the network runs anew, for its heat maps and for what it said
+    after each iteration; the numbers by which samples are ordered are those of the evaluation.
+
+    Args:
+        profile, run: whose results to read.
+
+    Raises:
+        HamrError: where that run was not evaluated.
+    """
+
+    def __init__(self, profile="cpu", run="main"):
+        settings, self.folder = load_run(profile, run), results_dir(profile, run)
+        self.sets = {
+            found.title: found.load("evaluation", settings.data)
+            for found in check.find_sets(settings).values()
+        }
+        dropdown = widgets.Dropdown
+        self.controls = {
+            "set": dropdown(options=list(self.sets), description="set"),
+            "measure": dropdown(options=list(MEASURES), description="measure"),
+            "order": dropdown(options=["worst first", "best first", "file order"],
+                              description="order"),
+            "place": widgets.IntSlider(0, min=0, max=0, description="sample",
+                                       continuous_update=False),
+            "iteration": widgets.IntSlider(1, min=1, max=1, description="iteration"),
+        }  # fmt: skip
+        self._text, self._image = widgets.HTML(), widgets.Image()
+        self._bars = widgets.Image(width=BARS, height=BARS)
+        self._scene, self._recovered, self._quiet = None, (None, None), False
+        self._plot = widgets.VBox(layout={"flex": "1 1 auto", "overflow": "hidden"})
+        for name in ("set", "measure", "order"):
+            self.controls[name].observe(self._reorder, "value")
+        for name in ("place", "iteration"):
+            self.controls[name].observe(self.redraw, "value")
+        self._reorder()
+        self.widget = widgets.VBox([
+            widgets.HBox(list(self.controls.values()), layout={"flex_flow": "row wrap"}),
+            self._text, self._image, widgets.HBox([self._bars, self._plot]),
+        ])  # fmt: skip
+
+    def _reorder(self, _=None):
+        title = self.controls["set"].value
+        self.predictions = load_predictions(predictions_path(self.folder, title))
+        measure = self.controls["measure"].value
+        self.values = MEASURES[measure](self.predictions)
+        # Samples without that label come last.
+        worst_first = self.values if measure == "IoU" else -self.values
+        keys = {"worst first": worst_first, "best first": -worst_first}
+        order = self.controls["order"].value
+        self.order = np.argsort(keys.get(order, np.arange(len(self.values))), kind="stable")
+        self._quiet = True
+        self.controls["place"].max = len(self.order) - 1
+        self.controls["place"].value = 0
+        self._quiet = False
+        self.redraw()
+
+    def _recover(self, index):
+        """The frame of a sample and what the network makes of it."""
+        frames = self.sets[self.controls["set"].value]
+        frame, key = frames[index], str(self.predictions["keys"][index])
+        if frame.key != key:
+            raise HamrError(
+                f"{self.folder}: sample {index} was {key} and is now {frame.key}: evaluate anew"
+            )
+        recovery = recover_frame(frame, self.folder / "checkpoints" / "best.ckpt")
+        return frame, recovery
+
+    def redraw(self, _=None):
+        """Draw the chosen sample after the chosen iteration."""
+        if self._quiet:
+            return
+        index = int(self.order[self.controls["place"].value])
+        where = (self.controls["set"].value, index)
+        if self._recovered[0] != where:
+            self._recovered = (where, self._recover(index))
+        frame, last = self._recovered[1]
+        slider, steps = self.controls["iteration"], [*last.earlier, last]
+        if slider.max != len(steps):
+            self._quiet = True
+            slider.max = slider.value = len(steps)
+            self._quiet = False
+        recovery = steps[slider.value - 1]
+        flip = np.array([-1.0 if recovery.side == "left" else 1.0, 1, 1])
+        labels = {k: self.predictions[k][[index]] for k in ("true_joints_3d", "valid_3d")}
+        errors = errors_3d(
+            {"joints_3d": (recovery.joints_3d * flip)[None], **labels},
+            main_protocol(self.predictions),
+        )[0]
+        value = f"{self.values[index]:.3g}" if np.isfinite(self.values[index]) else "no label"
+        self._text.value = (
+            f"<b>{frame.key}</b>, {frame.side} hand; {self.controls['measure'].value}: {value}. "
+            f"From left to right: the labels; the heat maps; the "
+            f"recovered joints and mesh after iteration {slider.value}."
+        )
+        self._image.value = encode(panels(frame, recovery))
+        self._bars.value = _bars(errors)
+        if self._scene is None:
+            self._scene = Scene(recovery.faces)
+            self._plot.children = [self._scene.plot]
+        self._scene.mesh.indices = recovery.faces.astype(np.uint32)
+        self._scene.show(
+            recovery.vertices.astype(np.float32), recovery.joints_3d,
+            np.tile(SKIN, (len(recovery.vertices), 1)),
+        )  # fmt: skip
+
+
+def evaluated_profile(run="main"):
+    """The profile whose run of this name was evaluated last; None where there is none."""
+    found = (ROOT / "results").glob(f"*/runs/{run}/predictions-*.npz")
+    latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return latest and latest.parents[2].name
+
+
+def evaluation_example(profile, index=0):
+    """An image of the RHD format's evaluation split, real or stand-in, to try things on.
+
+    Returns:
+        its name, the image (H, W, 3) uint8, the box (4,) around its labelled joints, pixels, and
+        its side.
+
+    Raises:
+        HamrError: where the set is not there (`make data` renders the stand-in).
+    """
+    settings = load_settings(profile)
+    found = check.find_sets(settings)["rhd"]
+    frame = found.load("evaluation", settings.data)[index]
+    low, high = np.nanmin(frame.joints_2d, axis=0), np.nanmax(frame.joints_2d, axis=0)
+    name = f"{found.title}-{frame.key.replace('/', '-')}"
+    return name, frame.image, (*low.tolist(), *high.tolist()), frame.side
+
+
+def panels(frame, recovery):
+    """(IMAGE, 4 IMAGE, 3) uint8: a frame's crop with labels, heat maps, joints, and mesh.
+
+    Args:
+        frame: `data.frame.Frame`.
+        recovery: what was recovered from its image.
+    """
+    *center, side = recovery.square
+    crop = cut(frame.image, center, side, IMAGE)
+
+    def drawn(points):
+        scale = IMAGE / side
+        return (points - center) * scale + (IMAGE - 1) / 2
+
+    maps = recovery.heatmaps - recovery.heatmaps.min(axis=(1, 2), keepdims=True)
+    maps = (maps / maps.max(axis=(1, 2), keepdims=True).clip(1e-12)).max(axis=0)
+    warm = colormaps["magma"](cv2.resize(maps, (IMAGE, IMAGE)))[..., :3]
+    heat = np.rint(0.4 * crop + 0.6 * 255 * warm).astype(np.uint8)
+    # The camera of the photo's pixels in the crop units of this square.
+    camera = np.array([recovery.camera[0], *(recovery.camera[1:] - center)]) * 2 / side
+    mesh = render(recovery.vertices, recovery.faces, camera, IMAGE, SKIN, background=crop / 255)
+    return np.hstack([
+        draw_skeleton(crop, drawn(frame.joints_2d)),
+        heat,
+        draw_skeleton(crop, drawn(recovery.joints_2d)),
+        np.rint(255 * mesh.colour.clip(0, 1)).astype(np.uint8),
+    ])  # fmt: skip
+
+
+def _bars(errors):
+    """Error per joint (21,) millimetres as the bytes of a PNG."""
+    figure = Figure(figsize=(BARS / 80, BARS / 80), layout="constrained")
+    axes = figure.add_subplot()
+    colours = ["#808080"] + [np.divide(FINGER_COLOURS[f], 255) for f in FINGERS for _ in range(4)]
+    axes.barh(NAMES, np.nan_to_num(errors), color=colours)
+    axes.invert_yaxis()
+    axes.set(xlabel="error (mm)", title=f"mean {np.nanmean(errors):.1f} mm")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=80)
+    return content.getvalue()
