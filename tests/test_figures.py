@@ -169,8 +169,13 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     drawn = {t.get_text() for ax in fig.axes for t in ax.texts}
     assert {name for name, _, _ in rows} <= drawn
     seeing = HAMR(dataclasses.replace(SETTINGS.model, places=True), TinyHand())
-    rows = [{t.get_text() for t in ax.texts} for ax in figures.fig2(seeing, tmp_path).axes]
+    fig = figures.fig2(seeing, tmp_path)
+    rows = [{t.get_text() for t in ax.texts} for ax in fig.axes]
     assert "maps.0" in rows[0] and {"encoder.0", "local", "layers"} <= rows[1]
+    assert any("last estimate" in text for text in rows[1])
+    # The joints' features do not lie in the chain of the encoder, but above it.
+    height = {t.get_text(): t.get_position()[1] for t in fig.axes[1].texts}
+    assert height["encoder.0"] == height["layers"] < height["local"]
     figures.fig3(network, tmp_path)
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 

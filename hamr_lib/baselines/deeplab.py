@@ -1,4 +1,4 @@
-"""DeepLab v3: a mask and nothing else.
+"""DeepLab, version 3: a mask and nothing else.
 
 Atrous convolutions keep the last features fine, and a pyramid of them at several rates sees parts
 of all sizes; each pixel is then hand or not, by cross-entropy.
@@ -45,18 +45,19 @@ def dilate(layer):
 
 
 class DeepLab(Trained):
-    """Chen et al. 2017, as the paper's Table 1 compares with it."""
+    """Version 3 of what the paper's Table 1 compares with: its [11], an earlier DeepLab."""
 
     name = "deeplab"
-    reference = "Chen et al., arXiv 1706.05587"
+    reference = "Chen et al., arXiv 1606.00915"
     judged_by = "mask_percent"
     told = "mask {:.1f} % wrong"
 
     @staticmethod
     def departures(settings):
         return (
-            f"{encoder_departure(settings)}{NO_WEIGHTS}; one class, hand; no joints, so that only "
-            "its mask is scored."
+            "Version 3 (Chen et al., arXiv 1706.05587) in place of the earlier one, which ends in "
+            f"a conditional random field; {encoder_departure(settings)}{NO_WEIGHTS}; one class, "
+            "hand; no joints, so that only its mask is scored."
         )
 
     def build(self, settings, hand, crops):

@@ -72,7 +72,7 @@ LABELS = {
     "hmr": "HMR",
     "smplify": "SMPLify",
     "pavlakos": "Pavlakos et al.",
-    "deeplab": "DeepLab v3",
+    "deeplab": "DeepLab",
     "bodynet": "BodyNet",
     "boukhayma": "Boukhayma et al.",
     "iqbal": "Iqbal et al.",

@@ -579,13 +579,18 @@ def fig2(model, out_dir):
     blocks = pd.DataFrame(describe(model), columns=["block", "shape", "parameters"])
     of_regression = blocks.block.str.startswith(("encoder", "local", "layers"))
     pose, regression = blocks[~of_regression], blocks[of_regression]
-    fig, axes = plt.subplots(2, 1, figsize=(WIDTH, 3.8))
+    branch = regression.block == "local"
+    tall = 0.9 * branch.any()  # inches, for what is drawn above the chain
+    fig, axes = plt.subplots(2, 1, figsize=(WIDTH, 3.8 + tall), height_ratios=(1.9, 1.9 + tall))
     _boxes(axes[0], pose, "2-D pose module (Section 3.3)", "image", (3, *[model.image_size] * 2))
     joined = blocks[blocks.block.str.startswith(("features", "maps"))]
     channels = sum(shape[0] for shape in joined["shape"].iloc[-2:])
     side = joined["shape"].iloc[-1][-1]
-    _boxes(axes[1], regression, "iterative regression (Section 3.2)", "features + maps",
+    _boxes(axes[1], regression[~branch], "iterative regression (Section 3.2)", "features + maps",
            (channels, side, side), last="hand layer")  # fmt: skip
+    _feedback(axes[1], (~branch).sum(), model.regression.iterations)
+    if branch.any():
+        _branch(axes[1], *regression[branch].iloc[0], (~branch).sum())
     fig.tight_layout(h_pad=0.5)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     caption = (
@@ -593,8 +598,9 @@ def fig2(model, out_dir):
         "its name, the shape of its output for one image (channels x height x width) and its "
         f"number of trained parameters. {total / 1e6:.1f} million parameters in all."
     )
-    if (blocks.block == "local").any():
-        caption += " `local` sees the features at the joints' places, and `layers` sees both paths."
+    caption += " `layers` also sees the last estimate, to which it adds."
+    if branch.any():
+        caption += " `local`, beside the encoder, sees the features at the joints' places."
     data = blocks.assign(shape=["x".join(map(str, s)) for s in blocks["shape"]])
     return save_figure(fig, data, caption, out_dir, "fig2_network")
 
@@ -668,6 +674,29 @@ def _boxes(ax, blocks, title, start, shape, last=None):
     ax.set(xlim=(0, len(rows)), ylim=(-1.05, 0.62))
     ax.set_title(title, loc="left")
     ax.axis("off")
+
+
+def _feedback(ax, place, iterations):
+    """The estimate that goes back into the layers, whose box is the one at `place`."""
+    ax.annotate("", xy=(place + 0.3, 0.36), xytext=(place + 0.75, 0.36),
+                arrowprops={"arrowstyle": "->", "lw": 0.7,
+                            "connectionstyle": "arc3,rad=0.9"})  # fmt: skip
+    ax.text(place + 0.85, 0.62, f"last estimate,\n{iterations} iterations", fontsize=7, va="center")
+
+
+def _branch(ax, name, size, count, place):
+    """A box above the chain, from its first box to the one at `place`."""
+    ax.add_patch(Rectangle((place / 2, 0.8), 1.2, 0.34, lw=0.7, edgecolor="0.3",
+                           facecolor=COLOURS[4], alpha=0.5))  # fmt: skip
+    ax.text(place / 2 + 0.6, 0.97, name, ha="center", va="center", fontsize=7)
+    ax.text(place / 2 + 1.3, 0.97, f"{'x'.join(map(str, size))}, {_thousands(count)}",
+            va="center", fontsize=7)  # fmt: skip
+    arrow = {"arrowstyle": "->", "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
+    ax.plot([0.5, 0.5], [0.5, 0.97], "k", lw=0.7)
+    ax.annotate("", xy=(place / 2, 0.97), xytext=(0.5, 0.97), arrowprops=arrow)
+    ax.plot([place / 2 + 0.6, place / 2 + 0.6, place + 0.25], [1.14, 1.25, 1.25], "k", lw=0.7)
+    ax.annotate("", xy=(place + 0.25, 0.38), xytext=(place + 0.25, 1.25), arrowprops=arrow)
+    ax.set_ylim(-1.05, 1.3)
 
 
 def _thousands(count):
