@@ -3,4 +3,5 @@
 figures  one function a figure of the paper
 tables   one function a table
 gallery  `write_gallery`: a page of test images with their meshes
+deviations  docs/deviations.md: where each profile departs from the paper
 """

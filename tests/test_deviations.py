@@ -1,0 +1,57 @@
+"""The table of deviations: complete, reasoned, and as committed."""
+
+import pytest
+
+from hamr_lib.config import load_settings
+from hamr_lib.errors import HamrError
+from hamr_lib.report import deviations
+
+
+@pytest.fixture
+def by_profile():
+    return {name: deviations.flat(load_settings(name)) for name in deviations.profiles()}
+
+
+def test_the_committed_page_is_what_the_settings_say(by_profile):
+    command = "python -m hamr_lib.report.deviations"
+    assert deviations.PAGE.read_text() == deviations.page(by_profile), f"run {command}"
+
+
+def test_the_paper_profile_departs_in_no_setting_that_the_paper_gives(by_profile):
+    values = by_profile["paper"]
+    assert {name: values[name] for name in deviations.GIVEN if name in values} == {
+        name: row.same for name, row in deviations.GIVEN.items()
+    }
+
+
+def test_a_deviation_without_a_reason_is_refused(by_profile):
+    by_profile["cpu"]["train.plateau_factor"] = 0.5
+    with pytest.raises(HamrError, match="profile cpu: train.plateau_factor=0.5.* 0.7: .*a reason"):
+        deviations.page(by_profile)
+
+
+@pytest.mark.parametrize("name, problem", [("model.wings", "has no row"), (None, "is no setting")])
+def test_every_setting_is_classified(by_profile, name, problem):
+    for values in by_profile.values():
+        if name:
+            values[name] = 2
+        else:
+            del values["train.clip"]
+    with pytest.raises(HamrError, match=f"{name or 'train.clip'} {problem}"):
+        deviations.page(by_profile)
+
+
+def test_a_row_shows_the_value_the_reason_and_the_variant_that_goes_back(by_profile):
+    text = deviations.page({"cpu": by_profile["cpu"], "paper": by_profile["paper"]})
+    (row,) = [line for line in text.splitlines() if "`model.rotation`" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:4] == ["axis-angle (3.1)", "6d", "="]
+    assert cells[4].startswith(deviations.GIVEN["model.rotation"].reason)
+    assert cells[4].endswith("Variant `axis-angle`.")
+
+
+def test_the_gaussian_s_width_in_the_crop_is_worked_out():
+    # Variance 2.5 on 64 pixels: 1.58 of 64; on 16 pixels four times as wide.
+    assert deviations.flat(load_settings("paper"))[deviations.WIDTH] == 2.5
+    small = load_settings("paper", model__image_size=64)
+    assert deviations.flat(small)[deviations.WIDTH] == 9.9
