@@ -52,6 +52,8 @@ LABELS = {
     "squared-joints": "squared 3-D loss",
     "axis-angle": "axis-angle rotation",
     "untaught-stem": "stem not pretrained",
+    "imagenet-stem": "stem pretrained on ImageNet",
+    "frozen-stem": "stem not trained",
     "no-places": "without places of joints",
     "no-lifting": "without lifting",
     "lifting-before": "lifting only before",

