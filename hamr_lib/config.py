@@ -64,6 +64,7 @@ class Data:
     # real: the real sets or an error; open: the stand-ins.
     sets: str = one_of("auto", "real", "open")
     stb_root: str = one_of("ring", "middle", "palm")  # how STB's palm becomes a wrist
+    stb_camera: str = one_of("SK", "BB")  # BB: left and right image of the stereo pair
     rhd_mask: str = one_of("mask", "depth")  # where RHD's hand mask is read from
     validation: float = 0.05  # share of the training samples held out for plateau and best
     open: OpenData = OpenData()

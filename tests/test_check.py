@@ -79,14 +79,20 @@ def few(monkeypatch):
     """Let the published sets be tiny, so that a test can write complete ones."""
     monkeypatch.setattr(rhd, "SPLITS", {"training": 2, "evaluation": 1})
     monkeypatch.setattr(stb, "FRAMES", 1)
-    monkeypatch.setattr(dexter, "FRAMES", 6)
+    monkeypatch.setattr(dexter, "FRAMES", dict.fromkeys(dexter.SEQUENCES, 1))
 
 
 class TestFindSets:
     def test_published_counts(self, tmp_path):
         assert published("rhd", tmp_path).expected == {"training": 41258, "evaluation": 2728}
         assert published("stb", tmp_path).expected == {"training": 15000, "evaluation": 3000}
-        assert published("dexter", tmp_path).expected == {"evaluation": 3014}
+        both = published("stb", tmp_path, "BB").expected
+        assert both == {"training": 30000, "evaluation": 6000}
+        found = published("dexter", tmp_path)
+        assert found.expected == {"evaluation": 3145} and found.sequences == {
+            "Grasp1": 356, "Grasp2": 648, "Occlusion": 354, "Pinch": 458, "Rigid": 531,
+            "Rotate": 798,
+        }  # fmt: skip
         assert published("stb", tmp_path).root == tmp_path / "raw" / "stb"
 
     def test_stand_ins_where_nothing_else_is(self, folder):
@@ -141,18 +147,67 @@ class TestFindSets:
             ("stb/labels/B3Random_SK.mat", "labels/B3Random_SK.mat"),
             ("stb/images/B3Random/SK_color_0.png", "images/B3Random: 0 of 1 images"),
             ("dexter/data/Rigid/annotations/Rigid3D.txt", "Rigid/annotations/Rigid3D.txt"),
-            ("dexter/data/Rigid/color/image_00000.png", "Rigid/color: no images"),
+            ("dexter/data/Rigid/color/image_00000.png", "Rigid/color: 0 of 1 images"),
         ],
     )
-    def test_an_incomplete_real_set_is_named_and_not_used(self, folder, few, path, words):
+    def test_an_incomplete_real_set_stops_the_run(self, folder, few, path, words):
         write_rhd(folder / "raw/rhd", rhd.SPLITS)
         write_stb(folder / "raw/stb", 1)
         write_dexter(folder / "raw/dexter", 1)
         assert [s.title for s in find_sets(SETTINGS, folder).values()][1] == "STB"
         (folder / "raw" / path).unlink()
+        for sets in ("auto", "real"):
+            with pytest.raises(HamrError, match=f"'{sets}', but .* is not complete.*{words}"):
+                find_sets(asking(sets), folder)
         name = path.split("/")[0]
-        taken = find_sets(SETTINGS, folder)[name]
-        assert taken.title == f"open-{name}" and words in taken.notice
+        assert find_sets(asking("open"), folder)[name].title == f"open-{name}"
+
+    @pytest.mark.parametrize("name", ["rhd", "stb", "dexter"])
+    def test_an_empty_folder_or_a_file_in_its_place_stops_it_too(self, folder, name):
+        (folder / "raw").mkdir()
+        (folder / "raw" / name).mkdir()
+        with pytest.raises(HamrError, match=f"is not complete.*raw/{name} or remove it"):
+            find_sets(SETTINGS, folder)
+        (folder / "raw" / name).rmdir()
+        (folder / "raw" / name).symlink_to(folder / "nowhere")
+        with pytest.raises(HamrError, match=f"is not complete.*raw/{name} or remove it"):
+            find_sets(SETTINGS, folder)
+
+    def test_dexter_as_published(self, folder):
+        """3,145 images by sequence, 131 of them without labels: complete, and 3,014 samples."""
+        root, unlabelled = folder / "raw" / "dexter", 131
+        for name, count in dexter.FRAMES.items():
+            tips = np.repeat(hand()[None, 4::4], count, 0)
+            tips[: unlabelled if name == "Grasp2" else 0] = np.nan
+            dexter.write_annotations(root, name, tips)
+            color = dexter.sequence_folder(root, name) / "color"
+            color.mkdir(parents=True)
+            for i in range(count):
+                (color / f"Color_{i + 1:04d}.bmp").touch()
+        found = find_sets(SETTINGS, folder)["dexter"]
+        assert found.title == "Dexter+Object"
+        frames = found.load("evaluation", SETTINGS.data)
+        assert len(frames) == 3014 and frames.paths[356].name == "Color_0132.bmp"
+        report = check_set(found, SETTINGS.data, limit=0)
+        assert report.skipped == 131 and report.complete
+        assert report.row()["samples"] == "3,014" and report.row()["images expected"] == "3,145"
+
+    def test_the_camera_of_stb(self, folder, few):
+        asked = dataclasses.replace(SETTINGS, data=Data(stb_camera="BB", open=ASKED))
+        with pytest.raises(HamrError, match="'BB', but open-stb has images of SK alone"):
+            find_sets(asked, folder)
+        write_stb(folder / "raw/stb", 1)
+        with pytest.raises(HamrError, match="STB is not complete.*B2Counting_BB.mat"):
+            find_sets(asked, folder)
+        for names in stb.SPLITS.values():
+            for name in names:
+                label = stb.label_path(folder / "raw/stb", name)
+                stb.label_path(folder / "raw/stb", name, "BB").write_bytes(label.read_bytes())
+                for side in ("left", "right"):
+                    image = stb.image_path(folder / "raw/stb", name, 0).read_bytes()
+                    (folder / f"raw/stb/images/{name}/BB_{side}_0.png").write_bytes(image)
+        found = find_sets(asked, folder)["stb"]
+        assert len(found.load("evaluation", asked.data)) == 4 == found.expected["evaluation"]
 
     def test_incomplete_stand_in(self, folder):
         (folder / "open/tiny/open-stb/images/B6Random/SK_color_0.png").unlink()
@@ -219,7 +274,7 @@ class TestCheckSet:
         assert not report.found and not report.complete and report.checked == 0
         assert report.missing == (f"the folder {tmp_path / 'raw' / 'stb'}",)
         assert report.row()["samples"] == "? + ?"
-        assert report.row()["expected"] == "15,000 + 3,000"
+        assert report.row()["images expected"] == "15,000 + 3,000"
 
     def test_incomplete_set_says_what_it_lacks(self, folder):
         report = check_set(

@@ -72,6 +72,23 @@ class TestReads:
         depths = [(EXTRINSICS @ (-i, -i, 300 + i, 1))[2] / 1000 for i in range(1, 6)]
         np.testing.assert_allclose(second[[NAMES.index(t) for t in TIPS], 2], depths, atol=1e-6)
 
+    def test_frames_with_fewer_than_two_tips_are_skipped(self, tmp_path):
+        nothing = "0, 0, 32001;" * 8
+        one = "1, 1, 301;" + "0, 0, 32001;" * 7
+        two = "1, 1, 301;" * 2 + "0, 0, 32001;" * 6
+        make(tmp_path)
+        lines = [nothing, two]
+        (tmp_path / "data/Grasp2/annotations/Grasp23D.txt").write_text("\n".join(lines))
+        (tmp_path / "data/Pinch/annotations/Pinch3D.txt").write_text("\n".join([one, one]))
+        frames = Dexter(tmp_path)
+        assert len(frames) == 9 and frames.skipped == 3
+        keys = [frames[i].key for i in (2, 3, 7)]
+        assert keys == ["Grasp2/image_0001", "Occlusion/image_0000", "Rotate/image_0000"]
+        assert np.isfinite(frames[2].joints_3d).all(1).sum() == 2
+        make(tmp_path, [nothing, one])
+        with pytest.raises(HamrError, match="no frame with two labelled fingertips"):
+            Dexter(tmp_path)
+
     def test_a_tip_behind_the_camera_is_missing(self, tmp_path):
         make(tmp_path, [LINES[1].replace("3, 3, 303", "0, 0, 0"), LINES[1]])
         assert np.isnan(Dexter(tmp_path)[0].joints_3d[NAMES.index("middle tip")]).all()

@@ -11,8 +11,8 @@ from tiny import TinyHand, draw_frames
 
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics, predict, scores
-from hamr_lib.joints import TIPS
+from hamr_lib.evaluation import metrics, predict, protocols, scores
+from hamr_lib.joints import MIDDLE_MCP, RING_MCP, TIPS
 from hamr_lib.model.hamr import HAMR
 
 SETTINGS = small_settings()
@@ -76,7 +76,7 @@ def test_a_known_error_is_measured_in_millimetres(sets):
     table = scores.score([predictions(sets, "open-rhd", change=move)], SETTINGS.evaluate)
     assert value(table, "epe_mean") == pytest.approx(30 * 20 / 21, rel=1e-4)
     assert value(table, "epe_median") == pytest.approx(30 * 20 / 21, rel=1e-4)
-    grid = metrics.THRESHOLDS["20-50 mm in 20"]
+    grid = protocols.THRESHOLDS["20-50 mm in 20"]
     steps = np.where(grid >= 30, 1, 1 / 21)
     assert value(table, "auc") == pytest.approx(np.trapezoid(steps, grid) / 30, rel=1e-4)
 
@@ -104,14 +104,14 @@ def test_masks_are_compared_where_there_are_labels(sets):
 
 def test_sets_without_wrists_are_aligned_by_their_tips(sets):
     found = predictions(sets, "open-dexter", noise=0.01)
-    assert scores.main_protocol(found) == metrics.TIPS
+    assert scores.main_protocol(found) == protocols.TIPS
     table = scores.score([found], SETTINGS.evaluate)
     assert "centroid" in table.set_index("metric").protocol["auc"]
     counts = scores.unlabelled(found)
     assert counts == {"images": 10, "images_unscored": 0, "joints": 210, "joints_unscored": 160}
-    errors = scores.errors_3d(found, metrics.TIPS)
+    errors = scores.errors_3d(found, protocols.TIPS)
     assert np.isfinite(errors[:, list(TIPS)]).all()
-    assert scores.main_protocol(predictions(sets, "open-rhd")) == metrics.PAPER
+    assert scores.main_protocol(predictions(sets, "open-rhd")) == protocols.PAPER
 
 
 def test_the_mean_over_seeds(sets):
@@ -141,19 +141,46 @@ def test_intervals_hold_the_value(sets):
 def test_every_protocol_is_scored(sets):
     found = predictions(sets, "open-rhd", noise=0.02)
     table = scores.score_protocols([found], SETTINGS.evaluate)
-    assert len(table) == len(metrics.protocol_matrix())
-    main = table.set_index("protocol").value[metrics.PAPER.name]
+    assert len(table) == len(protocols.protocol_matrix())
+    main = table.set_index("protocol").value[protocols.PAPER.name]
     scored = scores.score([found], SETTINGS.evaluate)
     assert main == pytest.approx(value(scored, "auc"))
     # Alignment by a similarity can only help, on the same thresholds.
-    best = metrics.Protocol(root="centroid", scale="procrustes").name
+    best = protocols.Protocol(root="centroid", scale="procrustes").name
     assert table.set_index("protocol").value[best] > main
+
+
+def test_the_palm_and_the_camera_are_those_of_the_set(sets):
+    """STB's palm follows its wrist's rule, and its protocol's name tells the camera."""
+    stb, rhd = (predictions(sets, name, noise=0.02) for name in ("open-stb", "open-rhd"))
+    assert stb["palm"].tolist() == [RING_MCP, 2.0] and rhd["palm"].tolist() == [MIDDLE_MCP, 2.0]
+    for found, camera in ((stb, ", SK camera"), (rhd, "")):
+        table = scores.score([found], SETTINGS.evaluate).set_index("metric")
+        assert table.protocol["auc_hand3d"] == protocols.HAND3D.name + camera
+        errors = protocols.joint_errors_3d(
+            *(found[name] for name in ("joints_3d", "true_joints_3d", "valid_3d")),
+            protocols.HAND3D, found["visible"], found["palm"],
+        )  # fmt: skip
+        np.testing.assert_array_equal(scores.errors_3d(found, protocols.HAND3D), errors)
+        other = scores.errors_3d(found | {"palm": (5, 2.0)}, protocols.HAND3D)
+        assert np.abs(other - errors).max() > 1
+
+
+def test_hidden_joints_are_kept_apart(tmp_path):
+    """What a set flags as visible reaches the protocol of visible joints, and that alone."""
+    frames = draw_frames(4)
+    for frame in frames:
+        frame.visible = np.arange(21) < 12
+    crops = load_crops(frames, "hidden", 32, cache=tmp_path)
+    found = predictions({("open-rhd", "evaluation"): crops}, "open-rhd", noise=0.01)
+    assert np.isfinite(scores.errors_3d(found, protocols.HAND3D)).sum() == 4 * 12
+    assert np.isfinite(scores.errors_3d(found, protocols.PAPER)).sum() == 4 * 21
 
 
 def test_a_curve_has_its_own_auc_as_area(sets):
     found = predictions(sets, "open-rhd", noise=0.02)
-    grid = metrics.THRESHOLDS[metrics.PAPER.thresholds]
-    errors = scores.errors_3d(found, metrics.PAPER)
+    grid = protocols.THRESHOLDS[protocols.PAPER.thresholds]
+    errors = scores.errors_3d(found, protocols.PAPER)
     pck, band = scores.curve([errors], grid, SETTINGS.evaluate)
     scored = scores.score([found], SETTINGS.evaluate)
     assert metrics.auc(pck, grid) == pytest.approx(value(scored, "auc"), abs=1e-6)

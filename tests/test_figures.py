@@ -15,7 +15,7 @@ from saved_results import SETS, make_results, small_settings
 from tiny import TinyHand
 
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics, predict, scores
+from hamr_lib.evaluation import predict, protocols, scores
 from hamr_lib.model.hamr import HAMR, describe
 from hamr_lib.report import figures
 
@@ -104,11 +104,11 @@ def test_the_ablations_are_means_over_seeds(results):
     figures.fig8(results, SETTINGS)
     data = pd.read_csv(results / "figures" / "fig8_ablations.csv")
     assert set(data.method) == {"full", "no-mesh", "no-camera"}
-    grid = metrics.THRESHOLDS[metrics.PAPER.thresholds]
+    grid = protocols.THRESHOLDS[protocols.PAPER.thresholds]
     curves = []
     for seed in (0, 1):
         path = predict.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
-        errors = scores.errors_3d(predict.load_predictions(path), metrics.PAPER)
+        errors = scores.errors_3d(predict.load_predictions(path), protocols.PAPER)
         curves.append([np.mean(errors <= t) for t in grid])
     rows = data[(data.dataset == "open-rhd") & (data.method == "no-mesh")]
     np.testing.assert_allclose(rows.pck, np.mean(curves, axis=0), atol=1e-5)

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics
-from hamr_lib.joints import MIDDLE_MCP, TIPS, WRIST
+from hamr_lib.evaluation import metrics, protocols
+from hamr_lib.joints import WRIST
 
-GRID = metrics.THRESHOLDS["20-50 mm in 20"]
+GRID = protocols.THRESHOLDS["20-50 mm in 20"]
 
 
 def hands(count=6, seed=0):
@@ -17,21 +16,21 @@ def hands(count=6, seed=0):
     return rng.normal(0, 0.05, (count, 21, 3)), np.ones((count, 21), bool)
 
 
-@pytest.mark.parametrize("name", list(metrics.THRESHOLDS))
+@pytest.mark.parametrize("name", list(protocols.THRESHOLDS))
 @pytest.mark.parametrize("error", [0.0, 19.0, 26.3, 33.0, 49.0, 51.0])
 def test_auc_of_a_constant_error(name, error):
     """One error e: the curve steps from 0 to 1 at e, so the area is the range above e."""
-    grid = metrics.THRESHOLDS[name]
+    grid = protocols.THRESHOLDS[name]
     curve = metrics.pck_curve(np.full((4, 21), error), grid)
     area = np.clip((grid[-1] - error) / (grid[-1] - grid[0]), 0, 1)
     half_step = (grid[1] - grid[0]) / 2 / (grid[-1] - grid[0])
     assert metrics.auc(curve, grid) == pytest.approx(area, abs=half_step + 1e-12)
 
 
-@pytest.mark.parametrize("name", list(metrics.THRESHOLDS))
+@pytest.mark.parametrize("name", list(protocols.THRESHOLDS))
 def test_auc_of_uniform_errors(name):
     """Errors uniform on [0, 100]: PCK(t) = t / 100, so the area is the mean threshold."""
-    grid = metrics.THRESHOLDS[name]
+    grid = protocols.THRESHOLDS[name]
     errors = np.linspace(0, 100, 21 * 5000).reshape(-1, 21)
     expected = (grid[0] + grid[-1]) / 200
     curve = metrics.pck_curve(errors, grid)
@@ -88,8 +87,8 @@ def test_against_the_loop_of_hand3d():
     true = predicted + rng.normal(0, 0.02, predicted.shape)
     valid = rng.random(valid.shape) < 0.7
     valid[:, WRIST] = True
-    errors = metrics.joint_errors_3d(predicted, true, valid)
-    grid = metrics.THRESHOLDS["0-50 mm in 20"]
+    errors = protocols.joint_errors_3d(predicted, true, valid)
+    grid = protocols.THRESHOLDS["0-50 mm in 20"]
 
     a, b = predicted - predicted[:, :1], true - true[:, :1]
     areas, means, medians = [], [], []
@@ -107,93 +106,6 @@ def test_against_the_loop_of_hand3d():
     assert metrics.auc(curve, grid) == pytest.approx(np.mean(areas), abs=1e-6)
     assert metrics.joint_mean(errors) == pytest.approx(np.mean(means))
     assert metrics.joint_median(errors) == pytest.approx(np.mean(medians))
-
-
-@pytest.mark.parametrize("root", metrics.ROOTS)
-def test_a_shift_costs_nothing_and_the_aligned_point_fits(root):
-    true, valid = hands()
-    protocol = metrics.Protocol(root=root)
-    assert metrics.joint_errors_3d(true + [0.3, -1, 2], true, valid, protocol).max() < 1e-9
-    predicted = hands(seed=3)[0]
-    errors = metrics.joint_errors_3d(predicted, true, valid, protocol)
-    if root in metrics.ROOT_JOINTS:
-        joint = metrics.ROOT_JOINTS[root]
-        assert errors[:, joint].max() < 1e-9
-        unscored = metrics.joint_errors_3d(
-            predicted, true, valid, metrics.Protocol(root=root, root_counts=False)
-        )
-        assert np.isnan(unscored[:, joint]).all() and np.isfinite(unscored).sum() == 6 * 20
-    if root == "palm":
-        # Midway between two joints: their errors are the same vector, turned around.
-        np.testing.assert_allclose(errors[:, WRIST], errors[:, MIDDLE_MCP])
-    if root == "centroid":
-        a, b = (p - p.mean(1, keepdims=True) for p in (predicted, true))
-        np.testing.assert_allclose(errors, 1000 * np.linalg.norm(a - b, axis=-1))
-
-
-def test_one_bone_scaling_undoes_a_scale():
-    true, valid = hands()
-    scaled = metrics.Protocol(scale="bone")
-    assert metrics.joint_errors_3d(1.7 * true, true, valid, scaled).max() < 1e-9
-    assert metrics.joint_errors_3d(1.7 * true, true, valid).max() > 1
-
-
-def test_procrustes_undoes_a_similarity_but_not_a_mirror():
-    true, valid = hands()
-    valid[:, 15:] = False
-    turn = Rotation.random(6, random_state=1).as_matrix()
-    predicted = 0.4 * true @ turn + [1, 2, 3]
-    protocol = metrics.Protocol(root="centroid", scale="procrustes")
-    assert np.nanmax(metrics.joint_errors_3d(predicted, true, valid, protocol)) < 1e-9
-    assert np.nanmin(metrics.joint_errors_3d(true * [1, 1, -1], true, valid, protocol)) > 0.1
-
-
-def test_procrustes_is_the_least_squares_optimum():
-    """SciPy's rotation fit, with the scale that is best for it, must agree."""
-    true, valid = hands(1)
-    predicted = true + hands(1, seed=5)[0] * 0.3
-    found = metrics.procrustes(predicted, true, valid)[0]
-    p, t = (x[0] - x[0].mean(0) for x in (predicted, true))
-    rotation, _ = Rotation.align_vectors(t, p)
-    turned = rotation.apply(p)
-    expected = turned * (turned * t).sum() / (turned**2).sum() + true[0].mean(0)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-
-
-def test_unlabelled_joints_are_left_out():
-    true, valid = hands()
-    predicted = true + 0.01
-    valid[:] = False
-    valid[:, list(TIPS)] = True
-    true[~valid] = np.nan
-    assert np.isnan(metrics.joint_errors_3d(predicted, true, valid)).all()  # no wrist to align by
-    errors = metrics.joint_errors_3d(predicted, true, valid, metrics.TIPS)
-    assert np.isfinite(errors).sum() == 6 * 5 and np.nanmax(errors) < 1e-9
-    nothing = np.full((3, 21), np.nan)
-    assert np.isnan(metrics.joint_mean(nothing)) and np.isnan(metrics.joint_median(nothing))
-
-
-def test_2d_errors():
-    true = np.zeros((2, 21, 2))
-    predicted = np.tile([3.0, 4.0], (2, 21, 1))
-    valid = np.ones((2, 21), bool)
-    valid[1] = False
-    errors = metrics.joint_errors_2d(predicted, true, valid)
-    assert (errors[0] == 5).all() and np.isnan(errors[1]).all()
-
-
-def test_every_protocol_has_its_own_name_and_runs():
-    true, valid = hands()
-    protocols = metrics.protocol_matrix()
-    assert len({p.name for p in protocols}) == len(protocols) == 52
-    for protocol in protocols:
-        errors = metrics.joint_errors_3d(true + hands(seed=9)[0] / 9, true, valid, protocol)
-        assert 0 < metrics.auc(*curve_of(errors, protocol)) <= 1
-
-
-def curve_of(errors, protocol):
-    thresholds = metrics.THRESHOLDS[protocol.thresholds]
-    return metrics.pck_curve(errors, thresholds), thresholds
 
 
 def test_iou():
@@ -267,19 +179,6 @@ def test_paired_test_holds_the_spread_between_seeds():
 
 
 def test_bad_input_is_told():
-    true, valid = hands()
-    with pytest.raises(HamrError, match=r"expected \(N, 21, 3\)"):
-        metrics.joint_errors_3d(true[:, :20], true, valid)
-    broken = true.copy()
-    broken[4, 7] = np.nan
-    with pytest.raises(HamrError, match="prediction for image 4"):
-        metrics.joint_errors_3d(broken, true, valid)
-    with pytest.raises(HamrError, match="image 4 has a label"):
-        metrics.joint_errors_3d(true, broken, valid)
-    with pytest.raises(HamrError, match="expected a root"):
-        metrics.joint_errors_3d(true, true, valid, metrics.Protocol(root="elbow"))
-    with pytest.raises(HamrError, match="only where the root is a joint"):
-        metrics.joint_errors_3d(true, true, valid, metrics.Protocol(root="palm", root_counts=False))
     with pytest.raises(HamrError, match="same joints"):
         metrics.paired_test([np.zeros((3, 21))], [np.zeros((4, 21))], GRID)
     with pytest.raises(HamrError, match="two bool arrays"):

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+import scipy.sparse
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -75,6 +76,13 @@ class TestReads:
             assert frame.joints_2d.dtype == frame.joints_3d.dtype == np.float32
             np.testing.assert_array_equal(frame.K, K)
         assert (left.key, right.key) == ("training/00000", "training/00001")
+
+    def test_visibility(self, tmp_path):
+        """The third number of `uv_vis`, here 1 for each odd joint of RHD's own order."""
+        make(tmp_path, "training", [parts_image(40, 30), parts_image(30, 40)])
+        for frame, first in zip(RHD(tmp_path, "training"), (0, 21), strict=True):
+            seen = {NAMES.index(n) for i, n in enumerate(RHD_ORDER) if (first + i) % 2}
+            assert frame.visible.dtype == bool and set(np.flatnonzero(frame.visible)) == seen
 
     def test_colours_are_red_green_blue(self, tmp_path):
         make(tmp_path, "evaluation", [parts_image(0, 9)])
@@ -273,6 +281,16 @@ class TestErrors:
             r"K has shape \(3,\), expected \(3, 3\)": lambda a: a.update(K=np.ones(3)),
             r"uv_vis has shape \(21, 3\)": lambda a: a.update(uv_vis=np.ones((21, 3))),
             "xyz holds NaN": lambda a: a["xyz"].__setitem__((3, 1), np.nan),
+            "xyz holds NaN or inf": lambda a: a.update(xyz=np.full((42, 3), 1e300)),
+            "K is str, expected an array": lambda a: a.update(K="eye"),
+            "K is dict, expected an array": lambda a: a.update(K={"fx": 1}),
+            "K is list, expected an array": lambda a: a.update(K=[[1, 0, 0], [0, 1], [0]]),
+            "K is csc_matrix, expected": lambda a: a.update(K=scipy.sparse.csc_matrix(np.eye(3))),
+            "K is object, expected": lambda a: a.update(K=np.array([[10**400] * 3] * 3)),
+            "K holds NaN": lambda a: a.update(K=np.diag([1e300, 1, 1])),
+            "K with positive focal lengths": lambda a: a.update(K=np.zeros((3, 3))),
+            "K with positive focal .* the last": lambda a: a.update(K=np.diag([1, 1, 2])),
+            "xyz is <U3": lambda a: a.update(xyz=np.full((42, 3), "one")),
         }
         for number, (match, damage) in enumerate(cases.items()):
             labels = {0: label(), 1: label()}
@@ -284,6 +302,12 @@ class TestErrors:
         self.broken(tmp_path / "empty", "holds no annotations")
         make(tmp_path / "list", "training", [parts_image(0, 1)], [label()])
         self.broken(tmp_path / "list", "expected a dict by image index, got list")
+        for number, key in enumerate(("0", True, -1, 10**5000)):
+            root = tmp_path / f"key{number}"
+            make(root, "training", [parts_image(0, 1)], {key: label()})
+            self.broken(root, "expected a dict by image index, 0 to 99999")
+        make(tmp_path / "none", "training", [parts_image(0, 1)], {0: None})
+        self.broken(tmp_path / "none", "annotation 0 has no 'uv_vis'")
 
     @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.95])
     @pytest.mark.parametrize("name", ["color", "mask"])
@@ -295,6 +319,14 @@ class TestErrors:
         frames = RHD(tmp_path, "training")
         assert frames[0].side == "right"
         self.broken(tmp_path, f"sample 1 of .*{name}/00001.png is not a readable image", index=1)
+
+    def test_another_format_under_this_name(self, tmp_path):
+        """Only the formats of data sets are decoded: here PostScript, which would be run."""
+        folder = make(tmp_path, "training", [parts_image(0, 1)])
+        for kind in ("EPS", "TIFF", "GIF", "DDS", "PPM"):
+            image = Image.new("RGB", (320, 320))
+            image.save(folder / "color" / "00000.png", kind)
+            self.broken(tmp_path, "is not a readable image.*expected PNG, BMP, JPEG", index=0)
 
     def test_image_under_another_name(self, tmp_path):
         folder = make(tmp_path, "training", [parts_image(0, 1)] * 2)

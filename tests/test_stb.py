@@ -1,5 +1,8 @@
 """The STB reader against files made by hand, its writer against STB's layout, and bad files."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
@@ -7,6 +10,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.data import stb
+from hamr_lib.data.matfile import read_mat
 from hamr_lib.data.stb import STB
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import NAMES
@@ -39,7 +43,7 @@ def make(root, sequences=TRAINING + EVALUATION, frames=2, **arrays):
         folder = root / "images" / name
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(frames):
-            for prefix, red in (("SK_color", 10 * i), ("BB_left", 100)):
+            for prefix, red in (("SK_color", 10 * i), ("BB_left", 100), ("BB_right", 200)):
                 pixels = np.zeros((480, 640, 3), np.uint8)
                 pixels[..., 0], pixels[..., 2] = red, number
                 Image.fromarray(pixels).save(folder / f"{prefix}_{i}.png", compress_level=1)
@@ -94,16 +98,19 @@ class TestReads:
         colour = ROTATION.inv().apply(raw[:, 0, 0] - TRANSLATION)
         np.testing.assert_allclose(frame.joints_3d[0], colour / 1000, atol=1e-6)
 
-    def test_stereo_camera(self, tmp_path):
-        """BB's labels are in its left camera's own frame."""
+    def test_stereo_pair(self, tmp_path):
+        """BB's labels are in its left camera's frame; the right one is 120.054 mm beside it."""
         raw = raw_labels(2)
         make(tmp_path, handPara=raw)
-        frame = STB(tmp_path, "evaluation", root_shift="palm", camera="BB")[0]
-        assert frame.key == "B1Counting/BB_left_0" and frame.image[0, 0, 0] == 100
-        x, y, z = raw[:, 0, 0] / 1000
-        np.testing.assert_allclose(frame.joints_3d[0], (x, y, z), atol=1e-6)
-        u, v = 822.79041 * x / z + 318.47345, 822.79041 * y / z + 250.31296
-        np.testing.assert_allclose(frame.joints_2d[0], (u, v), atol=1e-3)
+        frames = STB(tmp_path, "evaluation", root_shift="palm", camera="BB")
+        keys = ["B1Counting/BB_left_0", "B1Counting/BB_right_0", "B1Counting/BB_left_1"]
+        assert len(frames) == 8 and frames.keys[:3] == keys
+        for frame, red, moved in ((frames[2], 100, 0), (frames[3], 200, 0.120054)):
+            assert frame.image[0, 0, 0] == red
+            x, y, z = raw[:, 0, 1] / 1000 - (moved, 0, 0)
+            np.testing.assert_allclose(frame.joints_3d[0], (x, y, z), atol=1e-6)
+            u, v = 822.79041 * x / z + 318.47345, 822.79041 * y / z + 250.31296
+            np.testing.assert_allclose(frame.joints_2d[0], (u, v), atol=1e-3)
 
 
 class TestWrites:
@@ -153,7 +160,7 @@ class TestErrors:
             "handPara has shape (3, 20, 2), expected (3, 21, frames)": {
                 "handPara": raw_labels(2)[:, :20]
             },
-            "handPara has shape (1,), expected": {"handPara": "text"},
+            "holds handPara, but not as real numbers": {"handPara": "text"},
             "handPara of frame 2 holds NaN": {"handPara": nan},
         }
         for match, content in cases.items():
@@ -167,7 +174,7 @@ class TestErrors:
         make(tmp_path, EVALUATION, frames=2)
         path = tmp_path / "labels" / "B1Random_SK.mat"
         path.write_bytes(path.read_bytes()[:size])
-        self.broken(tmp_path, "B1Random_SK.mat is not a readable MATLAB file|has no 'handPara'")
+        self.broken(tmp_path, "B1Random_SK.mat is not a readable MATLAB|has no 'handPara'")
 
     def test_images(self, tmp_path):
         make(tmp_path, EVALUATION)
@@ -182,3 +189,51 @@ class TestErrors:
             STB(tmp_path, "test")
         self.broken(tmp_path, "root_shift='wrist'; expected one of ring", root_shift="wrist")
         self.broken(tmp_path, "camera='RGB'; expected one of SK, BB", camera="RGB")
+
+
+class TestMatFiles:
+    @pytest.mark.parametrize("compressed", [False, True])
+    @pytest.mark.parametrize("kind", ["<f8", "<f4", "<i2", "u1", "<i4"])
+    def test_what_scipy_writes(self, tmp_path, compressed, kind):
+        """Its small elements, its compression, its other variables."""
+        path = tmp_path / "a.mat"
+        array = (100 * np.random.default_rng(0).random((3, 21, 4))).astype(kind)
+        content = {"other": {"a": 1}, "text": "words", "handPara": array, "x": np.eye(2)}
+        scipy.io.savemat(path, content, do_compression=compressed)
+        np.testing.assert_array_equal(read_mat(path, "handPara"), array.astype(float))
+        np.testing.assert_array_equal(read_mat(path, "x"), np.eye(2))
+        with pytest.raises(
+            HamrError, match=r"a.mat has no 'y' \(it has other, text, handPara, x\)"
+        ):
+            read_mat(path, "y")
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_damaged_bytes(self, tmp_path, compressed):
+        """Each byte of tags and sizes changed in turn: the array or an error, never a crash. SciPy
+        ends the process where byte 192, the type of the numbers, is 0x13."""
+        path = tmp_path / "a.mat"
+        scipy.io.savemat(path, {"handPara": raw_labels(2)}, do_compression=compressed)
+        whole = path.read_bytes()
+        damages = [(192, value) for value in (0x78, 0x13, 0x95, 0xFF)]
+        damages += [(place, value) for place in range(124, 210) for value in (0, 0x13, 0x7F, 0xFF)]
+        refused = 0
+        for place, value in damages:
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            try:
+                read_mat(path, "handPara")
+            except HamrError:
+                refused += 1
+        assert refused > 200
+
+    def test_bombs(self, tmp_path):
+        path = tmp_path / "a.mat"
+        header = b"MATLAB 5.0".ljust(124) + b"\x00\x01IM"
+        packed = zlib.compress(bytes(1 << 26))
+        path.write_bytes(header + struct.pack("<II", 15, len(packed)) + packed)
+        with pytest.raises(HamrError, match="unpacks to more than"):
+            read_mat(path, "handPara")
+        big = scipy.io.savemat(path, {"handPara": np.zeros((3, 21, 1))}) or path.read_bytes()
+        dims = struct.pack("<iii", 3, 21, 1)
+        path.write_bytes(big.replace(dims, struct.pack("<iii", 3, 2**30, 2**30)))
+        with pytest.raises(HamrError, match="not a readable MATLAB 5 file"):
+            read_mat(path, "handPara")

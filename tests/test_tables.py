@@ -10,7 +10,7 @@ from saved_results import drawn_sets, evaluate_oracle, make_results, small_setti
 
 from hamr_lib.config import VARIANTS
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics, scores
+from hamr_lib.evaluation import protocols, scores
 from hamr_lib.files import write_json
 from hamr_lib.report import tables
 
@@ -54,7 +54,15 @@ def test_results_are_the_measured_rows_of_the_study(results):
     row = rows.query("method == 'main' and dataset == 'open-rhd' and metric == 'auc'").iloc[0]
     cell = table[(table.method == "HAMR (this study)") & (table["data set"] == "open-rhd")]
     expected = f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
-    assert cell["3-D PCK AUC"].item() == expected
+    assert cell["3-D PCK AUC, our reading"].item() == expected
+    hand3d = table.set_index(["data set", "method"])["3-D PCK AUC, hand3d's protocol"]
+    assert (hand3d["open-dexter"] == "-").all()  # it labels no palm
+    for dataset in ("open-stb", "open-rhd"):
+        found = rows.query(
+            f"method == 'main' and dataset == '{dataset}' and metric == 'auc_hand3d'"
+        )
+        assert hand3d[dataset, "HAMR (this study)"].startswith(f"{found.value.item():.3f} [")
+        assert found.protocol.item().startswith("hand3d's: 3-D, 20-50 mm cut from 0-50 in 20")
 
 
 def test_table_1_keeps_measured_and_published_apart(results):
@@ -68,10 +76,11 @@ def test_table_1_keeps_measured_and_published_apart(results):
 
 def test_the_protocol_matrix(results):
     table = tables.protocols(results)
-    assert list(table.protocol) == [p.name for p in metrics.protocol_matrix()]
+    assert list(table.protocol) == [p.name for p in protocols.protocol_matrix()]
     by_name = table.set_index("protocol")
-    assert by_name["open-dexter"][metrics.PAPER.name] == "-"  # it labels no wrist
-    assert by_name["open-dexter"][metrics.TIPS.name] != "-"
+    assert by_name["open-dexter"][protocols.PAPER.name] == "-"  # it labels no wrist
+    assert by_name["open-dexter"][protocols.TIPS.name] != "-"
+    assert by_name["open-stb, SK camera"][protocols.BIHAND.name] != "-"
 
 
 def test_ablations_with_their_paired_differences(results):

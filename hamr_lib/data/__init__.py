@@ -1,6 +1,7 @@
 """Data sets: one reader (and writer) per file format, all giving `Frame`s; and their checker.
 
 frame           `Frame`, `Frames`: one image with its labels, whatever the set
+matfile         `read_mat`: one array of a MATLAB file
 rhd, stb, dexter, photographs    `RHD`, `STB`, `Dexter`, `Photographs`: the readers
 registry        `training_crops`, `evaluation_crops`: the sets that a profile names
 check           `find_sets`: what lies on disk, compared with what a set should hold

@@ -1,11 +1,12 @@
 """Which data sets are there, and are they what they should be.
 
-A real set under `data/raw` is used only if it is complete; one that is not is named with what it
-lacks. In its place comes the open stand-in of the same format under `data/open/<profile>`, held to
-the counts that the profile asked for.
+A real set under `data/raw` is used if it is complete; one that is there and incomplete stops the
+run, named with what it lacks. Where there is none, the open stand-in of the same format under
+`data/open/<profile>` is used, held to the counts that the profile asks for.
 """
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hamr_lib.joints import MIDDLE_MCP, WRIST
 from hamr_lib.render.draw2d import contact_sheet, draw_skeleton, fit
 
 TITLES = {"rhd": "RHD", "stb": "STB", "dexter": "Dexter+Object"}
+_STB = tuple(name for names in stb.SPLITS.values() for name in names)
 SPLITS = {
     "rhd": ("training", "evaluation"),
     "stb": ("training", "evaluation"),
@@ -33,7 +35,9 @@ class DataSet:
     name: str  # its format: "rhd", "stb" or "dexter"
     title: str  # what tables call it: "RHD", or "open-rhd" for its stand-in
     root: Path
-    expected: dict  # samples by split
+    expected: dict  # images by split
+    sequences: dict = field(default_factory=dict)  # images by sequence, where it has sequences
+    camera: str = "SK"  # of STB's cameras
     notice: str = ""  # why this one was taken, if that needs saying
 
     @property
@@ -48,36 +52,45 @@ class DataSet:
         if self.name == "rhd":
             return rhd.RHD(self.root, split, mask=data.rhd_mask)
         if self.name == "stb":
-            return stb.STB(self.root, split, root_shift=data.stb_root)
+            return stb.STB(self.root, split, root_shift=data.stb_root, camera=self.camera)
         return dexter.Dexter(self.root)
 
     def missing(self):
         """What the set lacks, in words, from its files' names alone; an empty list if nothing."""
         if not self.root.is_dir():
             return [f"the folder {self.root}"]
-        return _MISSING[self.name](self.root, self.expected)
+        return _MISSING[self.name](self)
 
 
-def published(name, folder=ROOT / "data"):
-    """The real set of this name, wherever it may or may not be."""
-    frames = {
-        "rhd": rhd.SPLITS,
-        "stb": {split: len(names) * stb.FRAMES for split, names in stb.SPLITS.items()},
-        "dexter": {"evaluation": dexter.FRAMES},
-    }[name]
-    return DataSet(name, TITLES[name], Path(folder) / "raw" / name, dict(frames))
+def published(name, folder=ROOT / "data", camera="SK"):
+    """The real set of this name, wherever it may or may not be; of STB, one camera's images."""
+    root, title = Path(folder) / "raw" / name, TITLES[name]
+    if name == "rhd":
+        return DataSet(name, title, root, dict(rhd.SPLITS))
+    if name == "stb":
+        return _sequences(name, title, root, dict.fromkeys(_STB, stb.FRAMES), camera)
+    return _sequences(name, title, root, dexter.FRAMES)
 
 
 def stand_in(name, settings, folder=ROOT / "data"):
     """The open stand-in of this name that the settings ask for, rendered or not."""
-    asked = settings.data.open
-    frames = {
-        "rhd": {"training": asked.rhd_training, "evaluation": asked.rhd_evaluation},
-        "stb": {split: len(names) * asked.stb_frames for split, names in stb.SPLITS.items()},
-        "dexter": {"evaluation": len(dexter.SEQUENCES) * asked.dexter_frames},
-    }[name]
-    root = Path(folder) / "open" / settings.profile / f"open-{name}"
-    return DataSet(name, f"open-{name}", root, frames)
+    asked, title = settings.data.open, f"open-{name}"
+    root = Path(folder) / "open" / settings.profile / title
+    if name == "rhd":
+        frames = {"training": asked.rhd_training, "evaluation": asked.rhd_evaluation}
+        return DataSet(name, title, root, frames)
+    if name == "stb":
+        return _sequences(name, title, root, dict.fromkeys(_STB, asked.stb_frames))
+    return _sequences(name, title, root, dict.fromkeys(dexter.FRAMES, asked.dexter_frames))
+
+
+def _sequences(name, title, root, frames, camera="SK"):
+    """A set of sequences, from how many frames each has."""
+    if name == "dexter":
+        return DataSet(name, title, root, {"evaluation": sum(frames.values())}, dict(frames))
+    images = {key: count * len(stb.IMAGES[camera]) for key, count in frames.items()}
+    expected = {split: sum(images[key] for key in keys) for split, keys in stb.SPLITS.items()}
+    return DataSet(name, title, root, expected, images, camera)
 
 
 def find_sets(settings, folder=ROOT / "data"):
@@ -87,28 +100,37 @@ def find_sets(settings, folder=ROOT / "data"):
         {"rhd", "stb", "dexter"} -> `DataSet`, whose `notice` says why a real set was not taken.
 
     Raises:
-        HamrError: naming what the set that should be used lacks.
+        HamrError: naming what the set that should be used lacks. Under auto, a real set that is
+            there but incomplete is such a set: no stand-in takes its place.
     """
     sets = {}
     for name in TITLES:
-        real, substitute = published(name, folder), stand_in(name, settings, folder)
-        notice = ""
+        real = published(name, folder, settings.data.stb_camera)
+        substitute, notice = stand_in(name, settings, folder), ""
         if settings.data.sets != "open":
             missing = real.missing()
             if not missing:
                 sets[name] = real
                 continue
             problem = f"{real.title} is not complete: it lacks {_listed(missing)}"
-            if settings.data.sets == "real":
-                raise HamrError(f"data.sets is 'real', but {problem}")
+            if settings.data.sets == "real" or os.path.lexists(real.root):
+                raise HamrError(
+                    f"data.sets is {settings.data.sets!r}, but {problem}. Complete {real.root} or "
+                    "remove it, or set data.sets to 'open' to use the stand-ins"
+                )
             notice = f"{problem}. {substitute.title} is used in its place."
+        if name == "stb" and settings.data.stb_camera != substitute.camera:
+            raise HamrError(
+                f"data.stb_camera is {settings.data.stb_camera!r}, but {substitute.title} has "
+                f"images of {substitute.camera} alone. {notice}".strip()
+            )
         missing = substitute.missing()
         if missing:
             raise HamrError(
                 f"{substitute.title} is not complete: it lacks {_listed(missing)}; "
                 f"`make data PROFILE={settings.profile}` renders it. {notice}".strip()
             )
-        sets[name] = DataSet(name, substitute.title, substitute.root, substitute.expected, notice)
+        sets[name] = replace(substitute, notice=notice)
     return sets
 
 
@@ -125,44 +147,43 @@ def _count(folder, start="", suffix=".png"):
     return sum(n.startswith(start) and n.endswith(suffix) and not n.startswith(".") for n in names)
 
 
+def _absent(path):
+    """A file's path, as a list of none or one, if it is not there."""
+    return [] if path.is_file() else [str(path)]
+
+
 def _short(where, found, expected):
     """The words for a wrong count, as a list of none or one."""
     return [] if found == expected else [f"{where}: {found:,} of {expected:,} images"]
 
 
-def _missing_rhd(root, expected):
+def _missing_rhd(dataset):
     missing = []
-    for split, count in expected.items():
-        if not rhd.annotation_path(root, split).is_file():
-            missing.append(str(rhd.annotation_path(root, split)))
+    for split, count in dataset.expected.items():
+        missing += _absent(rhd.annotation_path(dataset.root, split))
         for kind in ("color", "mask", "depth"):
-            folder = rhd.split_folder(root, split) / kind
+            folder = rhd.split_folder(dataset.root, split) / kind
             missing += _short(folder, _count(folder), count)
     return missing
 
 
-def _missing_stb(root, expected):
+def _missing_stb(dataset):
     missing = []
-    for split, names in stb.SPLITS.items():
-        for name in names:
-            if not stb.label_path(root, name).is_file():
-                missing.append(str(stb.label_path(root, name)))
-            folder = stb.image_path(root, name, 0).parent
-            missing += _short(folder, _count(folder, "SK_color_"), expected[split] // len(names))
+    for name, count in dataset.sequences.items():
+        missing += _absent(stb.label_path(dataset.root, name, dataset.camera))
+        folder = stb.image_path(dataset.root, name, 0).parent
+        found = sum(_count(folder, f"{image}_") for image in stb.IMAGES[dataset.camera])
+        missing += _short(folder, found, count)
     return missing
 
 
-def _missing_dexter(root, expected):
-    missing, total = [], 0
-    for name in dexter.SEQUENCES:
-        if not dexter.annotation_path(root, name).is_file():
-            missing.append(str(dexter.annotation_path(root, name)))
-        folder = dexter.sequence_folder(root, name) / "color"
-        count = _count(folder, suffix="")
-        if not count:
-            missing.append(f"{folder}: no images")
-        total += count
-    return missing + _short(root / "data", total, expected["evaluation"])
+def _missing_dexter(dataset):
+    missing = []
+    for name, count in dataset.sequences.items():
+        missing += _absent(dexter.annotation_path(dataset.root, name))
+        folder = dexter.sequence_folder(dataset.root, name) / "color"
+        missing += _short(folder, _count(folder, suffix=""), count)
+    return missing
 
 
 _MISSING = {"rhd": _missing_rhd, "stb": _missing_stb, "dexter": _missing_dexter}
@@ -177,7 +198,8 @@ class Report:
     found: bool  # the folder is there
     missing: tuple  # what it lacks, in words
     samples: dict  # by split, as read
-    expected: dict  # by split
+    expected: dict  # images by split
+    skipped: int  # frames left out, since fewer than two joints are labelled
     checked: int  # samples whose images were read
     problems: tuple  # what could not be read, in words, with file and index
     left_share: float  # share of left hands
@@ -203,7 +225,8 @@ class Report:
             "found": self.found,
             "complete": self.complete,
             "samples": of(self.samples),
-            "expected": of(self.expected),
+            "skipped": self.skipped,
+            "images expected": of(self.expected),
             "checked": self.checked,
             "unreadable": len(self.problems),
             "left hands": self.left_share,
@@ -229,7 +252,7 @@ def check_set(dataset, data, limit=200):
     Returns:
         A `Report`.
     """
-    samples, problems, frames, errors = {}, [], [], []
+    samples, problems, frames, errors, skipped = {}, [], [], [], 0
     found = dataset.root.is_dir()
     for split in dataset.splits if found else ():
         try:
@@ -238,6 +261,7 @@ def check_set(dataset, data, limit=200):
             problems.append(f"{split}: {error}")
             continue
         samples[split] = len(reader)
+        skipped += getattr(reader, "skipped", 0)
         try:
             errors.append(_reprojection(dataset, reader))
         except HamrError as error:
@@ -257,6 +281,7 @@ def check_set(dataset, data, limit=200):
         missing=tuple(dataset.missing()),
         samples=samples,
         expected=dataset.expected,
+        skipped=skipped,
         checked=len(frames),
         problems=tuple(problems),
         left_share=float(np.mean([f.left for f in frames])) if frames else np.nan,

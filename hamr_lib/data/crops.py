@@ -39,7 +39,7 @@ CACHE = ROOT / "data" / "cache"
 BOX_FACTOR = 1.4
 TIPS_SPAN = 0.20  # metres
 FINEST = 16  # times as fine as a crop that its drawing may be
-RULE = 1  # raise whenever this file would cut other crops from the same frames
+RULE = 2  # raise whenever this file would cut other crops from the same frames
 CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of the set
 
 
@@ -141,6 +141,7 @@ def crop_frame(frame, image_size, size):
         "joints_3d": np.where(valid_3d[:, None], joints_3d - root, 0).astype(np.float32),
         "valid_2d": valid_2d,
         "valid_3d": valid_3d,
+        "visible": valid_2d if frame.visible is None else valid_2d & frame.visible,
         "has_mask": np.bool_(frame.mask is not None),
         "root": root.astype(np.float32),
         "has_root": np.bool_(has_root),
@@ -173,6 +174,7 @@ class Crops:
     - image (B, 3, S, S) uint8 RGB; mask (B, S, S) uint8 coverage of 255; has_mask (B,) bool
     - joints_2d (B, 21, 2) crop units of the network crop; valid_2d (B, 21) bool
     - joints_3d (B, 21, 3) metres from the root; valid_3d (B, 21) bool
+    - visible (B, 21) bool, of the labelled joints those that the set flags as visible
     - root (B, 3) metres, camera frame; has_root (B,) bool, False where it is no wrist
     - center (B, 2) and side (B,) pixels of the network crop in its frame; left (B,) bool, mirrored
     - index (B,) long, the sample's place in this set

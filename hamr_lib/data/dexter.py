@@ -1,6 +1,6 @@
 """Dexter+Object (Sridhar et al., ECCV 2016), read and written; for evaluation only.
 
-    data/Grasp1/color/image_00000.png      640x480 (any file names; they are taken in order)
+    data/Grasp1/color/Color_0001.bmp       640x480 (any file names; they are taken in order)
                /annotations/Grasp13D.txt   a line a frame: "x, y, z;" for each of the thumb, index,
                                            middle, ring and little fingertip, then of three
                                            corners of the object
@@ -22,8 +22,9 @@ from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside
 from hamr_lib.joints import FINGERS, NUM_JOINTS, TIPS
 
-SEQUENCES = ("Grasp1", "Grasp2", "Occlusion", "Rigid", "Pinch", "Rotate")
-FRAMES = 3014  # of the six sequences together, as published
+# Images of each sequence as published, 3,145 together; about 3,014 of them are annotated.
+FRAMES = {"Grasp1": 356, "Grasp2": 648, "Occlusion": 354, "Rigid": 531, "Pinch": 458, "Rotate": 798}
+SEQUENCES = tuple(FRAMES)
 MISSING = 32001
 
 K_COLOR = np.array([[587.45209, 0, 325], [0, 600.67456, 249], [0, 0, 1]])
@@ -37,8 +38,13 @@ _TO_CAMERA = np.array([-1, -1, 1])  # x left, y up <-> x right, y down
 class Dexter(Frames):
     """Dexter+Object's frames: only fingertips, and of these only the labelled, are not NaN.
 
+    A frame with fewer than two labelled tips is skipped: one tip, aligned by itself, says nothing.
+
     Args:
         root: the folder that holds `data`.
+
+    Attributes:
+        skipped: how many frames were skipped.
 
     Raises:
         HamrError: for missing or broken annotations, or other numbers of images than of labels;
@@ -47,7 +53,7 @@ class Dexter(Frames):
 
     def __init__(self, root):
         super().__init__(root)
-        self.paths, tips = [], []
+        paths, tips = [], []
         for name in SEQUENCES:
             labels = read_annotations(root, name)
             images = sequence_images(root, name)
@@ -56,10 +62,15 @@ class Dexter(Frames):
                     f"{sequence_folder(root, name)} has {len(images)} color images, but labels for "
                     f"{len(labels)}"
                 )
-            self.paths += images
+            paths += images
             tips.append(labels)
-        self.joints_3d = np.full((len(self.paths), NUM_JOINTS, 3), np.nan, np.float32)
-        self.joints_3d[:, TIPS] = depth_to_color(np.concatenate(tips)) / 1000
+        tips = np.concatenate(tips)
+        kept = np.flatnonzero(np.isfinite(tips).all(2).sum(1) >= 2)
+        if not len(kept):
+            raise HamrError(f"{root} has no frame with two labelled fingertips")
+        self.paths, self.skipped = [paths[i] for i in kept], len(paths) - len(kept)
+        self.joints_3d = np.full((len(kept), NUM_JOINTS, 3), np.nan, np.float32)
+        self.joints_3d[:, TIPS] = depth_to_color(tips[kept]) / 1000
 
     def __len__(self):
         return len(self.paths)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside
+
+FORMATS = ("PNG", "BMP", "JPEG")  # of the data sets; no other decoder sees a file
 
 
 @dataclass(eq=False)
@@ -22,6 +25,7 @@ class Frame:
     K: np.ndarray  # (3, 3) float32 intrinsics of this image
     mask: np.ndarray | None  # (H, W) bool, this hand's pixels; None where a set has no masks
     key: str  # its name within the set, such as "training/00012"
+    visible: np.ndarray | None = None  # (21,) bool; None where a set does not say: all labelled
 
 
 class Frames(Dataset):
@@ -39,16 +43,19 @@ class Frames(Dataset):
             raise HamrError(f"sample {index} of {self.root}: {error}") from error
 
 
-def read_image(path, flags=cv2.IMREAD_COLOR_RGB):
-    """Decode an image file; (H, W, 3) uint8 RGB unless `flags` ask OpenCV for something else."""
+def read_image(path, mode="RGB"):
+    """Decode an image file of `FORMATS`: (H, W, 3) uint8 RGB, or (H, W) uint8 with mode "L"."""
     try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
-    image = cv2.imdecode(content, flags) if len(content) else None
-    if image is None:
-        raise HamrError(f"{path} is not a readable image; it may be truncated")
-    return image
+        with Image.open(path, formats=FORMATS) as image:
+            return np.array(image.convert(mode))
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise HamrError(f"cannot read {path}: {error.strerror}") from error
+    # What Pillow raises for a broken file is not bounded.
+    except Exception as error:
+        raise HamrError(
+            f"{path} is not a readable image; it may be truncated, expected {', '.join(FORMATS)} "
+            f"({str(error)[:200]})"
+        ) from error
 
 
 def write_image(path, image):
@@ -60,7 +67,7 @@ def write_image(path, image):
 
 
 def list_images(folder, pattern="*.png"):
-    """The images in a folder, those numbered in order of their number; an error if it has none."""
+    """List the images in a folder in order of their number; an error if it has none."""
     paths = [p for p in Path(folder).glob(pattern) if not p.name.startswith(".")]
     if not paths:
         found = "is empty of" if Path(folder).is_dir() else "is missing, and with it its"

@@ -30,7 +30,7 @@ def evaluation_crops(settings):
 
 def _load(found, split, settings, augment=None):
     # What decides the frames: the files, and how they are read.
-    identity = [found.name, split, settings.data.rhd_mask, settings.data.stb_root]
+    identity = [found.name, split, settings.data.rhd_mask, settings.data.stb_root, found.camera]
     return load_crops(
         found.load(split, settings.data),
         [*identity, folder_identity(found.root)],

@@ -13,7 +13,6 @@ within a hand the wrist, then thumb to little finger, each from *tip to base*.
 import pickle
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from hamr_lib.camera import project_pinhole
@@ -74,7 +73,7 @@ class RHD(Frames):
         """The image (H, W, 3) and, by side, the pixels (H, W) bool of each hand."""
         name = f"{self.ids[index]:05d}.png"
         image = read_image(self.root / "color" / name)
-        parts = read_image(self.root / "mask" / name, cv2.IMREAD_GRAYSCALE)
+        parts = read_image(self.root / "mask" / name, "L")
         if parts.shape != image.shape[:2]:
             raise HamrError(f"{name}: a mask of {parts.shape} for an image of {image.shape[:2]}")
         if parts.max() > LAST_PART:
@@ -106,10 +105,9 @@ class RHD(Frames):
             path = self.root / "depth" / f"{self.ids[index]:05d}.png"
             depth = decode_depth(read_image(path))
             mask = mask_from_depth(depth, joints_3d, K)
-        joints_2d = self.uv_vis[index, joints, :2]
-        return Frame(
-            image, side, joints_3d, joints_2d, K, mask, f"{self.split}/{self.ids[index]:05d}"
-        )
+        joints_2d, visible = self.uv_vis[index, joints, :2], self.uv_vis[index, joints, 2] == 1
+        key = f"{self.split}/{self.ids[index]:05d}"
+        return Frame(image, side, joints_3d, joints_2d, K, mask, key, visible)
 
 
 def split_folder(root, split):
@@ -130,29 +128,45 @@ def read_annotations(path):
         float32, joints in RHD's own order.
     """
     annotations = load_pickle(path)
-    if not isinstance(annotations, dict) or not all(isinstance(k, int) for k in annotations):
+    if not isinstance(annotations, dict):
         raise HamrError(f"{path}: expected a dict by image index, got {type(annotations).__name__}")
     if not annotations:
         raise HamrError(f"{path} holds no annotations")
+    if not all(type(key) is int and 0 <= key < 100_000 for key in annotations):
+        raise HamrError(f"{path}: expected a dict by image index, 0 to 99999")
     ids = sorted(annotations)
     columns = {key: np.empty((len(ids), *shape), np.float32) for key, shape in _SHAPES.items()}
     for row, index in enumerate(ids):
         for key, shape in _SHAPES.items():
-            try:
-                value = annotations[index][key]
-            except (KeyError, TypeError, IndexError) as error:
-                raise HamrError(f"{path}: annotation {index} has no {key!r}") from error
-            if np.shape(value) != shape:
-                raise HamrError(
-                    f"{path}: annotation {index}: {key} has shape {np.shape(value)}, "
-                    f"expected {shape}"
-                )
-            columns[key][row] = value
-    for key, values in columns.items():
-        bad = np.flatnonzero(~np.isfinite(values).all((1, 2)))
-        if len(bad):
-            raise HamrError(f"{path}: annotation {ids[bad[0]]}: {key} holds NaN or infinity")
+            columns[key][row] = _numbers(
+                annotations[index], key, shape, f"{path}: annotation {index}"
+            )
+    K = columns["K"]
+    bad = (K[:, 0, 0] <= 0) | (K[:, 1, 1] <= 0) | (K[:, 2] != (0, 0, 1)).any(1)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise HamrError(
+            f"{path}: annotation {ids[first]}: expected K with positive focal lengths and the last "
+            f"row 0, 0, 1, got {K[first].tolist()}"
+        )
     return ids, *columns.values()
+
+
+def _numbers(annotation, key, shape, where):
+    """One array of an annotation, checked to be finite numbers of this shape."""
+    if not isinstance(annotation, dict) or key not in annotation:
+        raise HamrError(f"{where} has no {key!r}")
+    value = annotation[key]
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise HamrError(f"{where}: {key} is {kind}, expected an array of numbers")
+    if value.shape != shape:
+        raise HamrError(f"{where}: {key} has shape {value.shape}, expected {shape}")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise HamrError(f"{where}: {key} holds NaN or infinity")
+    return value
 
 
 def decode_depth(pixels):

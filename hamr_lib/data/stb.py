@@ -1,13 +1,15 @@
 """STB, the Stereo Tracking Benchmark (Zhang et al., ICIP 2017), read and written.
 
     images/B1Counting/SK_color_0.png   640x480, a depth camera's colour image ("SK")
-                     /BB_left_0.png    a stereo pair's left image ("BB"), not read by default
+                     /BB_left_0.png    a stereo pair's images ("BB")
+                     /BB_right_0.png
     labels/B1Counting_SK.mat           handPara (3, 21, frames) millimetres
           /B1Counting_BB.mat
 
 Six backgrounds, "Counting" and "Random" each; all left hands. There are 3-D labels only: no masks,
-and 2-D is their projection. SK's labels are in the frame of its depth camera. Joints: the palm's
-centre, then little, ring, middle, index and thumb, each from base to tip.
+and 2-D is their projection. SK's labels are in the frame of its depth camera, BB's in that of the
+left one. Zimmermann & Brox evaluate BB, left and right (6,000 images); others SK. Joints: the
+palm's centre, then little, ring, middle, index and thumb, each from base to tip.
 """
 
 from pathlib import Path
@@ -18,6 +20,7 @@ import scipy.io
 
 from hamr_lib.camera import project_pinhole
 from hamr_lib.data.frame import Frame, Frames, read_image, write_image
+from hamr_lib.data.matfile import read_mat
 from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside
 from hamr_lib.joints import FROM_STB, MIDDLE_MCP, NUM_JOINTS, RING_MCP, TO_STB, WRIST
@@ -30,7 +33,7 @@ FRAMES = 1500  # of each sequence as published
 
 K_SK = np.array([[607.92271, 0, 314.78337], [0, 607.88192, 236.42484], [0, 0, 1]])
 K_BB = np.array([[822.79041, 0, 318.47345], [0, 822.79041, 250.31296], [0, 0, 1]])
-BASELINE_BB = 120.054  # millimetres from the stereo pair's left camera to its right
+BASELINE_BB = 0.120054  # metres from the stereo pair's left camera to its right
 # STB's own text: these take coordinates "relative to color camera to those relative to depth
 # camera". So depth = R colour + t, and a label goes the other way, colour = R' (depth - t).
 R_SK = cv2.Rodrigues(np.array([0.00531, -0.01196, 0.00301]))[0]
@@ -39,17 +42,17 @@ T_SK = np.array([-24.0381, -0.4563, -1.2326])  # millimetres
 # How the palm's centre becomes a wrist: a joint, and how many times the way from it to the palm.
 # The two that others have published; and the palm as it is, which is no wrist.
 ROOT_SHIFTS = {"ring": (RING_MCP, 2.0), "middle": (MIDDLE_MCP, 2.2), "palm": (WRIST, 1.0)}
-_IMAGES = {"SK": "SK_color", "BB": "BB_left"}
+IMAGES = {"SK": ("SK_color",), "BB": ("BB_left", "BB_right")}  # by camera, per frame
 
 
 class STB(Frames):
-    """STB's frames, in the order of `SPLITS`.
+    """STB's images, in the order of `SPLITS`; of BB, each left one is followed by its right one.
 
     Args:
         root: the folder that holds `images` and `labels`.
         split: "training" or "evaluation".
         root_shift: a key of `ROOT_SHIFTS`.
-        camera: "SK", which the benchmark uses, or "BB" for the stereo pair's left image.
+        camera: "SK" or "BB".
 
     Raises:
         HamrError: for missing or broken labels or NaN in them; and, on reading, a broken image.
@@ -60,16 +63,19 @@ class STB(Frames):
             raise HamrError(f"split={split!r}; expected one of {', '.join(SPLITS)}")
         if root_shift not in ROOT_SHIFTS:
             raise HamrError(f"root_shift={root_shift!r}; expected one of {', '.join(ROOT_SHIFTS)}")
-        if camera not in _IMAGES:
-            raise HamrError(f"camera={camera!r}; expected one of {', '.join(_IMAGES)}")
+        if camera not in IMAGES:
+            raise HamrError(f"camera={camera!r}; expected one of {', '.join(IMAGES)}")
         super().__init__(root)
         self.camera, self.K = camera, K_SK if camera == "SK" else K_BB
         labels = [read_labels(root, name, camera) for name in SPLITS[split]]
-        self.joints_3d = palm_to_wrist(np.concatenate(labels), root_shift).astype(np.float32)
+        joints = palm_to_wrist(np.concatenate(labels), root_shift)
+        views = [joints - (BASELINE_BB * view, 0, 0) for view in range(len(IMAGES[camera]))]
+        self.joints_3d = np.stack(views, axis=1).reshape(-1, NUM_JOINTS, 3).astype(np.float32)
         self.keys = [
-            f"{name}/{_IMAGES[camera]}_{i}"
+            f"{name}/{image}_{i}"
             for name, label in zip(SPLITS[split], labels, strict=True)
             for i in range(len(label))
+            for image in IMAGES[camera]
         ]
 
     def __len__(self):
@@ -88,33 +94,21 @@ def label_path(root, sequence, camera="SK"):
 
 
 def image_path(root, sequence, index, camera="SK"):
-    """One image of a sequence."""
-    return Path(root) / "images" / sequence / f"{_IMAGES[camera]}_{index}.png"
+    """One image of a sequence; of BB, the left one."""
+    return Path(root) / "images" / sequence / f"{IMAGES[camera][0]}_{index}.png"
 
 
 def read_labels(root, sequence, camera="SK"):
     """(frames, 21, 3) metres in the frame of the camera that took the images; our joint order,
     but joint 0 is still the palm's centre."""
     path = label_path(root, sequence, camera)
-    if not path.is_file():
-        raise HamrError(f"{path} is missing")
-    try:
-        content = scipy.io.loadmat(path)
-    # What SciPy raises for a broken file is not bounded.
-    except Exception as error:
-        raise HamrError(
-            f"{path} is not a readable MATLAB file; it may be truncated ({error})"
-        ) from error
-    if "handPara" not in content:
-        known = ", ".join(k for k in content if not k.startswith("__"))
-        raise HamrError(f"{path} has no 'handPara' (it has {known or 'nothing'})")
-    raw = content["handPara"]
-    if raw.ndim != 3 or raw.shape[:2] != (3, NUM_JOINTS) or not np.issubdtype(raw.dtype, np.number):
+    raw = read_mat(path, "handPara")
+    if raw.ndim != 3 or raw.shape[:2] != (3, NUM_JOINTS) or not raw.size:
         raise HamrError(f"{path}: handPara has shape {raw.shape}, expected (3, 21, frames)")
     bad = np.flatnonzero(~np.isfinite(raw).all((0, 1)))
     if len(bad):
         raise HamrError(f"{path}: handPara of frame {bad[0]} holds NaN or infinity")
-    points = raw.transpose(2, 1, 0).astype(float)[:, FROM_STB]
+    points = raw.transpose(2, 1, 0)[:, FROM_STB]
     return (depth_to_color(points) if camera == "SK" else points) / 1000
 
 

@@ -13,6 +13,9 @@ only what is in photo pixels is mirrored back):
     pixels, true_pixels        (N, 21, 2) pixels of the photo; also peak_pixels
                                (joints_3d, joints_2d and pixels only where the method gives joints)
     valid_3d, valid_2d         (N, 21) bool, which labels there are
+    visible                    (N, 21) bool, which joints the set flags as visible
+    palm                       (2,) see `protocols.PALM`
+    stb_camera                 "SK" or "BB"; "" for another set than STB
     camera, global_orient, hand_pose, betas   (N, ...) where the method estimates them
     iou, iou_background        (N,) see `metrics.iou`; NaN where the set or the method has no mask
     mirrored                   (N,) bool, a left hand
@@ -35,14 +38,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from hamr_lib.camera import crop_to_pixels
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import EvenBatches
+from hamr_lib.data.stb import ROOT_SHIFTS
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.files import commit, write_aside
 from hamr_lib.model.hamr import heatmap_peaks
 from hamr_lib.render import silhouette
 
-REQUIRED = ("true_joints_3d", "valid_3d", "true_pixels", "valid_2d", "iou", "iou_background",
-            "keys", "dataset", "split", "method", "seed", "commit", "mask_size")  # fmt: skip
+REQUIRED = (
+    "true_joints_3d", "valid_3d", "visible", "palm", "stb_camera", "true_pixels", "valid_2d", "iou",
+    "iou_background", "keys", "dataset", "split", "method", "seed", "commit", "mask_size",
+)  # fmt: skip
 
 
 def best_device():
@@ -134,6 +140,7 @@ def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=No
             "true_joints_2d": batch["joints_2d"].cpu().numpy(),
             "valid_3d": batch["valid_3d"].cpu().numpy(),
             "valid_2d": batch["valid_2d"].cpu().numpy(),
+            "visible": batch["visible"].cpu().numpy(),
             "mirrored": batch["left"].cpu().numpy(),
             "true_pixels": _photo_pixels(batch["joints_2d"], batch),
         }
@@ -152,7 +159,10 @@ def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=No
     stacked = {k: np.concatenate(v) for k, v in (columns | examples).items()}
     if "example_vertices" in stacked:
         stacked["faces"] = np.asarray(faces.cpu() if torch.is_tensor(faces) else faces)
+    is_stb = "stb" in dataset.lower()
     about = {
+        "palm": ROOT_SHIFTS[settings.data.stb_root] if is_stb else protocols.PALM,
+        "stb_camera": settings.data.stb_camera if is_stb else "",
         "keys": crops.keys, "examples": kept.astype(int), "dataset": dataset, "split": split,
         "method": method, "seed": seed, "commit": commit(), "mask_size": options.mask_size,
     }  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from hamr_lib.data import photographs
 from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.evaluation.predict import (
     Timed,
     best_device,
@@ -83,6 +83,7 @@ LABELS = {
 }
 METRICS = {
     "auc": "3-D PCK AUC",
+    "auc_hand3d": "3-D PCK AUC, hand3d's protocol",
     "epe_mean": "mean 3-D error (mm)",
     "epe_median": "median 3-D error (mm)",
     "auc_2d": "2-D PCK AUC",
@@ -102,8 +103,8 @@ def is_stand_in(dataset):
 
 
 def main_protocol(predictions):
-    """The paper's protocol where wrists are labelled, else alignment by the labelled tips."""
-    return metrics.PAPER if predictions["valid_3d"][:, WRIST].any() else metrics.TIPS
+    """Our reading of the paper's protocol: by the wrist where it is labelled, else by the tips."""
+    return protocols.PAPER if predictions["valid_3d"][:, WRIST].any() else protocols.TIPS
 
 
 def errors_3d(predictions, protocol):
@@ -111,7 +112,12 @@ def errors_3d(predictions, protocol):
     if "joints_3d" not in predictions:
         return np.full(predictions["valid_3d"].shape, np.nan)
     names = ("joints_3d", "true_joints_3d", "valid_3d")
-    return metrics.joint_errors_3d(*(predictions[name] for name in names), protocol)
+    return protocols.joint_errors_3d(
+        *(predictions[name] for name in names),
+        protocol,
+        predictions.get("visible"),
+        predictions.get("palm", protocols.PALM),
+    )
 
 
 def errors_2d(predictions, points="pixels"):
@@ -121,7 +127,7 @@ def errors_2d(predictions, points="pixels"):
     """
     if points not in predictions:
         return np.full(predictions["valid_2d"].shape, np.nan)
-    return metrics.joint_errors_2d(
+    return protocols.joint_errors_2d(
         predictions[points], predictions["true_pixels"], predictions["valid_2d"]
     )
 
@@ -142,25 +148,26 @@ def score(runs, settings):
         settings: `settings.evaluate`.
 
     Returns:
-        DataFrame with `COLUMNS`: AUC, mean and median error in 3-D under the paper's protocol,
-        2-D AUC and error in pixels of the photo, and mIoU. What the method does not predict or
-        the set does not label has no row. `n` counts the images that were scored.
+        DataFrame with `COLUMNS`: AUC, mean and median error in 3-D under our reading of the
+        paper's protocol, AUC under hand3d's, 2-D AUC and error in pixels of the photo, and mIoU.
+        What the method does not predict or the set does not label has no row. `n` counts the
+        images that were scored.
     """
     protocol = main_protocol(runs[0])
-    thresholds = metrics.THRESHOLDS[protocol.thresholds]
-    pixels = metrics.THRESHOLDS[metrics.PIXELS.thresholds]
+    pixels = protocols.THRESHOLDS[protocols.PIXELS.thresholds]
     rows = _Rows(runs, settings)
 
     errors = [errors_3d(run, protocol) for run in runs]
-    rows.add("auc", protocol.name, [_areas(e, thresholds) for e in errors])
+    rows.add_auc(protocol)
     rows.add("epe_mean", protocol.name, errors)
     rows.add_median("epe_median", protocol.name, errors)
+    rows.add_auc(protocols.HAND3D, "auc_hand3d")
     flat = [errors_2d(run) for run in runs]
-    rows.add("auc_2d", metrics.PIXELS.name, [_areas(e, pixels) for e in flat])
-    rows.add("epe_2d", metrics.PIXELS.name, flat)
+    rows.add("auc_2d", protocols.PIXELS.name, [_areas(e, pixels) for e in flat])
+    rows.add("epe_2d", protocols.PIXELS.name, flat)
     if "peak_pixels" in runs[0]:
         peaks = [_areas(errors_2d(run, "peak_pixels"), pixels) for run in runs]
-        rows.add("auc_2d_heatmaps", metrics.PIXELS.name, peaks)
+        rows.add("auc_2d_heatmaps", protocols.PIXELS.name, peaks)
     mask = f"{int(runs[0]['mask_size'])} px crop, coverage >= 0.5, mean over images"
     overlap = [np.stack([run["iou"], run["iou_background"]], axis=1) for run in runs]
     rows.add("miou", mask, [both[:, :1] for both in overlap])
@@ -171,10 +178,8 @@ def score(runs, settings):
 def score_protocols(runs, settings):
     """The AUC of the same predictions under every protocol of the literature, as rows."""
     rows = _Rows(runs, settings)
-    for protocol in metrics.protocol_matrix():
-        thresholds = metrics.THRESHOLDS[protocol.thresholds]
-        areas = [_areas(errors_3d(run, protocol), thresholds) for run in runs]
-        rows.add("auc", protocol.name, areas)
+    for protocol in protocols.protocol_matrix():
+        rows.add_auc(protocol)
     return rows.table()
 
 
@@ -193,6 +198,12 @@ def curve(errors, thresholds, settings):
     draws = metrics.draw(len(errors[0]), settings.bootstrap)
     band = metrics.interval(metrics.bootstrap(hits, draws))
     return np.mean([metrics.joint_mean(h) for h in hits], axis=0), band
+
+
+def protocol_name(name, predictions):
+    """A protocol's name on a set: of STB it tells the camera, too."""
+    camera = str(predictions["stb_camera"])
+    return f"{name}, {camera} camera" if camera else name
 
 
 def _areas(errors, thresholds):
@@ -216,6 +227,12 @@ class _Rows:
             value = np.mean([metrics.joint_mean(v) for v in values])
             self._row(metric, protocol, values, value, metrics.bootstrap(values, self.draws))
 
+    def add_auc(self, protocol, metric="auc"):
+        """The AUC under a 3-D protocol."""
+        thresholds = protocols.THRESHOLDS[protocol.thresholds]
+        areas = [_areas(errors_3d(run, protocol), thresholds) for run in self.runs]
+        self.add(metric, protocol.name, areas)
+
     def add_median(self, metric, protocol, values):
         """The same for the median over images."""
         if not np.isnan(values[0]).all():
@@ -229,7 +246,7 @@ class _Rows:
         self.rows.append({
             "dataset": str(first["dataset"]),
             "split": str(first["split"]),
-            "protocol": protocol,
+            "protocol": protocol_name(protocol, first),
             "method": str(first["method"]),
             "metric": metric,
             "value": float(value),
@@ -351,13 +368,13 @@ def evaluate_photographs(checkpoint, folder):
     )  # fmt: skip
     boxes = crops.labels["side"][:, None] / BOX_FACTOR
     rows = _Rows([run], options)
-    thresholds = metrics.THRESHOLDS[metrics.BOXES.thresholds]
+    thresholds = protocols.THRESHOLDS[protocols.BOXES.thresholds]
     for metric, points in (("auc_2d_box", "pixels"), ("auc_2d_box_heatmaps", "peak_pixels")):
-        rows.add(metric, metrics.BOXES.name, [_areas(errors_2d(run, points) / boxes, thresholds)])
+        rows.add(metric, protocols.BOXES.name, [_areas(errors_2d(run, points) / boxes, thresholds)])
     found = [recover(f.image, frame_box(f), f.side, checkpoint)[0] for f in frames]
     run["recovered_pixels"] = np.stack([recovery.joints_2d for recovery in found])
     errors = errors_2d(run, "recovered_pixels") / boxes
-    rows.add("auc_2d_box_recover", metrics.BOXES.name, [_areas(errors, thresholds)])
+    rows.add("auc_2d_box_recover", protocols.BOXES.name, [_areas(errors, thresholds)])
     return write_rows(Path(folder) / "photographs.csv", rows.table())
 
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hamr_lib.config import FIG8
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.evaluation.scores import (
     LABELS,
     curve,
@@ -131,7 +131,7 @@ def fig6(results_dir, settings):
     for ax, dataset in zip(axes[0], sets, strict=True):
         protocol = main_protocol(methods["main"][dataset])
         curves = {name: [errors_3d(found[dataset], protocol)] for name, found in methods.items()}
-        thresholds = metrics.THRESHOLDS[protocol.thresholds]
+        thresholds = protocols.THRESHOLDS[protocol.thresholds]
         table = _curves(ax, curves, thresholds, settings, named=False)
         tables.append(table.assign(dataset=dataset, protocol=protocol.name))
         ax.set(title=_title(dataset), xlabel="error threshold (mm)")
@@ -172,7 +172,7 @@ def fig7(results_dir, settings):
         if name != "main":
             curves[name] = [errors_2d(found[dataset])]
     fig, ax = plt.subplots(figsize=(WIDTH / 2, 2.5))
-    thresholds = metrics.THRESHOLDS[metrics.PIXELS.thresholds]
+    thresholds = protocols.THRESHOLDS[protocols.PIXELS.thresholds]
     table = _curves(ax, curves, thresholds, settings)
     ax.set(
         title=_title(dataset),
@@ -186,7 +186,7 @@ def fig7(results_dir, settings):
         "maps. Bands: 95 % bootstrap over images; the number behind each name is the AUC over "
         "0-30 pixels."
     )
-    table = table.assign(dataset=dataset, protocol=metrics.PIXELS.name)
+    table = table.assign(dataset=dataset, protocol=protocols.PIXELS.name)
     return save_figure(fig, table, caption, results_dir / "figures", "fig7_pck_2d")
 
 
@@ -202,7 +202,7 @@ def fig8(results_dir, settings):
     for ax, dataset in zip(axes, sets, strict=True):
         protocol = main_protocol(runs["full"][dataset][0])
         curves = {v: [errors_3d(p, protocol) for p in found[dataset]] for v, found in runs.items()}
-        thresholds = metrics.THRESHOLDS[protocol.thresholds]
+        thresholds = protocols.THRESHOLDS[protocol.thresholds]
         table = _curves(ax, curves, thresholds, settings)
         tables.append(table.assign(dataset=dataset, protocol=protocol.name))
         ax.set(title=_title(dataset), xlabel="error threshold (mm)")
