@@ -41,8 +41,8 @@ class Open(NamedTuple):
 
 GIVEN = {
     "data.sets": Row("data sets", "RHD, STB and Dexter+Object (4.2)", "real",
-        "They cannot be shipped. `auto` takes the real sets where they are, `open` never: "
-        "otherwise rendered stand-ins in the same formats."),
+        "They cannot be shipped. `auto` takes each real set that is there; the others, and all "
+        "under `open`, are rendered stand-ins in the same formats."),
     "data.rhd_mask": Row("RHD's hand mask", "parsed from the depth map (4.1)", "depth",
         "The part ids hold the mask itself. The paper gives no rule for the depth map; ours is "
         "`rhd.mask_from_depth`."),
@@ -131,6 +131,8 @@ GIVEN = {
 LEFT_OPEN = {
     "data.stb_root": Open("how STB's palm becomes a wrist",
         "STB labels no wrist. Twice the way from the ring MCP to the palm, as others published."),
+    "data.stb_camera": Open("which of STB's cameras",
+        "SK is one image a frame; Zimmermann and Brox score the stereo pair BB."),
     "data.validation": Open("training images held out",
         "A plateau and the best step need images that are neither trained on nor scored."),
     "model.channels": Open("channels inside the hourglasses",
