@@ -5,9 +5,7 @@ does not change what it costs. Loops that are compared take turns within one pro
 """
 
 import dataclasses
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +18,8 @@ from hamr_lib.hand.layer import load_hand
 from hamr_lib.losses import hamr_losses
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.training import loop
+from hamr_lib.training.run import Run
+from hamr_lib.training.task import Task
 
 WINDOW = 6  # steps of one loop before it is the other's turn
 # So low that no network learns from the noise. One that does recovers larger hands, which take
@@ -63,7 +63,7 @@ class Bare:
 
     def __init__(self, settings, crops, hand):
         torch.manual_seed(0)
-        self.task, self.generator = loop.Task(), torch.Generator().manual_seed(0)
+        self.task, self.generator = Task(), torch.Generator().manual_seed(0)
         self.settings, self.device = settings, best_device()
         self.half = loop.precision(settings.train) == "bf16"
         self.network = HAMR(settings.model, hand)
@@ -102,7 +102,7 @@ class Bare:
         clock("step", self._move)
 
     def _beside(self):
-        return sum(self.task.beside(self.network, self.settings, self.generator).values())
+        return sum(self.task.auxiliary_losses(self.network, self.settings, self.generator).values())
 
     def _move(self):
         if self.settings.train.clip:
@@ -129,32 +129,8 @@ def silhouette_apart(losses):
     return dataclasses.replace(losses, silhouette=0.0), dataclasses.replace(losses, **others)
 
 
-class _Turns(loop.Training):
-    """The study's own loop, which lets the bare network run after every window of steps."""
-
-    def __init__(self, *arguments, bare):
-        super().__init__(*arguments)
-        self.bare, self.own, self.others = bare, [], []
-
-    def on_train_start(self):
-        super().on_train_start()
-        self.begun = time.perf_counter()
-
-    def on_train_batch_end(self, outputs, batch, batch_idx):
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.trainer.global_step % WINDOW:
-            return
-        for times, begun in ((self.own, self.begun), (self.others, None)):
-            if begun is None:
-                begun = time.perf_counter()
-                for _ in range(WINDOW):
-                    self.bare.step()
-            times.append(time.perf_counter() - begun)
-        self.begun = time.perf_counter()
-
-
 def loop_and_bare(settings, crops, hand, turns):
-    """Images a second of `loop.fit`'s loop and of the bare network, taking turns.
+    """Images a second of the training loop and of the bare network, taking turns.
 
     Returns:
         (loop, bare, ratio, `Bare`): medians over the turns; the ratio is that of each turn's two
@@ -166,16 +142,25 @@ def loop_and_bare(settings, crops, hand, turns):
     )
     settings = dataclasses.replace(settings, train=short)
     bare = Bare(settings, crops, hand)
-    with tempfile.TemporaryDirectory() as folder:
-        network = HAMR(settings.model, hand)
-        module = _Turns(settings, Path(folder), network, hand, loop.Task(), "noise", bare=bare)
-        data = loop.CropData(settings.train, crops, crops.subset(np.arange(2)))
-        loop._trainer(settings).fit(module, datamodule=data)
+    torch.manual_seed(0)
+    fabric, network = loop.start_fabric(settings.train), HAMR(settings.model, hand)
+    run = Run(fabric, settings, network, Task(), crops, crops)
+    own, others, begun = [], [], time.perf_counter()
+    for batch in run.batches():
+        run.step(batch)
+        if run.done % WINDOW:
+            continue
+        own.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        for _ in range(WINDOW):
+            bare.step()
+        others.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
     # The first turn also pays for compiling kernels and growing memory.
-    own, others = np.array(module.own[1:]), np.array(module.others[1:])
+    own, others = np.array(own[1:]), np.array(others[1:])
     images = WINDOW * settings.train.batch_size
-    own_loop, alone = images / np.median(own), images / np.median(others)
-    return own_loop, alone, np.median(others / own), bare
+    loop_speed, alone = images / np.median(own), images / np.median(others)
+    return loop_speed, alone, np.median(others / own), bare
 
 
 class _OneByOne(torch.utils.data.Dataset):
@@ -200,7 +185,7 @@ def plain_loop(settings, crops, hand, steps):
     and samples one at a time through the loader.
     """
     torch.manual_seed(0)
-    task, generator = loop.Task(), torch.Generator().manual_seed(0)
+    task, generator = Task(), torch.Generator().manual_seed(0)
     device, size = best_device(), settings.train.batch_size
     network = HAMR(settings.model, hand).to(device).train()
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -212,7 +197,7 @@ def plain_loop(settings, crops, hand, steps):
             batch = {key: value.to(device) for key, value in batch.items()}
             output = network(batch["image"])
             loss = hamr_losses(output, batch, settings.losses, network.hand.faces)["total"]
-            beside = task.beside(network, settings, generator)
+            beside = task.auxiliary_losses(network, settings, generator)
             loss = sum(beside.values(), loss)
             optimiser.zero_grad()
             loss.backward()

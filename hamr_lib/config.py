@@ -183,6 +183,8 @@ class Train:
     validate_every: int = 1000  # steps; a checkpoint is written as often
     precision: str = one_of("32", "bf16")
     clip: float = 0.0  # largest gradient norm; 0 does not clip
+    # Decay of the exponential moving average of the weights that is validated and saved; 0: none.
+    average: float = 0.0
     compile: bool = False  # torch.compile the network; pays on a GPU, needs a C++ compiler on a CPU
     # Where a run computes, not what: these may differ when a run is resumed.
     workers: int = 0  # processes that read batches ahead; on a CPU they only take cores away

@@ -1,3 +1,5 @@
+"""A run is a function of seed and step, whatever ends it, and computes what it says."""
+
 import csv
 import dataclasses
 import json
@@ -6,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tiny import TinyHand, draw_frames, tiny_settings
@@ -15,10 +18,20 @@ from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.model import checkpoint
+from hamr_lib.model.backbone import PretrainedStem
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.training import loop
+from hamr_lib.training import loop, task
+from hamr_lib.training.run import Run
+from hamr_lib.training.schedule import WARM_STEPS, WeightAverage, cosine, make_optimizer, trapezoid
+from hamr_lib.training.watch import Progress, Watch
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+AVERAGED = {"average": 0.9}
+
+
+def crops_of(folder):
+    frames = draw_frames(20)
+    return load_crops(frames, "drawn", 32, Augment(), cache=folder / "cache").split(0.25, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +39,21 @@ def crops(tmp_path_factory):
     return crops_of(tmp_path_factory.mktemp("crops"))
 
 
-def fit(run_dir, crops, settings=None):
-    return loop.fit(settings or tiny_settings(), run_dir, *crops, TinyHand())
+def fit(run_dir, crops, settings=None, **options):
+    return loop.fit(settings or tiny_settings(**AVERAGED), run_dir, *crops, TinyHand(), **options)
 
 
 def timeless(history):
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
 
 
-def weights(run_dir, name="last"):
+def saved(run_dir, name="last"):
     return checkpoint.read(run_dir / "checkpoints" / f"{name}.ckpt")
 
 
 @pytest.fixture(scope="module")
 def unbroken(crops, tmp_path_factory):
-    """A finished run of 12 steps, validated every 4, with dropout and augmentation."""
+    """A finished run of 12 steps, validated every 4, with dropout, augmentation and averaging."""
     run_dir = tmp_path_factory.mktemp("unbroken")
     return run_dir, fit(run_dir, crops)
 
@@ -60,74 +73,106 @@ def assert_same_run(run_dir, history, unbroken):
     whole_dir, whole = unbroken
     assert timeless(history) == timeless(whole)
     for name in ("last", "best"):
-        ours, theirs = weights(run_dir, name), weights(whole_dir, name)
+        ours, theirs = saved(run_dir, name), saved(whole_dir, name)
         assert same(ours["state_dict"], theirs["state_dict"])
         assert ours["hamr"]["step"] == theirs["hamr"]["step"]
-    assert same(weights(run_dir)["optimizer_states"], weights(whole_dir)["optimizer_states"])
-    assert same(weights(run_dir)["hamr"]["plateau"], weights(whole_dir)["hamr"]["plateau"])
+    ours, theirs = saved(run_dir)["run"], saved(whole_dir)["run"]
+    assert same({**ours, "seconds": 0}, {**theirs, "seconds": 0})
+    assert len((run_dir / "log.csv").read_text().splitlines()) == 1 + len(whole)
+
+
+# --- what a run leaves ---------------------------------------------------------------------------
 
 
 def test_what_a_run_leaves(unbroken, crops):
     run_dir, history = unbroken
     assert [row["step"] for row in history] == [4, 8, 12]
     with open(run_dir / "log.csv") as file:
-        logged = list(csv.DictReader(file))
-    parts = {"joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette", "total"}
-    assert parts <= {k.removeprefix("train_") for k in logged[0]}
-    assert parts | {"joints_3d_mm"} <= {k.removeprefix("val_") for k in logged[0]}
-    for row, expected in zip(logged, history, strict=True):
-        assert {k: float(v) for k, v in row.items()} == expected
-        weighted = tiny_settings().losses
-        total = sum(getattr(weighted, k) * expected[f"val_{k}"] for k in parts - {"total"})
-        assert expected["val_total"] == pytest.approx(total, rel=1e-5)
-    last, best = weights(run_dir)["hamr"], weights(run_dir, "best")["hamr"]
-    assert last["step"] == 12 and last["seed"] == 0 and last["hand"] == "tiny"
+        logged = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert logged == history
+    weights = tiny_settings().losses
+    parts = ("joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette")
+    for row in history:
+        total = sum(getattr(weights, part) * row[f"val_{part}"] for part in parts)
+        assert row["val_total"] == pytest.approx(total, rel=1e-5)
+    stored = np.load(run_dir / "validation.npz")
+    assert stored["error"].shape == (3, len(crops[1]))
+    assert stored["error"].mean(1) == pytest.approx([row["val_joints_3d_mm"] for row in history])
     lowest = min(history, key=lambda row: row["val_joints_3d_mm"])
+    best = saved(run_dir, "best")["hamr"]
     assert best["step"] == lowest["step"] and best["metrics"] == lowest
     assert not list(run_dir.rglob(".*part*"))
 
 
-def test_validation_figures_are_those_of_the_saved_network(unbroken, crops):
-    """The error in the log, computed anew and one sample at a time from the checkpoint."""
-    run_dir, history = unbroken
+def test_validation_errors_are_those_of_the_saved_network(unbroken, crops):
+    """Each sample's error, computed anew and by itself from the checkpoint."""
+    run_dir, _ = unbroken
     network = HAMR(tiny_settings().model, TinyHand())
-    network.load_state_dict(checkpoint.model_state(weights(run_dir)))
-    network.eval()
+    network.load_state_dict(saved(run_dir)["state_dict"])
     errors = []
     for i in range(len(crops[1])):
         batch = centre_crop(crops[1].batch([i]), 32)
         with torch.no_grad():
-            found = network(batch["image"]).estimates[-1].joints_3d
+            found = network.eval()(batch["image"]).estimates[-1].joints_3d
         errors.append((found - batch["joints_3d"]).norm(dim=-1).mean().item() * 1000)
-    assert history[-1]["val_joints_3d_mm"] == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+    assert np.load(run_dir / "validation.npz")["error"][-1] == pytest.approx(errors, rel=1e-4)
 
 
-def test_the_same_settings_give_the_same_run(unbroken, crops, tmp_path):
-    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
-    other = fit(tmp_path / "other", crops, tiny_settings(seed=1))
-    assert timeless(other) != timeless(unbroken[1])
+def test_the_average_of_weights(crops, tmp_path):
+    """It follows its recurrence, and training does not notice it."""
+    network = torch.nn.BatchNorm1d(1)
+    average, wanted = WeightAverage(network, decay=0.5), None
+    for n, value in enumerate([3.0, 5.0, -1.0, 2.0] + 20 * [7.0]):
+        network.weight.data.fill_(value)
+        network.running_var.fill_(value)
+        decay = min(0.5, (1 + n) / (10 + n))
+        wanted = value if wanted is None else decay * wanted + (1 - decay) * value
+        average.update_parameters(network)
+        assert average.module.weight.item() == pytest.approx(wanted, rel=1e-6)
+        assert average.module.running_var.item() == pytest.approx(wanted, rel=1e-6)
+    with_average, without = (
+        fit(tmp_path / str(decay), crops, tiny_settings(steps=4, average=decay))[0]
+        for decay in (0.9, 0.0)
+    )
+    assert with_average["train_total"] == without["train_total"]
+    assert with_average["val_total"] != without["val_total"]
+    network = saved(tmp_path / "0.9")["run"]["network"]
+    assert same(network, saved(tmp_path / "0.0")["state_dict"])
 
 
-@pytest.mark.parametrize("kill_at", [3, 5, 8, 10])
-def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeypatch, kill_at):
-    class Killed(Exception):
-        pass
+# --- a run is a function of seed and step --------------------------------------------------------
 
-    step = loop.Training.training_step
 
-    def dying_step(self, batch, batch_idx):
-        if batch["step"] == kill_at:
+def test_another_seed_gives_another_run(unbroken, crops, tmp_path):
+    assert timeless(fit(tmp_path, crops, tiny_settings(seed=1, **AVERAGED))) != timeless(
+        unbroken[1]
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(at):
+    """A `Run.step` that dies before step `at`."""
+    step = Run.step
+
+    def dying_step(self, batch):
+        if batch["step"] == at:
             raise Killed
-        return step(self, batch, batch_idx)
+        step(self, batch)
 
+    return dying_step
+
+
+@pytest.mark.parametrize("kill_at", [3, 10])
+def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeypatch, kill_at):
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Training, "training_step", dying_step)
+        patched.setattr(Run, "step", dying(kill_at))
         with pytest.raises(Killed):
             fit(tmp_path, crops)
-    saved = tmp_path / "checkpoints" / "last.ckpt"
-    assert saved.is_file() == (kill_at >= 4)
-    if saved.is_file():
-        assert checkpoint.read(saved)["hamr"]["step"] == kill_at // 4 * 4
+    if kill_at > 4:
+        assert saved(tmp_path)["hamr"]["step"] == 8
     # What a killed process may also leave: dice thrown elsewhere, and a half-written file.
     torch.rand(7)
     (tmp_path / "checkpoints").mkdir(exist_ok=True)
@@ -135,29 +180,48 @@ def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeyp
     assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
 
 
-@pytest.mark.parametrize("lost", ["last.ckpt", "log.csv"])
+def test_a_stopped_run_goes_on_to_the_same_end(unbroken, crops, tmp_path):
+    """Between validations, by its time limit and by the file."""
+    with pytest.raises(HamrError, match="stopped at step 1 of 12"):
+        fit(tmp_path, crops, minutes=0)
+    (tmp_path / "stop").touch()
+    with pytest.raises(HamrError, match="stopped at step 2 of 12"):
+        fit(tmp_path, crops)
+    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
+
+
+@pytest.mark.parametrize("lost", ["best.ckpt", "last.ckpt", "log.csv"])
 def test_a_kill_while_saving(unbroken, crops, tmp_path, monkeypatch, lost):
     """The process dies just before a file of the second validation is renamed into place."""
-    replace = os.replace
-    seen = []
+    replace, seen = os.replace, []
 
     def dying_replace(source, target):
         seen.append(os.path.basename(target))
         if seen.count(lost) == 2:
-            raise KeyError("killed")
+            raise Killed
         replace(source, target)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", dying_replace)
-        with pytest.raises(KeyError):
+        with pytest.raises(Killed):
             fit(tmp_path, crops)
     assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
-    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
 
 
-def crops_of(folder):
-    frames = draw_frames(20)
-    return load_crops(frames, "drawn", 32, Augment(), cache=folder / "cache").split(0.25, seed=0)
+def test_pre_training_comes_once_and_before_the_first_image(crops, tmp_path, monkeypatch):
+    settings = tiny_settings(lift_steps=2, lift_beside=2)
+    with pytest.raises(HamrError, match="lift_steps=2: expected 0 where model.places is off"):
+        fit(tmp_path, crops, settings)
+    model = dataclasses.replace(settings.model, places=True)
+    settings = dataclasses.replace(settings, model=model)
+    whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "step", dying(5))
+        with pytest.raises(Killed):
+            fit(tmp_path, crops, settings)
+    monkeypatch.setattr(task, "lift", lambda *args: pytest.fail("pre-trained twice"))
+    assert_same_run(tmp_path, fit(tmp_path, crops, settings), whole)
+    assert whole[1][-1]["train_lifting"] > 0 and "val_lifting" not in whole[1][-1]
 
 
 SCRIPT = """
@@ -168,19 +232,19 @@ warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
 import test_train
-from hamr_lib import train
+from hamr_lib.training import loop, task
 
 folder, options, kill_at, frozen = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-step = train.Training.training_step
-def stepping(self, batch, batch_idx):
+step = loop.Run.step
+def stepping(self, batch):
     if batch["step"] == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-train.Training.training_step = stepping
+    return step(self, batch)
+loop.Run.step = stepping
 if frozen:
-    train.HAMR = test_train.frozen
+    task.HAMR = test_train.frozen
 settings = test_train.tiny_settings(**options)
-history = train.fit(settings, folder / "run", *test_train.crops_of(folder), test_train.TinyHand())
+history = loop.fit(settings, folder / "run", *test_train.crops_of(folder), test_train.TinyHand())
 if os.environ.get("RANK") == "0":
     (folder / "history.json").write_text(json.dumps(history))
 """
@@ -194,17 +258,18 @@ def run_script(folder, options, kill_at=-1, processes=1, frozen=False):
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     arguments = [str(folder), json.dumps(options), json.dumps(kill_at), json.dumps(frozen)]
     return subprocess.run(
-        [*start, str(script), *arguments], capture_output=True, text=True, timeout=300,
+        [*start, str(script), *arguments], capture_output=True, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=os.path.dirname(os.path.dirname(__file__)),
     )  # fmt: skip
 
 
 def frozen(*arguments):
-    """A network whose normalisations and dropout do nothing; Lightning keeps each part's mode."""
+    """A network whose normalisations and dropout do nothing."""
     network = HAMR(*arguments)
     for module in network.modules():
         if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.Dropout)):
-            module.eval()
+            module.train = lambda mode=True: None
+            module.training = False
     return network
 
 
@@ -213,7 +278,7 @@ def test_a_killed_process_goes_on(tmp_path):
     options = {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.01, "clip": 1.0}
     killed = run_script(tmp_path, options, kill_at=6)
     assert killed.returncode == -9, killed.stderr
-    assert weights(tmp_path / "run")["hamr"]["step"] == 4
+    assert saved(tmp_path / "run")["hamr"]["step"] == 4
     settings, crops = tiny_settings(**options), crops_of(tmp_path)
     whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
     assert_same_run(tmp_path / "run", fit(tmp_path / "run", crops, settings), whole)
@@ -226,243 +291,109 @@ def test_two_processes_train_like_one(tmp_path, monkeypatch):
     """Two processes over gloo, half the batch each, against one with the whole batch.
 
     Each process normalises by its own half batch and drops its own units, so both are switched
-    off here; what is left (data, augmentation, losses, gradients, steps) has to agree.
+    off here; what is left (data, augmentation, losses, gradients, averages) has to agree.
     """
-    options = {"schedule": "cosine"}
+    options = {"schedule": "cosine", **AVERAGED}
     ran = run_script(tmp_path, options, processes=2, frozen=True)
     assert ran.returncode == 0, ran.stderr
     pair = json.loads((tmp_path / "history.json").read_text())
-    monkeypatch.setattr(loop, "HAMR", frozen)
+    monkeypatch.setattr(task, "HAMR", frozen)
     single = fit(tmp_path / "single", crops_of(tmp_path), tiny_settings(**options))
     for one, two in zip(timeless(single), timeless(pair), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
+    errors = [np.load(tmp_path / run / "validation.npz")["error"] for run in ("run", "single")]
+    np.testing.assert_allclose(*errors, rtol=1e-4)
+
+
+# --- refusals ------------------------------------------------------------------------------------
 
 
 def test_a_finished_run_returns_at_once(unbroken, crops, monkeypatch):
     run_dir, history = unbroken
-    monkeypatch.setattr(loop, "_trainer", None)  # nothing may be trained
+    monkeypatch.setattr(loop, "Run", None)  # nothing may be trained
     assert fit(run_dir, crops) == history
 
 
 def test_another_configuration_is_refused(unbroken, crops):
     run_dir, _ = unbroken
     with pytest.raises(HamrError, match="train.learning_rate=0.0002, but this run asks for"):
-        fit(run_dir, crops, tiny_settings(learning_rate=1e-3))
+        fit(run_dir, crops, tiny_settings(learning_rate=1e-3, **AVERAGED))
     with pytest.raises(HamrError, match="was trained on data"):
         fit(run_dir, (crops[1], crops[0]))
-    with pytest.raises(HamrError, match="steps=10 is not a positive multiple of .*every=4"):
+    with pytest.raises(HamrError, match="steps=10: expected a positive multiple of"):
         fit(run_dir, crops, tiny_settings(steps=10))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monkeypatch):
-    losses = loop.hamr_losses
-    calls = []
+    losses, seen = task.hamr_losses, {}
 
     def poisoned(output, batch, *rest):
         parts = losses(output, batch, *rest)
-        calls.append(batch)
+        seen[batch.get("step")] = batch["index"].tolist()
         if batch.get("step") == 6:
             parts["total"] = parts["total"] * float("nan")
         return parts
 
-    monkeypatch.setattr(loop, "hamr_losses", poisoned)
-    with pytest.raises(HamrError) as error:
+    monkeypatch.setattr(task, "hamr_losses", poisoned)
+    with pytest.raises(HamrError, match="training stopped at step 6: the loss is nan") as error:
         fit(tmp_path, crops)
-    message = str(error.value)
-    assert "training stopped at step 6: the loss is nan" in message and "last.ckpt" in message
-    steps = {b["step"]: b["index"].tolist() for b in calls if "step" in b}
-    named = ", ".join(f"{i} ({crops[0].keys[i]})" for i in steps[6])
-    before = ", ".join(f"{i} ({crops[0].keys[i]})" for i in steps[5])
-    assert f"Samples of this batch: {named}; of the batch before: {before}." in message
-    kept = weights(tmp_path)
-    assert kept["hamr"]["step"] == 4
-    assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
+    now, before = (", ".join(f"{i} ({crops[0].keys[i]})" for i in seen[step]) for step in (6, 5))
+    assert f"Samples of this batch: {now}; of the batch before: {before}" in str(error.value)
+    assert all(torch.isfinite(v).all() for v in saved(tmp_path)["state_dict"].values())
     # With the cause gone, the run ends where it would have ended.
-    monkeypatch.setattr(loop, "hamr_losses", losses)
+    monkeypatch.setattr(task, "hamr_losses", losses)
     assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
 
 
 def test_an_exploding_loss_is_told_from_a_bad_batch():
-    watch = loop.Watch()
+    watch = Watch([str(i) for i in range(300)])
     for step in range(200):
         watch.put(step, torch.tensor([step]), torch.tensor(1.0 + step % 2))
-        assert watch.check() is None
+        watch.check()
     assert watch.mean == pytest.approx(1.5, abs=0.02)
     watch.put(200, torch.tensor([200]), torch.tensor(900.0))
-    assert watch.check() is None
+    watch.check()
     watch.put(201, torch.tensor([201]), torch.tensor(20000.0))
-    assert watch.check() == (201, 20000.0, torch.tensor([201]), torch.tensor([200]))
-    early = loop.Watch()
+    with pytest.raises(HamrError, match="step 201: the loss is 20000"):
+        watch.check()
+    early = Watch(["a"])
     for step, loss in enumerate((1.0, 20000.0)):  # the first steps may do as they like
         early.put(step, torch.tensor([0]), torch.tensor(loss))
-        assert early.check() is None
+        early.check()
 
 
-def test_cosine_schedule():
-    rates = [loop.cosine(step, 100) for step in range(100)]
+# --- optimiser and schedule ----------------------------------------------------------------------
+
+
+def test_schedules():
+    rates = [cosine(step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5] == 1 and rates[52] == pytest.approx(0.5, abs=0.02)
-    assert 0 < rates[-1] < 1e-3 and rates[5:] == sorted(rates[5:], reverse=True)
-
-
-def test_trapezoid_schedule():
-    rates = [loop.trapezoid(step, 1000) for step in range(1000)]
-    assert rates[0] == 1 / loop.WARM_STEPS and rates[99] == 0.5
-    assert set(rates[loop.WARM_STEPS - 1 : 601]) == {1.0}
-    assert rates[700] == 0.5 and rates[601:] == sorted(rates[601:], reverse=True)
-    assert rates[999] == pytest.approx(1 / 800, rel=1e-3)
+    assert rates[52] == pytest.approx(0.5, abs=0.02) and 0 < rates[-1] < 1e-3
+    rates = [trapezoid(step, 1000) for step in range(1000)]
+    assert rates[0] == 1 / WARM_STEPS and set(rates[WARM_STEPS - 1 : 601]) == {1.0}
+    assert rates[700] == 0.5 and rates[999] == pytest.approx(1 / 800, rel=1e-3)
     # A longer run does the same for as long as this one's rate does not fall.
-    assert rates[:601] == [loop.trapezoid(step, 5000) for step in range(601)]
-
-
-def test_a_finished_run_may_be_given_more_steps(crops, tmp_path):
-    """Its last steps, at a falling rate, are dropped: it ends as one that had them at first."""
-    options = {"schedule": "trapezoid", "optimizer": "adamw", "validate_every": 3}
-    whole = tmp_path / "whole", fit(tmp_path / "whole", crops, tiny_settings(steps=15, **options))
-    short = fit(tmp_path, crops, tiny_settings(steps=9, **options))
-    assert weights(tmp_path, "held")["hamr"]["step"] == 3 and len(short) == 3
-    assert_same_run(tmp_path, fit(tmp_path, crops, tiny_settings(steps=15, **options)), whole)
-    # No way back: 12 steps would have ended in a fall that this run never made.
-    with pytest.raises(HamrError, match="train.steps=15, but this run asks for train.steps=12"):
-        fit(tmp_path, crops, tiny_settings(steps=12, **options))
-
-
-def test_a_run_begins_from_the_network_that_it_names(unbroken):
-    path = unbroken[0] / "checkpoints" / "best.ckpt"
-    settings = tiny_settings(start=str(path))
-    network = HAMR(settings.model, TinyHand())
-    loop.Task().prepare(network, settings)
-    begun = checkpoint.model_state(weights(unbroken[0], "best"))
-    assert same(dict(network.state_dict()), begun)
-    # How images are normalised may change; what the weights are of may not.
-    other = dataclasses.replace(settings.model, own_statistics=0.3)
-    other = dataclasses.replace(settings, model=other)
-    assert same(loop.start_weights(str(path), network, other), begun)
-    other = dataclasses.replace(settings.model, hidden=16)
-    with pytest.raises(HamrError, match="best.ckpt is of Model.*expected Model.*hidden=16"):
-        loop.Task().prepare(HAMR(other, TinyHand()), dataclasses.replace(settings, model=other))
-    with pytest.raises(HamrError, match="none.ckpt is missing"):
-        loop.Task().prepare(network, tiny_settings(start="none.ckpt"))
-
-
-def test_what_is_validated_and_saved_leans_to_the_start_and_training_does_not(
-    unbroken, crops, tmp_path
-):
-    path = unbroken[0] / "checkpoints" / "best.ckpt"
-    begun = checkpoint.model_state(weights(unbroken[0], "best"))
-    alone = fit(tmp_path / "alone", crops, tiny_settings(start=str(path)))
-    settings = tiny_settings(start=str(path), start_share=0.25)
-    history = fit(tmp_path / "leans", crops, settings)
-    for name in ("state_dict", "optimizer_states"):  # the training itself is the same to the bit
-        assert same(*(weights(tmp_path / run)[name] for run in ("alone", "leans")))
-    for row, other in zip(history, alone, strict=True):
-        assert row["train_total"] == other["train_total"]
-        assert row["val_total"] != other["val_total"]
-    # Ended at once after the first validation, the last weights are those that the best lean from.
-    short = dataclasses.replace(settings, train=dataclasses.replace(settings.train, steps=4))
-    [row] = fit(tmp_path / "short", crops, short)
-    own = checkpoint.model_state(weights(tmp_path / "short"))
-    saved = checkpoint.model_state(weights(tmp_path / "short", "best"))
-    for name, weight in saved.items():
-        wanted = own[name]
-        if weight.is_floating_point():
-            wanted = 0.75 * wanted.double() + 0.25 * begun[name].double()
-        torch.testing.assert_close(weight.double(), wanted.double(), rtol=1e-6, atol=1e-7)
-    # What was validated is what was saved.
-    network = HAMR(settings.model, TinyHand())
-    checkpoint.load_state(path, network, saved)
-    batch = centre_crop(crops[1].batch(range(len(crops[1]))), settings.model.image_size)
-    with torch.no_grad():
-        output = network.eval()(batch["image"])
-    error = float(loop.joints_error(output.estimates[-1].joints_3d, batch))
-    assert row["val_joints_3d_mm"] == pytest.approx(error, rel=1e-4)
-    assert alone[0]["val_joints_3d_mm"] != pytest.approx(error, rel=1e-4)
-    with pytest.raises(HamrError, match="train.start_share=1.5: expected a share from 0 to 1"):
-        fit(tmp_path, crops, tiny_settings(start_share=1.5))
-
-
-def test_lifting_comes_before_the_first_image_and_once(crops, tmp_path, monkeypatch):
-    for name in ("lift_steps", "lift_beside"):
-        with pytest.raises(HamrError, match=f"{name}=2: expected 0 where model.places is off"):
-            fit(tmp_path, crops, tiny_settings(**{name: 2}))
-    settings = tiny_settings(lift_steps=2, lift_beside=2)
-    model = dataclasses.replace(settings.model, places=True)
-    settings = dataclasses.replace(settings, model=model)
-    whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
-    step = loop.Training.training_step
-
-    def dying_step(self, batch, batch_idx):
-        if batch["step"] == 5:
-            raise KeyboardInterrupt("power cut")
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(loop.Training, "training_step", dying_step)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(tmp_path, crops, settings)
-    monkeypatch.undo()
-    monkeypatch.setattr(loop, "lift", lambda *args: pytest.fail("lifted twice"))
-    assert_same_run(tmp_path, fit(tmp_path, crops, settings), whole)
-    # What is lifted beside the images is told apart from what they are judged by.
-    monkeypatch.undo()
-    row = whole[1][-1]
-    assert 0 < row["train_lifting"] and "val_lifting" not in row
-    alone = dataclasses.replace(settings, train=dataclasses.replace(settings.train, lift_beside=0))
-    assert fit(tmp_path / "alone", crops, alone)[-1]["train_total"] != row["train_total"]
+    assert rates[:601] == [trapezoid(step, 5000) for step in range(601)]
 
 
 def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):
     """With a loss that never improves, patience 0 multiplies the rate by 0.7 a validation."""
-    monkeypatch.setattr(loop.Training, "_means", flat(loop.Training._means))
+    means = Run._means
+    monkeypatch.setattr(Run, "_means", lambda *args: dict.fromkeys(means(*args), 1.0))
     history = fit(tmp_path, crops, tiny_settings(plateau_patience=0))
     rates = [row["learning_rate"] for row in history]  # the first validation sets the mark
     assert rates == pytest.approx([2e-4, 2e-4, 0.7 * 2e-4])
 
 
-def flat(means):
-    return lambda self, prefix: {k: 1.0 for k in means(self, prefix)}
-
-
-def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):
-    clock = iter(range(0, 10**9))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))  # a second a step
-    progress = loop.Progress(tiny_settings(steps=20000).train)
-    progress.start(0)
-    for step in range(1, 20001):
-        progress.show(step)
-    lines = capsys.readouterr().err.splitlines()
-    assert 40 <= len(lines) <= 55
-    assert lines[24].startswith("step 10") and "left" in lines[24]
-    half = next(line for line in lines if int(line.split()[1]) >= 10000)
-    hours, minutes, _ = half.split(" passed, ")[1].split(" left")[0].split(":")
-    assert 60 * int(hours) + int(minutes) == pytest.approx(10000 / 60, abs=8)
-
-
-def test_bfloat16_trains_too(crops, tmp_path):
-    if not torch.cpu._is_avx512_bf16_supported():
-        pytest.skip("this processor has no bfloat16")
-    settings = tiny_settings(precision="bf16", steps=4)
-    history = fit(tmp_path, crops, settings)
-    assert math.isfinite(history[-1]["val_total"])
-    assert {v.dtype for v in weights(tmp_path)["state_dict"].values()} <= {
-        torch.float32, torch.int64
-    }  # fmt: skip
-
-
-def test_gradients_are_clipped_under_the_fused_optimiser(crops, tmp_path, monkeypatch):
-    norms, clip = [], loop.Training.configure_gradient_clipping
-
-    def norm(network):
-        return torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item()
-
-    def spy(self, optimizer, **options):
-        norms.append(norm(self.network))
-        clip(self, optimizer, **options)
-        norms.append(norm(self.network))
-        assert self.optimizers().param_groups[0]["fused"]
-
-    monkeypatch.setattr(loop.Training, "configure_gradient_clipping", spy)
-    fit(tmp_path, crops, tiny_settings(optimizer="adamw", precision="bf16", clip=0.5, steps=4))
-    assert min(norms[::2]) > 1 and norms[1::2] == pytest.approx([0.5] * 4, rel=1e-3)
+def test_pretrained_blocks_have_a_rate_of_their_own():
+    network = PretrainedStem(8, scales=2, pretrained=False)
+    for optimizer in ("adamw", "rmsprop"):
+        train = tiny_settings(optimizer=optimizer, learning_rate=1e-3, stem_rate=0.2).train
+        groups = make_optimizer(network, train).param_groups
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        assert {rates[id(p)] for p in network.blocks.parameters()} == {2e-4}
+        assert {rates[id(p)] for p in network.lateral.parameters()} == {1e-3}
+        assert not any(id(p) in rates for p in network.frozen.parameters())
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
@@ -472,6 +403,9 @@ def test_what_the_profiles_optimise_with_works_together(profile, crops, tmp_path
     options = {name: getattr(chosen, name) for name in names}
     history = fit(tmp_path, crops, tiny_settings(**{**options, "steps": 4}))
     assert math.isfinite(history[-1]["train_total"])
+    assert {v.dtype for v in saved(tmp_path)["state_dict"].values()} <= {
+        torch.float32, torch.int64
+    }  # fmt: skip
 
 
 def test_a_few_samples_are_learnt_by_heart(tmp_path):
@@ -479,14 +413,26 @@ def test_a_few_samples_are_learnt_by_heart(tmp_path):
     plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
                     saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
     settings = tiny_settings(steps=400, validate_every=200, batch_size=8, learning_rate=3e-3,
-                             optimizer="adamw", schedule="cosine")  # fmt: skip
+                             optimizer="adamw", schedule="cosine", clip=5.0)  # fmt: skip
     settings = dataclasses.replace(
         settings, augment=plain, model=dataclasses.replace(settings.model, dropout=0.0)
     )
     eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
     history = loop.fit(settings, tmp_path, eight, eight, TinyHand())
     labels = eight.batch(range(8))["joints_3d"]
-    mean_pose = (labels - labels.mean(0)).norm(dim=-1).mean().item() * 1000
-    assert mean_pose > 40
+    assert (labels - labels.mean(0)).norm(dim=-1).mean().item() * 1000 > 40
     assert history[-1]["val_joints_3d_mm"] < 6, history
     assert history[-1]["val_joints_2d"] < 0.05  # crop units: 2.5 % of the crop's side
+
+
+def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):
+    clock = iter(range(0, 10**9))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))  # a second a step
+    progress = Progress(20000)
+    for step in range(1, 20001):
+        progress.show(step)
+    lines = capsys.readouterr().err.splitlines()
+    assert 40 <= len(lines) <= 55
+    half = next(line for line in lines if int(line.split()[1]) >= 10000)
+    hours, minutes, _ = half.split(" passed, ")[1].split(" left")[0].split(":")
+    assert 60 * int(hours) + int(minutes) == pytest.approx(10000 / 60, abs=8)

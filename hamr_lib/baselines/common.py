@@ -13,15 +13,16 @@ from hamr_lib.evaluation.predict import best_device, output_answer
 from hamr_lib.joints import BONES, NAMES
 from hamr_lib.model.checkpoint import load_state, model_state, read
 from hamr_lib.model.hamr import HAMR, Regression
-from hamr_lib.training import loop
+from hamr_lib.training.loop import fit
+from hamr_lib.training.task import Task, joints_error
 
 NO_WEIGHTS = "random first weights, where the original starts from ImageNet's"
 
 
-class Trained(loop.Task):
+class Trained(Task):
     """A comparison whose network is trained by the study's loop.
 
-    A subclass has, besides what `loop.Task` asks for, `reference`, `departures`, `parts`, which
+    A subclass has, besides what `Task` asks for, `reference`, `departures`, `parts`, which
     returns (weight, loss) by name for its own losses, and `answer`.
     """
 
@@ -31,7 +32,7 @@ class Trained(loop.Task):
     def fit(cls, settings, train_crops, val_crops, hand, folder):
         """Train, or go on, and take the best checkpoint."""
         method = cls()
-        loop.fit(settings, folder, train_crops, val_crops, hand, method)
+        fit(settings, folder, train_crops, val_crops, hand, method)
         best = Path(folder) / "checkpoints" / "best.ckpt"
         network = method.build(settings, hand, train_crops)
         load_state(best, network, model_state(read(best)))
@@ -39,15 +40,15 @@ class Trained(loop.Task):
         method.mask_size = settings.evaluate.mask_size
         return method
 
-    def prepare(self, network, settings):
-        """See `loop.Task`: nothing."""
+    def prepare(self, network, settings, generator):
+        """See `Task`: nothing."""
 
-    def beside(self, network, settings, generator):
-        """See `loop.Task`: nothing."""
+    def auxiliary_losses(self, network, settings, generator):
+        """See `Task`: none."""
         return {}
 
     def losses(self, network, output, batch, settings):
-        """See `loop.Task`. In single precision, as the study's own losses are."""
+        """See `Task`. In single precision, as the study's own losses are."""
         with torch.autocast(batch["image"].device.type, enabled=False):
             parts = self.parts(network, output, batch, settings)
             losses = {name: loss for name, (_, loss) in parts.items()}
@@ -55,9 +56,9 @@ class Trained(loop.Task):
         return losses
 
     def error(self, network, output, batch):
-        """See `loop.Task`: of the joints that it would answer."""
+        """See `Task`: of the joints that it would answer."""
         with torch.autocast(batch["image"].device.type, enabled=False):
-            return loop.joints_error(self.joints(network, output)[0], batch)
+            return joints_error(self.joints(network, output)[0], batch)
 
     def estimate(self, images):
         """See `comparisons`: a method that gives 3-D and 2-D joints."""
@@ -69,7 +70,7 @@ class TrainedMesh(Trained):
     """A comparison whose network gives a `hamr.Output` with a mesh."""
 
     def error(self, network, output, batch):
-        return loop.joints_error(output.estimates[-1].joints_3d, batch)
+        return joints_error(output.estimates[-1].joints_3d, batch)
 
     @property
     def faces(self):

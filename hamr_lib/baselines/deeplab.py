@@ -49,8 +49,7 @@ class DeepLab(Trained):
 
     name = "deeplab"
     reference = "Chen et al., arXiv 1606.00915"
-    judged_by = "mask_percent"
-    told = "mask {:.1f} % wrong"
+    val_metric = "mask_percent"
 
     @staticmethod
     def departures(settings):
@@ -68,9 +67,9 @@ class DeepLab(Trained):
         return {"mask": (1.0, mean_where(wrong.mean(dim=(1, 2)), batch["has_mask"]))}
 
     def error(self, network, output, batch):
-        """Pixels that are wrong, percent: defined also where neither side has any hand."""
+        """Pixels that are wrong, (B,) percent: defined also where neither side has any hand."""
         wrong = ((output > 0) != (batch["mask"] >= 0.5)).float().mean(dim=(1, 2))
-        return 100 * mean_where(wrong, batch["has_mask"])
+        return torch.where(batch["has_mask"], 100 * wrong, torch.nan)
 
     def estimate(self, images):
         """See `comparisons`: a mask alone."""

@@ -8,7 +8,7 @@ from hamr_lib.data.crops import EvenBatches
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device, network_estimator
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.training.loop import Task
+from hamr_lib.training.task import Task
 
 
 class SameBudget(TrainedMesh):

@@ -20,7 +20,7 @@ from hamr_lib.baselines.zimmermann import score_maps
 from hamr_lib.camera import project_weak
 from hamr_lib.evaluation.predict import output_answer
 from hamr_lib.joints import NUM_JOINTS
-from hamr_lib.losses import difference, geometric_loss, heatmap_loss, mean_where
+from hamr_lib.losses import difference, geometric_loss, heatmap_loss
 from hamr_lib.model.hamr import HAMR, START_SCALE, Output, heatmap_peaks
 
 VIEWS = 200  # directions from which the mean hand is held against the joints found
@@ -165,8 +165,7 @@ class SMPLify(TrainedMesh):
 
     name = "smplify"
     reference = "Bogo et al., ECCV 2016"
-    judged_by = "joints_2d_percent"
-    told = "joints {:.2f} % of the crop's side off"
+    val_metric = "joints_2d_percent"
 
     @staticmethod
     def departures(settings):
@@ -194,10 +193,10 @@ class SMPLify(TrainedMesh):
         return {"heatmap": (weights.heatmap, maps)}
 
     def error(self, network, output, batch):
-        """Mean distance of the maps' peaks from the labels, percent of the crop's side."""
+        """Mean distance of the maps' peaks from the labels, (B,) percent of the crop's side."""
         valid = batch["valid_2d"]
         apart = difference(heatmap_peaks(output[-1]), batch["joints_2d"], valid).norm(dim=-1)
-        return 50 * mean_where(apart, valid)  # a crop is 2 units wide
+        return 50 * apart.sum(dim=1) / valid.sum(dim=1)  # a crop is 2 units wide
 
     def estimate(self, images):
         """See `comparisons`: heat maps, then the fit."""

@@ -25,7 +25,7 @@ RELEASE_BYTES = 40e6
 
 
 def describe(settings, data_digest, hand, step, metrics, task="hamr"):
-    """The `hamr` part of a checkpoint: plain values only. `task` is the name of a `loop.Task`."""
+    """The `hamr` part of a checkpoint: plain values only. `task` names a `training.task.Task`."""
     return {
         "format": FORMAT,
         "task": task,
@@ -102,7 +102,7 @@ def read(path):
 
 
 def model_state(checkpoint):
-    """The network's state dict, without the name that the training module puts before it."""
+    """The network's state dict."""
     return {key.removeprefix("network."): v for key, v in checkpoint["state_dict"].items()}
 
 

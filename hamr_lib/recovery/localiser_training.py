@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hamr_lib.data import check
 from hamr_lib.data.augment import (
@@ -45,7 +46,9 @@ from hamr_lib.recovery.localiser import (
 from hamr_lib.recovery.result import seen
 from hamr_lib.render.draw2d import contact_sheet
 from hamr_lib.render.draw2d import fit as fit_image
-from hamr_lib.training.loop import CheckpointIO, Progress, cosine, precision, quiet
+from hamr_lib.training.loop import precision
+from hamr_lib.training.schedule import cosine
+from hamr_lib.training.watch import Progress
 
 PIXELS = 100  # of a hand that is shown at all
 COLOURS = {"left": (86, 180, 233), "right": (230, 159, 0)}
@@ -318,6 +321,16 @@ def segmentation_loss(scores, hands):
     return classes + 0.5 * mean
 
 
+class CheckpointIO(TorchCheckpointIO):
+    """Lightning's way to files, through our own: aside and renamed, and never running code."""
+
+    def save_checkpoint(self, content, path, storage_options=None):
+        checkpoint.save(path, content)
+
+    def load_checkpoint(self, path, map_location=None, weights_only=True):
+        return checkpoint.read(path)
+
+
 class FrameData(lightning.LightningDataModule):
     """The batches of the steps from here to the next checkpoint."""
 
@@ -339,7 +352,7 @@ class Training(lightning.LightningModule):
         self.settings, self.path, self.identity = settings, path, identity
         self.network = network.to(memory_format=torch.channels_last)
         self.history = list(before["history"]) if before else []
-        self.progress = Progress(settings.localiser)
+        self.progress = Progress(settings.localiser.steps)
         self.losses = []
 
     def configure_optimizers(self):
@@ -347,9 +360,6 @@ class Training(lightning.LightningModule):
         return torch.optim.AdamW(
             self.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-
-    def on_train_start(self):
-        self.progress.start(self.trainer.global_step)
 
     def on_train_batch_start(self, batch, batch_idx):
         options = self.settings.localiser
@@ -405,7 +415,6 @@ class Training(lightning.LightningModule):
 
 def _trainer(settings):
     options = settings.localiser
-    quiet()
     return lightning.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,

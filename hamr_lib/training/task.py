@@ -1,0 +1,58 @@
+"""What a run trains, and the figure that its checkpoints are chosen by."""
+
+import sys
+
+import torch
+
+from hamr_lib.errors import HamrError
+from hamr_lib.losses import hamr_losses
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.training.pose_prior import lift, lifting_loss
+from hamr_lib.training.watch import Progress
+
+
+class Task:
+    """HAMR, as a run trains it. A baseline overrides these methods.
+
+    Attributes:
+        name: kept in the checkpoints; those of another name are refused.
+        val_metric: what `error` measures, least is best.
+    """
+
+    name = "hamr"
+    val_metric = "joints_3d_mm"
+
+    def build(self, settings, hand, crops):
+        """Make a new network: a module of images (B, 3, S, S). `crops` it will train on."""
+        return HAMR(settings.model, hand)
+
+    def prepare(self, network, settings, generator):
+        """Train a new network before its first image, on synthetic keypoints alone."""
+        train = settings.train
+        for name in ("lift_steps", "lift_beside"):
+            hands = getattr(train, name)
+            if hands and not settings.model.places:
+                raise HamrError(f"train.{name}={hands}: expected 0 where model.places is off")
+        if train.lift_steps:
+            print("pre-training the regressor on synthetic 2-D keypoints", file=sys.stderr)
+            lift(network, settings, generator, Progress(train.lift_steps).show)
+
+    def auxiliary_losses(self, network, settings, generator):
+        """Losses that need no image, by name; a step adds them to the loss of its batch."""
+        hands = settings.train.lift_beside
+        return {"lifting": lifting_loss(network, settings, hands, generator)} if hands else {}
+
+    def losses(self, network, output, batch, settings):
+        """The unweighted parts of the loss of a network's output, by name, and their "total"."""
+        return hamr_losses(output, batch, settings.losses, network.hand.faces)
+
+    def error(self, network, output, batch):
+        """The `val_metric` of each sample, (B,); NaN without a label."""
+        return joints_error(output.estimates[-1].joints_3d, batch)
+
+
+def joints_error(joints_3d, batch):
+    """Mean distance of joints (B, 21, 3) from their labels: (B,) millimetres, NaN without any."""
+    error = (joints_3d.float() - batch["joints_3d"]).norm(dim=-1)
+    valid = batch["valid_3d"]
+    return 1000 * torch.where(valid, error, 0).sum(1) / valid.sum(1)

@@ -1,0 +1,92 @@
+"""Look at a run while it trains: its losses, and how long it will take."""
+
+import math
+import sys
+import time
+
+import torch
+
+from hamr_lib.errors import HamrError
+
+EXPLODED = 1000.0  # times the running mean of the loss
+SETTLED = 100  # steps before that mean is trusted
+
+
+class Watch:
+    """Stops a run whose loss is not finite or explodes.
+
+    Each loss is looked at one step late, so that the device never waits.
+
+    Args:
+        keys: names of the training samples.
+        state: what `state` gave, to go on from.
+    """
+
+    def __init__(self, keys, state=(0.0, 0)):
+        self.keys = keys
+        self.mean, self.count = state
+        self.pending = self.earlier = None
+
+    def put(self, step, indices, loss):
+        """Remember the loss of a step and the samples (B,) of its batch."""
+        ready, loss = None, loss.detach()
+        if loss.is_cuda:
+            loss, ready = loss.to("cpu", non_blocking=True), torch.cuda.Event()
+            ready.record()
+        self.pending = step, indices, loss, ready
+
+    def check(self):
+        """Raise a `HamrError` that names the samples if the last loss was bad."""
+        if self.pending is None:
+            return
+        step, indices, loss, ready = self.pending
+        if ready:
+            ready.synchronize()
+        loss = loss.item()
+        settled = self.count >= SETTLED
+        if not math.isfinite(loss) or (settled and loss > EXPLODED * self.mean):
+            raise HamrError(
+                f"training stopped at step {step}: the loss is {loss:g}, expected a finite value "
+                f"near its running mean {self.mean:g}. Samples of this batch: "
+                f"{self._names(indices)}; of the batch before: {self._names(self.earlier)}"
+            )
+        self.count += 1
+        self.mean += (loss - self.mean) * max(0.01, 1 / self.count)
+        self.pending, self.earlier = None, indices
+
+    def _names(self, indices):
+        if indices is None:
+            return "none"
+        return ", ".join(f"{i} ({self.keys[i]})" for i in indices.tolist())
+
+    @property
+    def state(self):
+        """Plain values, from which a resumed run goes on."""
+        return [self.mean, self.count]
+
+
+class Progress:
+    """Prints a line now and then, at most fifty in a run besides those with a message."""
+
+    def __init__(self, steps, first=0):
+        self.steps, self.first = steps, first
+        self.started = self.shown = time.monotonic()
+
+    def show(self, done, message=""):
+        """Tell that `done` of the steps are done, and how long the others will take."""
+        now = time.monotonic()
+        elapsed = now - self.started
+        left = elapsed * (self.steps - done) / max(1, done - self.first)
+        if not message and now - self.shown < max(30, (elapsed + left) / 50):
+            return
+        self.shown = now
+        print(
+            f"step {done} of {self.steps}, {_clock(elapsed)} passed, {_clock(left)} left{message}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _clock(seconds):
+    minutes = int(seconds) // 60
+    return f"{minutes // 60}:{minutes % 60:02d}:{int(seconds) % 60:02d}"
