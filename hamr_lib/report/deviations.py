@@ -126,6 +126,8 @@ GIVEN = {
     "train.plateau_factor": Row("factor on a plateau", "0.7 (4.1)", 0.7),
     "train.precision": Row("precision", "single", "32", "Faster; losses stay in single precision."),
     "train.clip": Row("gradient clipping", "none", 0.0, "One bad batch cannot end a short run."),
+    "train.average": Row("decay of the average of weights", "none", 0.0,
+        "It is as good as a lower learning rate, at any step."),
 }  # fmt: skip
 
 LEFT_OPEN = {
