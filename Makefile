@@ -4,10 +4,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# A GPU takes the paper-size network, a machine without one the small profile: `make ablations` the one
-# made for it, since under `cpu` they are few and short, to fit the study's hour.
-SMALL := $(if $(filter-out ablations,$(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))),cpu,ablations)
-PROFILE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo $(SMALL))
+# The paper-size network where there is a GPU, a small one elsewhere.
+PROFILE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 RESULTS := results/$(PROFILE)
 SETTINGS := notebooks/profiles/$(PROFILE).yaml
 

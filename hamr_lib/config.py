@@ -1,249 +1,326 @@
-"""Every setting of the study, its default, and why.
+"""Every setting of the study: its default, its range, and why.
 
-The defaults are the paper's (Section 3 and 4 of HAMR); a profile in `notebooks/profiles/` names
-only what it changes. A *variant* is a named change on top of a profile: the ablations and the
-departures of the shipped model are variants, so that each has a row of its own. A key that is not
-here raises before anything runs.
+The defaults are the paper's (Sections 3 and 4 of HAMR). A profile in `notebooks/profiles/` names
+only what it changes, and a variant (`variants.py`) is a named change on top of a profile. Every
+value is checked once, here: an unknown key, a wrong type or a value out of range is a `HamrError`
+before anything runs.
 """
 
-import dataclasses
-import types
+import functools
+import re
 import typing
-from dataclasses import dataclass, field
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+import pydantic
 import yaml
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter
 
-from hamr_lib.errors import HamrError
+from hamr_lib.errors import HamrError, quoted
 from hamr_lib.files import ROOT
+from hamr_lib.variants import CLAIMS, COMPARISONS, VARIANTS, check_names
 
 PROFILES = ROOT / "notebooks" / "profiles"
-# The methods that the network is compared with (see `comparisons`); the first is HAMR itself,
-# trained for as many steps as the others.
-FLOORS = ("mean-pose", "untrained")  # nothing of these is trained
-COMPARISONS = (
-    "hamr", "zimmermann", "hmr", "smplify", "pavlakos", "deeplab", "bodynet", "boukhayma", "iqbal",
-    *FLOORS,
-)  # fmt: skip
-# What the paper ablates, in its Fig. 8.
-FIG8 = ("no-mesh", "no-camera", "no-geometric", "no-silhouette")
+PROFILE_NAME = re.compile(r"[a-z0-9_-]{1,100}")
+MAX_BYTES = 1_000_000  # of a profile's file
+SEEDS = 2**32 - 1
 
 
-def one_of(default, *choices):
-    """A field that takes only the named values."""
-    return field(default=default, metadata={"choices": (default, *choices)})
+def within(default, low, high, **more):
+    """A number with its default, in [low, high]; `more` as in `pydantic.Field`."""
+    return Field(default, ge=low, le=high, strict=True, allow_inf_nan=False, **more)
 
 
-@dataclass(frozen=True)
+def _ordered(pair):
+    if pair[0] > pair[1]:
+        raise ValueError("the first of two should be at most the second")
+    return pair
+
+
+def _distinct(values):
+    if len(set(values)) < len(values):
+        raise ValueError("each should be named once")
+    return values
+
+
+def _known(names, what):
+    def check(values):
+        try:
+            check_names(values, names, what)
+        except HamrError as error:  # pydantic adds where it stands
+            raise ValueError(str(error)) from None
+        return _distinct(values)
+
+    return AfterValidator(check)
+
+
+Interval = Annotated[
+    tuple[Annotated[StrictFloat, Field(ge=0, le=100, allow_inf_nan=False)], ...],
+    Field(min_length=2, max_length=2),
+    AfterValidator(_ordered),
+]
+Seeds = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=0, le=SEEDS)], ...],
+    Field(min_length=1, max_length=100),
+    AfterValidator(_distinct),
+]
+
+
+def group(cls):
+    """A frozen dataclass that pydantic checks, and whose complaints are `HamrError`s."""
+    cls = pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid"})(cls)
+    checked = cls.__init__
+
+    @functools.wraps(checked)
+    def init(self, *args, **values):
+        try:
+            checked(self, *args, **values)
+        except pydantic.ValidationError as error:
+            raise _told(error, cls, cls.__name__) from None
+
+    cls.__init__ = init
+    return cls
+
+
+@group
 class OpenData:
     """How many stand-in samples to render, and what varies in them (see `open_data`)."""
 
-    seed: int = 1
-    rhd_training: int = 40000  # images; RHD has 41,258
-    rhd_evaluation: int = 2700  # images; RHD has 2,728
-    stb_frames: int = 1500  # frames in each of the 12 sequences, as STB has
-    dexter_frames: int = 500  # frames in each of the 6 sequences
+    seed: int = within(1, 0, SEEDS)
+    rhd_training: int = within(40000, 2, 10**7)  # images; RHD has 41,258
+    rhd_evaluation: int = within(2700, 1, 10**6)  # images; RHD has 2,728
+    stb_frames: int = within(1500, 1, 10**5)  # frames in each of the 12 sequences, as STB has
+    dexter_frames: int = within(500, 1, 10**5)  # frames in each of the 6 sequences
     # Each factor that makes rendered hands look like photographed ones can be switched off.
-    people: bool = True  # a posed body with forearm and sleeves; off: the bare hand alone
-    textures: bool = True  # noise, creases, nails and redness on the skin; off: one colour
-    objects: bool = True  # things and second hands that occlude
-    lights: bool = True  # several coloured lights and shadow; off: one white light
-    lens: bool = True  # exposure, white balance, blur, noise, JPEG; off: a perfect camera
-    photographs: bool = True  # photographs behind the hand; off: procedural textures only
-    environments: bool = True  # light, and often the background, of real places all around
-    spectrum: bool = True  # in some images, low frequencies mixed with a photograph's
-    # Share of hands at rest in RHD's training images (see `poses.sample_poses`); others are lively.
-    resting: float = 0.0
+    people: StrictBool = True  # a posed body with forearm and sleeves; off: the bare hand alone
+    textures: StrictBool = True  # noise, creases, nails and redness on the skin; off: one colour
+    objects: StrictBool = True  # things and second hands that occlude
+    lights: StrictBool = True  # several coloured lights and shadow; off: one white light
+    lens: StrictBool = True  # exposure, white balance, blur, noise, JPEG; off: a perfect camera
+    photographs: StrictBool = True  # photographs behind the hand; off: procedural textures only
+    environments: StrictBool = True  # light, and often the background, of real places all around
+    spectrum: StrictBool = True  # in some images, low frequencies mixed with a photograph's
+    # Fraction of hands at rest in RHD's training images (see `poses.sample_poses`).
+    resting: float = within(0.0, 0, 1)
 
 
-@dataclass(frozen=True)
+@group
 class Data:
     """Which data sets the study reads."""
 
     # auto: each real set that is complete under data/raw, the open stand-in for each other;
     # real: the real sets or an error; open: the stand-ins.
-    sets: str = one_of("auto", "real", "open")
-    stb_root: str = one_of("ring", "middle", "palm")  # how STB's palm becomes a wrist
-    stb_camera: str = one_of("SK", "BB")  # BB: left and right image of the stereo pair
-    rhd_mask: str = one_of("mask", "depth")  # where RHD's hand mask is read from
-    validation: float = 0.05  # share of the training samples held out for plateau and best
+    sets: Literal["auto", "real", "open"] = "auto"
+    stb_root: Literal["ring", "middle", "palm"] = "ring"  # how STB's palm becomes a wrist
+    stb_camera: Literal["SK", "BB"] = "SK"  # BB: left and right image of the stereo pair
+    rhd_mask: Literal["mask", "depth"] = "mask"  # where RHD's hand mask is read from
+    # Fraction of the training samples held out for the plateau and the best checkpoint.
+    validation: float = within(0.05, 0, 0.9)
     open: OpenData = OpenData()
 
 
-@dataclass(frozen=True)
+@group
 class Hand:
     """The hand layer, Section 3.1."""
 
-    model: str = one_of("auto", "mano", "open")
-    pose_components: int = 6  # PCA components; 45 takes axis-angle numbers instead
-    joints: str = one_of("regressed", "kinematic")  # Eq. 3, or the skeleton's own joints
+    model: Literal["auto", "mano", "open"] = "auto"
+    pose_components: int = within(6, 1, 45)  # PCA components; 45 takes axis-angle numbers instead
+    # Eq. 3, or the skeleton's own joints.
+    joints: Literal["regressed", "kinematic"] = "regressed"
 
 
-@dataclass(frozen=True)
+@group
 class Model:
     """The network, Sections 3.2, 3.3 and 4.1."""
 
-    image_size: int = 256
+    image_size: int = within(256, 16, 1024)
     # The paper gives 64 output maps; 256 channels inside is the hourglass's usual width.
-    channels: int = 256
+    channels: int = within(256, 4, 2048, multiple_of=4)
     # The paper's convolutions, or a pretrained encoder (see backbone.py): MediaPipe's hand landmark
     # network, which saw photographs of hands, or EfficientNet-Lite0, which saw ImageNet.
-    stem: str = one_of("convolutions", "hand_landmark", "efficientnet_lite0")
-    frozen_blocks: int = 3  # of a pretrained encoder: how many of its first blocks are not trained
-    map_stride: int = 4  # pixels of the image a pixel of the maps; 8 with a pretrained encoder only
-    # Share of each image's own statistics in the normalisation of the pretrained stem's first
-    # blocks: makes photographs and renderings more alike (see backbone.py).
-    own_statistics: float = 0.0
-    convs: int = 2  # 3x3 convolutions in place of each residual block
-    maps: int = 64  # a stack's output maps, 21 supervised; their side is image_size / map_stride
-    stacks: int = 2
-    depth: int = 4  # times an hourglass halves its input
-    hidden: int = 2048  # width of the two fully connected layers
-    dropout: float = 0.4
-    iterations: int = 3
+    stem: Literal["convolutions", "hand_landmark", "efficientnet_lite0"] = "convolutions"
+    frozen_blocks: int = within(3, 0, 100)  # first blocks of a pretrained encoder, not trained
+    map_stride: Literal[4, 8] = 4  # pixels of the image a pixel of the maps
+    # Fraction of each image's own statistics in the normalisation of the pretrained stem's first
+    # blocks (see backbone.py).
+    own_statistics: float = within(0.0, 0, 1)
+    convs: int = within(2, 1, 8)  # 3x3 convolutions in place of each residual block
+    # Output maps of each stack, the first 21 supervised; their side is image_size / map_stride.
+    maps: int = within(64, 21, 2048)
+    stacks: int = within(2, 1, 16)
+    depth: int = within(4, 1, 8)  # times an hourglass halves its input
+    hidden: int = within(2048, 1, 16384)  # width of the two fully connected layers
+    dropout: float = within(0.4, 0, 0.99)
+    iterations: int = within(3, 1, 32)
     # The fully connected layers also see where the maps find the joints, the features there, and
     # how far off the last estimate's projection is.
-    places: bool = False
-    mesh: bool = True  # off: the head regresses 21 joints and no mesh (ablation)
+    places: StrictBool = False
+    mesh: StrictBool = True  # off: the head regresses 21 joints and no mesh (ablation)
     # Three axis-angle numbers as in the paper, or the continuous 6-D form of Zhou et al. 2019.
-    rotation: str = one_of("axis_angle", "6d")
+    rotation: Literal["axis_angle", "6d"] = "axis_angle"
+
+    def __post_init__(self):
+        stride = self.map_stride
+        if self.image_size % (stride * 2**self.depth):
+            raise ValueError(
+                f"image_size={self.image_size}: expected a multiple of {stride * 2**self.depth} "
+                f"({stride} for the stem, 2 for each of depth={self.depth})"
+            )
+        if self.stem == "convolutions" and stride != 4:
+            raise ValueError("map_stride=8: expected 4 where the stem is not pretrained")
+        if self.stem == "convolutions" and self.own_statistics:
+            raise ValueError(
+                f"own_statistics={self.own_statistics}: expected 0 where the stem is not pretrained"
+            )
 
 
-@dataclass(frozen=True)
+@group
 class Losses:
     """Weights of the parts of Eq. 8, in the paper's order; zero switches a part off."""
 
-    joints_3d: float = 1000.0
-    joints_2d: float = 1.0
-    geometric: float = 1.0
-    camera: float = 0.1
-    heatmap: float = 100.0
-    silhouette: float = 10.0
+    joints_3d: float = within(1000.0, 0, 1e6)
+    joints_2d: float = within(1.0, 0, 1e6)
+    geometric: float = within(1.0, 0, 1e6)
+    camera: float = within(0.1, 0, 1e6)
+    heatmap: float = within(100.0, 0, 1e6)
+    silhouette: float = within(10.0, 0, 1e6)
     # Squared distance as in the paper, or the distance, whose pull does not fade as errors shrink
     # (see losses.py); it wants a `joints_3d` weight of about 100.
-    joints_3d_kind: str = one_of("squared", "distance")
+    joints_3d_kind: Literal["squared", "distance"] = "squared"
     # The paper's L2, or the absolute difference as in HMR, whose pull does not fade either.
-    joints_2d_kind: str = one_of("squared", "absolute")
+    joints_2d_kind: Literal["squared", "absolute"] = "squared"
     # The paper's camera is s (X + t) with t in metres; ours s X + t in crop units. L_cam compares
     # t in either form.
-    camera_offset: str = one_of("metres", "crop")
+    camera_offset: Literal["metres", "crop"] = "metres"
     # The 3-D bones that the labels' scale is divided by: at full length as in the paper, or as
     # projected, which fits the labels better (see camera.py).
-    camera_scale: str = one_of("full", "projected")
+    camera_scale: Literal["full", "projected"] = "full"
     # Squared error as in the paper, or cross-entropy of the Gaussian and the map's softmax, whose
     # unit (see losses.py) wants a `heatmap` weight of about 1.
-    heatmap_kind: str = one_of("squared", "cross_entropy")
-    heatmap_variance: float = 2.5  # pixels^2 of the map
-    silhouette_size: int = 64  # pixels a side at which the silhouette is compared
+    heatmap_kind: Literal["squared", "cross_entropy"] = "squared"
+    heatmap_variance: float = within(2.5, 0.01, 1e4)  # pixels^2 of the map
+    silhouette_size: int = within(64, 4, 1024)  # pixels a side at which the silhouette is compared
 
 
-@dataclass(frozen=True)
+@group
 class Augment:
     """Ranges of Section 4.1; a pair is a uniform range."""
 
-    scale: tuple[float, float] = (0.9, 1.2)
-    rotation: float = 60.0  # degrees either way
+    scale: Interval = (0.9, 1.2)
+    rotation: float = within(60.0, 0, 180)  # degrees either way
     # The paper does not shift crops; found boxes are never exact, so a profile may.
-    shift: float = 0.0  # share of the crop's side either way
-    brightness: tuple[float, float] = (0.2, 1.8)
-    contrast: tuple[float, float] = (0.3, 1.7)
-    saturation: tuple[float, float] = (0.4, 1.6)
+    shift: float = within(0.0, 0, 1)  # fraction of the crop's side either way
+    brightness: Interval = (0.2, 1.8)
+    contrast: Interval = (0.3, 1.7)
+    saturation: Interval = (0.4, 1.6)
     # The paper prints "0.2-1.8" for hue as for brightness, which is no rotation of a hue circle.
     # We read it as a factor around 1 and turn by (factor - 1) / 8 of the circle: +-0.1.
-    hue: tuple[float, float] = (0.2, 1.8)
+    hue: Interval = (0.2, 1.8)
     # Standard deviation, of an image in [0, 1]: the paper's N(0, 0.01), read as its variance.
-    noise: float = 0.1
+    noise: float = within(0.1, 0, 1)
     # Not in the paper: what photographs of hands are like, and renderings too seldom.
-    occlusion: float = 0.0  # share of the samples that have a patch laid before them
-    coarse: float = 0.0  # share of the samples that are mixed with a coarse copy of themselves
+    occlusion: float = within(0.0, 0, 1)  # probability of a patch laid before the hand
+    coarse: float = within(0.0, 0, 1)  # probability of mixing with a coarse copy of the image
+
+    def __post_init__(self):
+        if not self.scale[0] >= 0.1:
+            raise ValueError(f"scale={self.scale}: expected at least 0.1")
 
 
-@dataclass(frozen=True)
+@group
 class Train:
     """Optimisation, Section 4.1."""
 
-    seed: int = 0
-    # The network to begin from, in place of a new one: a checkpoint's path in the project.
-    start: str = ""
-    # Of its weights in what is validated and saved; what is trained has none (see `loop.lean`).
-    start_share: float = 0.0
-    lift_steps: int = 0  # before the first image, on places of joints alone (see lifting.py)
-    lift_beside: int = 0  # hands lifted beside each batch of images
-    steps: int = 200000
-    batch_size: int = 32
-    optimizer: str = one_of("rmsprop", "adamw")
-    learning_rate: float = 2e-4
-    stem_rate: float = 1.0  # factor on the learning rate of a pretrained encoder's blocks
-    weight_decay: float = 0.0
+    seed: int = within(0, 0, SEEDS)
+    # Steps on 2-D keypoints alone, before the first image (see lifting.py).
+    lift_steps: int = within(0, 0, 10**7)
+    lift_beside: int = within(0, 0, 10**5)  # hands lifted beside each batch of images
+    steps: int = within(200000, 1, 10**8)
+    batch_size: int = within(32, 1, 2**16)
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    learning_rate: float = within(2e-4, 1e-12, 10)
+    # Factor on the learning rate of a pretrained encoder's blocks.
+    stem_rate: float = within(1.0, 0, 10)
+    weight_decay: float = within(0.0, 0, 10)
     # plateau: times 0.7 when the validation loss stalls; cosine: warm up, then down to zero;
-    # trapezoid: warm up, stay, and down over the last two fifths: may be given more steps.
-    schedule: str = one_of("plateau", "cosine", "trapezoid")
-    plateau_factor: float = 0.7
-    plateau_patience: int = 5  # validations
-    validate_every: int = 1000  # steps; a checkpoint is written as often
-    precision: str = one_of("32", "bf16")
-    clip: float = 0.0  # largest gradient norm; 0 does not clip
+    # trapezoid: warm up, stay, and down over the last two fifths.
+    schedule: Literal["plateau", "cosine", "trapezoid"] = "plateau"
+    plateau_factor: float = within(0.7, 0.01, 0.99)
+    plateau_patience: int = within(5, 0, 10**6)  # validations
+    # Steps between validations; a checkpoint is written as often.
+    validate_every: int = within(1000, 1, 10**8)
+    precision: Literal["32", "bf16"] = "32"
+    clip: float = within(0.0, 0, 1e6)  # largest gradient norm; 0 does not clip
     # Decay of the exponential moving average of the weights that is validated and saved; 0: none.
-    average: float = 0.0
-    compile: bool = False  # torch.compile the network; pays on a GPU, needs a C++ compiler on a CPU
+    average: float = within(0.0, 0, 0.999999)
+    # torch.compile the network; pays on a GPU, needs a C++ compiler on a CPU.
+    compile: StrictBool = False
     # Where a run computes, not what: these may differ when a run is resumed.
-    workers: int = 0  # processes that read batches ahead; on a CPU they only take cores away
-    devices: int = 1
-    nodes: int = 1
+    workers: int = within(0, 0, 256)  # processes that read batches; on a CPU they take cores away
+    devices: int = within(1, 1, 256)
+    nodes: int = within(1, 1, 1024)
+
+    def __post_init__(self):
+        if self.steps % self.validate_every:
+            raise ValueError(
+                f"steps={self.steps}: expected a multiple of validate_every={self.validate_every}"
+            )
 
 
-@dataclass(frozen=True)
+@group
 class Localiser:
     """The network that finds hands in whole photos (see localiser.py); no part of the paper."""
 
-    image_size: int = 192  # pixels a side of the square that a photo is fitted into
-    channels: int = 48
-    steps: int = 6000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    save_every: int = 100  # steps between checkpoints
-    # Share of the frame's side that a hand takes up in training: from far away to a tight crop.
-    zoom: tuple[float, float] = (0.08, 1.1)
-    rotation: float = 60.0  # degrees either way
-    negatives: float = 0.15  # share of the training frames that hold no hand
+    image_size: int = within(192, 32, 1024)  # pixels a side of the square a photo is fitted into
+    channels: int = within(48, 1, 1024)
+    steps: int = within(6000, 1, 10**7)
+    batch_size: int = within(32, 1, 2**16)
+    learning_rate: float = within(1e-3, 1e-12, 10)
+    weight_decay: float = within(0.01, 0, 10)
+    save_every: int = within(100, 1, 10**7)  # steps between checkpoints
+    # Fraction of the frame's side that a hand takes up in training.
+    zoom: Interval = (0.08, 1.1)
+    rotation: float = within(60.0, 0, 180)  # degrees either way
+    negatives: float = within(0.15, 0, 1)  # fraction of the training frames that hold no hand
 
 
-@dataclass(frozen=True)
+@group
 class Evaluate:
     """Evaluation, Sections 4.3 to 4.5 and the supplement."""
 
-    bootstrap: int = 1000  # resamples behind each 95 % interval
-    mask_size: int = 256  # pixels a side at which mIoU is taken
-    batch_size: int = 64
-    examples: int = 16  # images a set whose picture and mesh are kept for the figures
+    bootstrap: int = within(1000, 1, 10**6)  # resamples behind each 95 % interval
+    mask_size: int = within(256, 8, 4096)  # pixels a side at which mIoU is taken
+    batch_size: int = within(64, 1, 2**16)
+    # Images a set whose picture and mesh are kept for the figures.
+    examples: int = within(16, 0, 10**5)
 
 
-@dataclass(frozen=True)
+@group
 class Study:
     """Which further runs the study holds."""
 
-    ablations: tuple[str, ...] = FIG8
-    ablation_seeds: tuple[int, ...] = (0, 1, 2)
+    ablations: Annotated[tuple[str, ...], _known(VARIANTS, "variant")] = tuple(CLAIMS)
+    ablation_seeds: Seeds = (0, 1, 2)
     # Steps of each ablation run, the full model's own row in that table included, so that all
     # rows of Fig. 8 have the same budget.
-    ablation_steps: int = 200000
+    ablation_steps: int = within(200000, 1, 10**8)
     # At most, before the first image of an ablation or comparison (see `train.lift_steps`).
-    lift_steps: int = 1000
-    comparisons: tuple[str, ...] = COMPARISONS
-    comparison_steps: int = 200000  # of each method that is trained, HAMR among them
+    lift_steps: int = within(1000, 0, 10**7)
+    comparisons: Annotated[tuple[str, ...], _known(COMPARISONS, "method")] = tuple(COMPARISONS)
+    comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
     # ResNet-50, as HMR and Boukhayma et al. have it, and below DeepLab; or what a CPU can train.
-    comparison_encoder: str = one_of("resnet50", "resnet18")
+    comparison_encoder: Literal["resnet50", "resnet18"] = "resnet50"
     # Each trained method in a notebook run of its own, which `make -j` spreads and an interruption
     # spares; off: all in one, where starting a kernel (some 6 s) would take longer than a method.
-    comparisons_apart: bool = True
+    comparisons_apart: StrictBool = True
 
 
-@dataclass(frozen=True)
+@group
 class Settings:
     """All settings of one run."""
 
-    profile: str = "paper"
+    profile: Annotated[str, Field(pattern=f"^{PROFILE_NAME.pattern}$")] = "paper"
     data: Data = Data()
     hand: Hand = Hand()
     model: Model = Model()
@@ -254,61 +331,23 @@ class Settings:
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
 
-    def to_dict(self):
+    def __post_init__(self):
+        for section, name, needs in (
+            ("train", "lift_steps", "places"),
+            ("train", "lift_beside", "places"),
+            ("losses", "silhouette", "mesh"),
+        ):
+            value = getattr(getattr(self, section), name)
+            if value and not getattr(self.model, needs):
+                raise ValueError(f"{section}.{name}={value}: expected 0 where model.{needs} is off")
+
+    def to_dict(self) -> dict:
         """Nested plain values, as YAML and checkpoints hold them."""
-        return _plain(dataclasses.asdict(self))
+        return _plain(asdict(self))
 
 
-# Named changes on top of a profile: those of `FIG8`, and others that ablate our own departures and
-# choices.
-VARIANTS = {
-    "full": {},
-    "no-mesh": {"model.mesh": False, "losses.silhouette": 0.0},
-    "no-camera": {"losses.camera": 0.0},
-    "no-geometric": {"losses.geometric": 0.0},
-    "no-silhouette": {"losses.silhouette": 0.0},
-    "kinematic-joints": {"hand.joints": "kinematic"},
-    "pose-6": {"hand.pose_components": 6},
-    "pose-12": {"hand.pose_components": 12},
-    "pose-45": {"hand.pose_components": 45},
-    "iterations-1": {"model.iterations": 1},
-    "iterations-2": {"model.iterations": 2},
-    "squared-heatmaps": {"losses.heatmap_kind": "squared", "losses.heatmap": 100.0},
-    "axis-angle": {"model.rotation": "axis_angle"},
-    "untaught-stem": {"model.stem": "convolutions", "model.map_stride": 4, "train.stem_rate": 1.0},
-    "imagenet-stem": {"model.stem": "efficientnet_lite0", "train.stem_rate": 1.0},
-    "frozen-stem": {"model.frozen_blocks": 16},
-    "no-places": {"model.places": False, "train.lift_steps": 0, "train.lift_beside": 0},
-    "no-lifting": {"train.lift_steps": 0, "train.lift_beside": 0},
-    "lifting-before": {"train.lift_beside": 0},
-    "dropout": {"model.dropout": 0.4},
-    "squared-joints": {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0},
-    "joints-2d-1": {"losses.joints_2d": 1.0},
-    "no-shift": {"augment.shift": 0.0},
-    "rmsprop": {
-        "train.optimizer": "rmsprop",
-        "train.learning_rate": 2e-4,
-        "train.weight_decay": 0.0,
-        "train.schedule": "plateau",
-        "train.clip": 0.0,
-    },
-    "stacks-2": {"model.stacks": 2},
-    "anew": {"train.start": ""},
-    "no-occlusion": {"augment.occlusion": 0.0},
-    "no-coarse": {"augment.coarse": 0.0},
-    "paper-scale": {"augment.scale": Augment.scale},
-    "no-start-share": {"train.start_share": 0.0},
-    "kept-statistics": {"model.own_statistics": 0.0},
-    "paper-colours": {
-        "augment.brightness": Augment.brightness,
-        "augment.contrast": Augment.contrast,
-        "augment.hue": Augment.hue,
-    },
-}
-
-
-def load_settings(profile, variant="full", **overrides):
-    """Settings of a profile, with a variant and then single overrides on top.
+def load_settings(profile, variant="full", **overrides) -> Settings:
+    """Read a profile, with a variant and then single overrides on top.
 
     Args:
         profile: a name in `notebooks/profiles/`, or the path of a YAML file. Where it says
@@ -319,38 +358,73 @@ def load_settings(profile, variant="full", **overrides):
     Raises:
         HamrError: naming the profile, variant, key or value that is not known.
     """
+    check_names([variant], VARIANTS, "variant")
     path, values = _read(profile)
-    if variant not in VARIANTS:
-        raise HamrError(f"unknown variant {variant!r} (known: {', '.join(VARIANTS)})")
-    settings = from_dict({**values, "profile": path.stem}, source=str(path))
-    changes = {**VARIANTS[variant], **{k.replace("__", "."): v for k, v in overrides.items()}}
-    for key, value in changes.items():
-        settings = _replace(settings, key.split("."), value, source=f"{key}={value!r}")
-    return settings
+    if not isinstance(values, dict):
+        raise HamrError(f"{path}: expected a mapping of settings, got {quoted(values)}")
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    for key, value in {**VARIANTS[variant].changes, **overrides}.items():
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        values = _merged(values, value)
+    return from_dict({**values, "profile": path.stem}, source=str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, which can name more values than memory holds, nor keys given twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name), expected plain values")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"it gives {quoted(name)} twice")
+        return super().construct_mapping(node, deep)
 
 
 def _read(profile, above=()):
     """The path of a profile and its values, on top of those of the profile it names as its base;
     `above` are the paths of the profiles that led to it."""
+    source = f"{above[-1]}: base: " if above else ""
+    if not isinstance(profile, str | Path):
+        raise HamrError(f"{source}expected the name of a profile, got {quoted(profile)}")
     path = Path(profile)
     if path.suffix != ".yaml":
         path = PROFILES / f"{profile}.yaml"
-    source = f"{above[-1]}: base: " if above else ""
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-        raise HamrError(
-            f"{source}unknown profile {str(profile)!r}: {path} does not exist (known: {known})"
-        )
+        if not PROFILE_NAME.fullmatch(str(profile)) or not path.is_file():
+            known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+            raise HamrError(f"{source}unknown profile {quoted(str(profile))} (known: {known})")
     if path in above:
-        raise HamrError(f"{source}{profile!r} is itself based on {above[-1].stem!r}")
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise HamrError(f"{path} is not YAML: {error}") from error
+        raise HamrError(f"{source}{quoted(str(profile))} is itself based on {above[-1].stem!r}")
+    values = _read_yaml(path, source)
     if not isinstance(values, dict) or "base" not in values:
         return path, values
-    base = values.pop("base")
-    return path, _merged(_read(base, (*above, path))[1], values)
+    base = _read(values.pop("base"), (*above, path))[1]
+    return path, _merged(base, values)
+
+
+def _read_yaml(path, source=""):
+    """The values in a YAML file; an empty one holds none."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is no file")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HamrError(f"{source}cannot read {quoted(str(path))}: {reason}") from error
+    if len(content) > MAX_BYTES:
+        raise HamrError(f"{path}: expected a profile of at most {MAX_BYTES} bytes")
+    try:
+        return yaml.load(content.decode(), _Loader) or {}
+    # Tagged or impossible values (2020-13-45, !!int '') end in whatever error Python has for them.
+    except Exception as error:
+        reason = " ".join((str(error) or type(error).__name__).split())[:300]
+        raise HamrError(f"{path} is not YAML: {reason}") from error
 
 
 def _merged(below, above):
@@ -360,8 +434,8 @@ def _merged(below, above):
     return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
-def load_run(profile, run="main"):
-    """Settings of one training run of a profile.
+def load_run(profile, run="main") -> Settings:
+    """Read the settings of one training run of a profile.
 
     Args:
         profile: as in `load_settings`.
@@ -370,22 +444,23 @@ def load_run(profile, run="main"):
     """
     if run == "main":
         return load_settings(profile)
-    variant, _, seed = run.rpartition("-s")
-    if not seed.isdigit():
-        raise HamrError(f"run {run!r}: expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'")
+    variant, _, seed = str(run).rpartition("-s")
+    if not re.fullmatch("[0-9]{1,10}", seed):
+        raise HamrError(
+            f"run {quoted(run)}: expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'"
+        )
     budget = _budget(profile, variant, "ablation_steps")
     return load_settings(profile, variant, train__seed=int(seed), **budget)
 
 
-def load_comparison(profile, method):
-    """Settings under which a method of `COMPARISONS` is trained: the profile's, another budget.
+def load_comparison(profile, method) -> Settings:
+    """Read the settings under which a method of `COMPARISONS` is trained.
 
     Raises:
         HamrError: for a method that is not known.
     """
-    check_methods((method,), f"method={method!r}")
-    budget = _budget(profile, "full", "comparison_steps")
-    return load_settings(profile, train__start="", **budget)  # all begin anew
+    check_names([method], COMPARISONS, "method")
+    return load_settings(profile, **_budget(profile, "full", "comparison_steps"))
 
 
 def _budget(profile, variant, name):
@@ -399,70 +474,32 @@ def _budget(profile, variant, name):
     }
 
 
-def check_methods(methods, source):
-    """Raise a `HamrError` that names the first of the methods that is not known."""
-    for method in methods:
-        if method not in COMPARISONS:
-            raise HamrError(
-                f"{source}: unknown method {method!r} (known: {', '.join(COMPARISONS)})"
-            )
-
-
-def from_dict(values, source="settings"):
-    """`Settings` from nested plain values (the inverse of `Settings.to_dict`); strict."""
-    return _build(Settings, values, source)
-
-
-def _build(cls, values, source):
+def from_dict(values, source="settings") -> Settings:
+    """Build `Settings` from nested plain values (the inverse of `Settings.to_dict`); strict."""
     if not isinstance(values, dict):
-        raise HamrError(f"{source}: expected a mapping of settings, got {values!r}")
-    hints = typing.get_type_hints(cls)
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise HamrError(
-            f"{source}: unknown setting {sorted(map(str, unknown))[0]!r} "
-            f"(known: {', '.join(hints)})"
-        )
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    built = {}
-    for key, value in values.items():
-        where = f"{source}: {key}"
-        if dataclasses.is_dataclass(hints[key]):
-            built[key] = _build(hints[key], value, where)
-        else:
-            built[key] = _checked(hints[key], value, where, fields[key].metadata.get("choices"))
-    return cls(**built)
+        raise HamrError(f"{source}: expected a mapping of settings, got {quoted(values)}")
+    try:
+        return TypeAdapter(Settings).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise _told(error, Settings, source) from None
 
 
-def _checked(hint, value, where, choices):
-    if isinstance(hint, types.GenericAlias):
-        item = hint.__args__[0]
-        fixed = len(hint.__args__) if hint.__args__[-1] is not Ellipsis else None
-        if not isinstance(value, (list, tuple)) or (fixed and len(value) != fixed):
-            raise HamrError(
-                f"{where}: expected a list of {fixed or 'any number of'} values, got {value!r}"
-            )
-        return tuple(_checked(item, v, where, None) for v in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint:
-        raise HamrError(f"{where}: expected {hint.__name__}, got {value!r}")
-    if choices and value not in choices:
-        raise HamrError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
-    return value
-
-
-def _replace(node, path, value, source):
-    key, *rest = path
-    known = {f.name: f for f in dataclasses.fields(node)}
-    if key not in known:
-        raise HamrError(f"{source}: unknown setting {key!r} (known: {', '.join(known)})")
-    if rest:
-        new = _replace(getattr(node, key), rest, value, source)
-    else:
-        hint = typing.get_type_hints(type(node))[key]
-        new = _checked(hint, value, source, known[key].metadata.get("choices"))
-    return dataclasses.replace(node, **{key: new})
+def _told(error, cls, source):
+    """A `HamrError` of the first thing that pydantic complains about."""
+    first = error.errors(include_url=False)[0]
+    *above, last = first["loc"] or [""]
+    where = ".".join(str(part)[:80] for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        for name in above:
+            cls = typing.get_type_hints(cls)[name]
+        known = ", ".join(field.name for field in fields(cls))
+        return HamrError(f"{source}: unknown setting {quoted(where)} (known: {known})")
+    told = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if is_dataclass(cls) and first["type"].startswith("dataclass"):
+        told = "expected a mapping of settings"
+    if first["type"] != "value_error":
+        told += f", got {quoted(first['input'])}"
+    return HamrError(": ".join(part for part in (source, where, told) if part))
 
 
 def _plain(value):

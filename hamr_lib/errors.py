@@ -1,5 +1,23 @@
 """The one exception a user of this library is meant to read."""
 
+import reprlib
+
 
 class HamrError(Exception):
     """Bad input, told in one sentence: the file or argument, the value, and what was expected."""
+
+
+class _Quoter(reprlib.Repr):
+    """`repr`, cut short; Python refuses to write an int of more than 4300 digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 100
+
+    def repr_int(self, x, level):
+        return super().repr_int(x, level) if x.bit_length() < 1000 else "a huge int"
+
+
+def quoted(value: object) -> str:
+    """Write a value from outside as a message may quote it: at most a few hundred characters."""
+    return _Quoter().repr(value)[:300]

@@ -21,9 +21,10 @@ import sys
 import time
 from pathlib import Path
 
-from hamr_lib.config import FLOORS, check_methods, load_comparison, load_run, load_settings
+from hamr_lib.config import load_comparison, load_run, load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, commit, read_json, write_aside, write_json
+from hamr_lib.variants import FLOORS
 
 NOTEBOOKS = ROOT / "notebooks"
 # The packages whose versions decide a result.
@@ -47,7 +48,6 @@ def ablation_runs(settings):
 
 def comparison_runs(settings):
     """Names of the comparisons that are run each in a notebook of its own."""
-    check_methods(settings.study.comparisons, "study.comparisons")
     apart = settings.study.comparisons if settings.study.comparisons_apart else ()
     return [method for method in apart if method not in FLOORS]
 

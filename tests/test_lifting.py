@@ -23,10 +23,9 @@ def generator(seed=0):
 
 def settings(**train):
     """A network that sees places, with weights and a schedule under which it learns quickly."""
-    profile = load_settings("cpu")
-    small = tiny_settings(learning_rate=3e-3, **train)
-    model = dataclasses.replace(small.model, places=True, dropout=0.0, hidden=64)
-    return dataclasses.replace(small, losses=profile.losses, model=model)
+    model = {"places": True, "dropout": 0.0, "hidden": 64}
+    small = tiny_settings(model, learning_rate=3e-3, **train)
+    return dataclasses.replace(small, losses=load_settings("cpu").losses)
 
 
 def test_hands_fill_crops_as_labelled_ones_do():

@@ -380,9 +380,3 @@ def test_a_silhouette_without_a_mesh_is_an_error():
     with pytest.raises(HamrError, match="model.mesh"):
         hamr_losses(flat, labels(), Losses(), faces)
     assert "silhouette" not in hamr_losses(flat, labels(), Losses(silhouette=0.0), faces)
-
-
-def test_an_unknown_kind_of_heatmap_loss_is_an_error():
-    output, faces = output_of(random(4, 40))
-    with pytest.raises(HamrError, match="heatmap_kind='hinge'"):
-        hamr_losses(output, labels(), Losses(heatmap_kind="hinge"), faces)

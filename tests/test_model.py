@@ -376,27 +376,6 @@ def test_describe_tells_the_real_modules():
     assert seeing["local"] == (21, 32)
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"image_size": 100}, "image_size=100"),
-        ({"channels": 6}, "channels=6"),
-        ({"maps": 20}, "maps=20"),
-        ({"iterations": 0}, "iterations=0"),
-        ({"stacks": 0}, "stacks=0"),
-        ({"depth": 0}, "depth=0"),
-        ({"convs": 0}, "convs=0"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"own_statistics": 1.5}, "own_statistics=1.5: expected a share"),
-        ({"own_statistics": 0.5}, "own_statistics=0.5: expected 0 where the stem"),
-        ({"rotation": "euler"}, "rotation='euler'"),
-    ],
-)
-def test_impossible_settings_are_named(changes, message):
-    with pytest.raises(HamrError, match=message):
-        small(**changes)
-
-
 def test_an_image_of_the_wrong_size_is_named():
     with pytest.raises(HamrError, match="32, 32.*64, 64"):
         small()(images(size=32))

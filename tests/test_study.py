@@ -125,16 +125,6 @@ def test_ablations_need_runs_of_their_own_and_not_the_main_one():
     assert sorted(trained) == sorted(f"runs/{run}/" for run in expected)
 
 
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU has one default alone")
-@pytest.mark.parametrize(
-    "goals, profile",
-    [(["ablations"], "ablations"), (["evaluate"], "cpu"), (["evaluate", "ablations"], "cpu")],
-)
-def test_ablations_alone_have_a_default_of_their_own(goals, profile):
-    asked = make("--dry-run", "--always-make", *goals)
-    assert set(re.findall(r"hamr_lib.study execute (\w+)", asked)) == {profile}
-
-
 @pytest.mark.parametrize("jobs, threads", [("-j3", "2"), ("-j16", "1"), ("-k", "")])
 def test_runs_side_by_side_share_the_cores(jobs, threads):
     """What a recipe's shell makes of its line, on a machine of eight cores."""

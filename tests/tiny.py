@@ -98,13 +98,13 @@ def draw_frames(count, seed=0, size=(120, 160), side="right"):
     return frames
 
 
-def tiny_settings(**train):
-    """Settings of a network that trains in moments."""
+def tiny_settings(model=None, **train):
+    """Settings of a network that trains in moments, with changes of `model` and `train`."""
     return from_dict(
         {
             "profile": "tiny",
             "model": {"image_size": 32, "channels": 8, "maps": 21, "stacks": 1, "depth": 2,
-                      "hidden": 32, "iterations": 2, "rotation": "6d"},
+                      "hidden": 32, "iterations": 2, "rotation": "6d", **(model or {})},
             "losses": {"silhouette_size": 16},
             "train": {"steps": 12, "batch_size": 4, "validate_every": 4, **train},
         }

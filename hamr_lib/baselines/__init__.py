@@ -16,7 +16,7 @@ A method is a class with
     faces                       (F, 3) where `estimate` gives vertices, else None
     network                     the module behind it, None where there is none
 
-and `run` fits, predicts and scores it. How a method is called in tables is in `scores.LABELS`.
+and `run` fits, predicts and scores it. How a method is called in tables is in `variants.LABELS`.
 """
 
 from pathlib import Path
@@ -32,11 +32,11 @@ from hamr_lib.baselines.iqbal import Iqbal
 from hamr_lib.baselines.pavlakos import Pavlakos
 from hamr_lib.baselines.smplify import SMPLify
 from hamr_lib.baselines.zimmermann import Zimmermann
-from hamr_lib.config import FLOORS, check_methods
 from hamr_lib.evaluation.predict import best_device
-from hamr_lib.evaluation.scores import LABELS, evaluate_method
+from hamr_lib.evaluation.scores import evaluate_method
 from hamr_lib.files import read_json, write_json
 from hamr_lib.hand.layer import load_hand
+from hamr_lib.variants import COMPARISONS, FLOORS, LABELS, check_names
 
 METHODS = {
     "hamr": SameBudget,
@@ -60,10 +60,9 @@ def to_run(settings, method):
         HamrError: for a method that is not known.
     """
     if method:
-        check_methods((method,), "method")
+        check_names([method], COMPARISONS, "method")
         return (method,)
     methods, apart = settings.study.comparisons, settings.study.comparisons_apart
-    check_methods(methods, "study.comparisons")
     return tuple(name for name in methods if name in FLOORS or not apart)
 
 
@@ -80,7 +79,7 @@ def run(name, settings, folder, train_crops, val_crops, sets):
     Returns:
         The rows of its metrics.csv.
     """
-    check_methods((name,), "method")
+    check_names([name], COMPARISONS, "method")
     folder, options = Path(folder), settings.hand
     hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
     method = METHODS[name].fit(settings, train_crops, val_crops, hand, folder)

@@ -165,7 +165,7 @@ def load_model(path, device="cpu"):
     if "hand" not in description:
         raise HamrError(f"{path} holds a localiser: expected a network that recovers meshes")
     check_task(path, description, "hamr")
-    settings = from_dict(description["settings"], source=f"{path}: settings")
+    settings = network_settings(path, description)
     hand = load_hand(
         description["hand"],
         pose_components=settings.hand.pose_components,
@@ -176,6 +176,14 @@ def load_model(path, device="cpu"):
     load_state(path, network, model_state(checkpoint))
     network.metrics = description["metrics"]
     return network.to(device).eval(), settings
+
+
+def network_settings(path, description):
+    """Read the `Settings` in a checkpoint; which further runs its study held does not matter."""
+    stored = {k: v for k, v in description["settings"].items() if k != "study"}
+    train = stored.get("train", {})
+    stored["train"] = {k: v for k, v in train.items() if k not in ("start", "start_share")}
+    return from_dict(stored, source=f"{path}: settings")
 
 
 def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):

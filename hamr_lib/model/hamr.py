@@ -265,7 +265,6 @@ class HAMR(nn.Module):
 
     def __init__(self, settings, hand, pretrained=True):
         super().__init__()
-        _check(settings)
         self.image_size = settings.image_size
         self.mesh = settings.mesh
         self.rotation = settings.rotation
@@ -488,32 +487,3 @@ def describe(model):
         for hook in hooks:
             hook.remove()
     return rows
-
-
-def _check(settings):
-    """Settings that would otherwise fail somewhere deep inside, or make a network that is wrong."""
-    stride = settings.map_stride
-    size, halvings = settings.image_size, max(stride * 2**settings.depth, 1)
-    rules = [
-        ("image_size", size > 0 and size % halvings == 0,
-         f"a multiple of {halvings} ({stride} for the stem, 2 for each of depth={settings.depth})"),
-        ("map_stride", stride == 4 or stride == 8 and settings.stem != "convolutions",
-         "4, or 8 with a pretrained stem"),
-        ("frozen_blocks", settings.frozen_blocks >= 0, "at least 0"),
-        ("own_statistics", 0 <= settings.own_statistics <= 1, "a share from 0 to 1"),
-        ("own_statistics", settings.stem != "convolutions" or not settings.own_statistics,
-         "0 where the stem is not a pretrained one"),
-        ("channels", settings.channels >= 4 and settings.channels % 4 == 0, "a multiple of 4"),
-        ("convs", settings.convs >= 1, "at least 1"),
-        ("maps", settings.maps >= NUM_JOINTS, f"at least {NUM_JOINTS}, one for each joint"),
-        ("stacks", settings.stacks >= 1, "at least 1"),
-        ("depth", settings.depth >= 1, "at least 1"),
-        ("hidden", settings.hidden >= 1, "at least 1"),
-        ("dropout", 0 <= settings.dropout < 1, "in [0, 1)"),
-        ("iterations", settings.iterations >= 1, "at least 1"),
-        ("rotation", settings.rotation in ("axis_angle", "6d"), "axis_angle or 6d"),
-    ]  # fmt: skip
-    for name, holds, expected in rules:
-        if not holds:
-            value = getattr(settings, name)
-            raise HamrError(f"model.{name}={value!r}: expected {expected}")

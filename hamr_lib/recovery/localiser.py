@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hamr_lib.config import from_dict
 from hamr_lib.data.crops import cut
 from hamr_lib.errors import HamrError
 from hamr_lib.model import checkpoint
@@ -219,7 +218,7 @@ def load_localiser(path, device="cpu"):
         raise HamrError(f"{path} is no localiser: expected one, as 02_train writes it")
     if description["threshold"] is None:
         raise HamrError(f"{path}: its training did not end; `make train` goes on with it")
-    settings = from_dict(description["settings"], source=f"{path}: settings")
+    settings = checkpoint.network_settings(path, description)
     network = HandSegmenter(settings.localiser)
     checkpoint.load_state(path, network, checkpoint.model_state(content))
     return network.to(device).eval(), description["threshold"]

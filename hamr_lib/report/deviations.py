@@ -10,9 +10,10 @@ import argparse
 import sys
 from typing import NamedTuple
 
-from hamr_lib.config import PROFILES, VARIANTS, load_settings
+from hamr_lib.config import PROFILES, load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, write_aside
+from hamr_lib.variants import VARIANTS
 
 PAGE = ROOT / "docs" / "deviations.md"
 SHOWN = ("smoke", "cpu", "reference", "gpu", "paper")  # those that exist, in this order
@@ -108,7 +109,6 @@ GIVEN = {
         "Renderings have the noise of a camera already."),
     "augment.occlusion": Row("crops with a patch before the hand", "none", 0.0, GAP),
     "augment.coarse": Row("crops mixed with a coarse copy", "none", 0.0, GAP),
-    "train.start": Row("weights to begin from", "none", "", "A longer training in parts."),
     "train.lift_steps": Row("pre-training on 2-D keypoints alone, steps", "none", 0,
         "An image shows one bend of a finger, the hand model any number."),
     "train.lift_beside": Row("hands lifted beside each batch", "none", 0,
@@ -157,7 +157,7 @@ LEFT_OPEN = {
 
 # Settings that detail another row (an option's own options), or that change no result.
 NO_ROW = {
-    "model.frozen_blocks", "model.own_statistics", "train.stem_rate", "train.start_share",
+    "model.frozen_blocks", "model.own_statistics", "train.stem_rate",
     "train.seed", "train.compile", "train.workers", "train.devices", "train.nodes",
     "evaluate.bootstrap", "evaluate.batch_size", "evaluate.examples",
 }  # fmt: skip
@@ -264,7 +264,7 @@ def page(by_profile):
 
 def _why(name, row):
     """The reason, and the variants that take the paper's value again."""
-    back = [f"`{v}`" for v, changes in VARIANTS.items() if changes.get(name) == row.same]
+    back = [f"`{v}`" for v, one in VARIANTS.items() if one.changes.get(name) == row.same]
     word = "Variants" if len(back) > 1 else "Variant"
     return f"{row.reason} {word} {', '.join(back)}." if back else row.reason
 

@@ -17,11 +17,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hamr_lib.config import FIG8
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.evaluation.scores import (
-    LABELS,
     curve,
     errors_2d,
     errors_3d,
@@ -40,6 +38,7 @@ from hamr_lib.report.tables import (
     run_predictions,
     variant_runs,
 )
+from hamr_lib.variants import CLAIMS, LABELS
 
 STYLE = {
     "font.size": 8,
@@ -194,7 +193,7 @@ def fig7(results_dir, settings):
 def fig8(results_dir, settings):
     """Fig. 8: the paper's ablations, 3-D PCK on the two sets with labelled wrists."""
     results_dir = Path(results_dir)
-    variants = ("full", *(v for v in settings.study.ablations if v in FIG8))
+    variants = ("full", *(v for v in settings.study.ablations if v in CLAIMS))
     runs = {v: variant_runs(results_dir, v, settings) for v in variants}
     sets = [_find(runs["full"], kind) for kind in ("stb", "rhd")]
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.6))
@@ -232,7 +231,7 @@ def ablations(results_dir, settings):
         ax.axvline(0, color="0.6", linewidth=0.6)
         for gain in gains[gains.dataset == dataset].itertuples():
             y = heights[gain.variant]
-            colour = COLOURS[0] if gain.variant in FIG8 else "0.25"
+            colour = COLOURS[0] if gain.variant in CLAIMS else "0.25"
             ax.plot(gain.each, [y] * len(gain.each), "|", color="0.55", markersize=5)
             ax.plot([gain.ci_low, gain.ci_high], [y, y], color=colour)
             ax.plot(gain.difference, y, "o", color=colour, markersize=3.5)

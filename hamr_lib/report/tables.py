@@ -6,14 +6,12 @@ import numpy as np
 import pandas as pd
 
 from hamr_lib.baselines import departures
-from hamr_lib.config import VARIANTS
 from hamr_lib.data.photographs import TITLE
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
 from hamr_lib.evaluation.predict import load_predictions
 from hamr_lib.evaluation.protocols import THRESHOLDS
 from hamr_lib.evaluation.scores import (
-    LABELS,
     METRICS,
     errors_3d,
     is_stand_in,
@@ -23,14 +21,7 @@ from hamr_lib.evaluation.scores import (
     score,
 )
 from hamr_lib.files import read_json, write_aside
-
-# What the paper concludes from its Fig. 8.
-CLAIMS = {
-    "no-mesh": "the mesh helps a lot",
-    "no-silhouette": "the silhouette loss helps",
-    "no-camera": "the camera loss helps",
-    "no-geometric": "the geometric loss helps a little",
-}
+from hamr_lib.variants import CLAIMS, LABELS, VARIANTS
 
 STAND_IN = (
     "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "

@@ -60,11 +60,6 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
             that is not finite or explodes, and a run that was asked to stop.
     """
     task, run_dir, train = task or Task(), Path(run_dir), settings.train
-    if train.steps < 1 or train.validate_every < 1 or train.steps % train.validate_every:
-        raise HamrError(
-            f"train.steps={train.steps}: expected a positive multiple of "
-            f"train.validate_every={train.validate_every}"
-        )
     ends = time.monotonic() + 60 * minutes
     last = run_dir / "checkpoints" / "last.ckpt"
     data = digest(train_crops.digest, val_crops.digest)

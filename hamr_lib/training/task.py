@@ -4,7 +4,6 @@ import sys
 
 import torch
 
-from hamr_lib.errors import HamrError
 from hamr_lib.losses import hamr_losses
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.training.pose_prior import lift, lifting_loss
@@ -29,10 +28,6 @@ class Task:
     def prepare(self, network, settings, generator):
         """Train a new network before its first image, on synthetic keypoints alone."""
         train = settings.train
-        for name in ("lift_steps", "lift_beside"):
-            hands = getattr(train, name)
-            if hands and not settings.model.places:
-                raise HamrError(f"train.{name}={hands}: expected 0 where model.places is off")
         if train.lift_steps:
             print("pre-training the regressor on synthetic 2-D keypoints", file=sys.stderr)
             lift(network, settings, generator, Progress(train.lift_steps).show)
