@@ -60,16 +60,7 @@ def hamr_losses(output, batch, settings, faces):
             settings.camera_offset,
             settings.camera_scale,
         ),
-        "heatmap": lambda: sum(
-            heatmap_loss(
-                maps[:, :NUM_JOINTS].float(),
-                batch["joints_2d"],
-                valid_2d,
-                settings.heatmap_kind,
-                settings.heatmap_variance,
-            )
-            for maps in output.heatmaps
-        ),  # fmt: skip
+        "heatmap": lambda: heatmaps_loss(output.heatmaps, batch, settings),
         "silhouette": lambda: silhouette_loss(
             estimate, faces, batch["mask"], batch["has_mask"], settings.silhouette_size
         ),
@@ -167,6 +158,21 @@ def camera_loss(prediction, joints_3d, joints_2d, valid, offset="metres", scale=
         prediction, label = offset_in_metres(prediction), offset_in_metres(label)
     known = label.isfinite().all(dim=-1)
     return mean_where(difference(prediction, label, known).square().mean(dim=-1), known)
+
+
+def heatmaps_loss(heatmaps, batch, settings):
+    """L_heat: the sum over stacks of `heatmap_loss`.
+
+    Args:
+        heatmaps: list of (B, M, h, h), the first 21 maps those of the joints.
+        batch: as in `hamr_losses`.
+        settings: `config.Losses`.
+    """
+    labels = batch["joints_2d"], batch["valid_2d"]
+    kind, variance = settings.heatmap_kind, settings.heatmap_variance
+    return sum(
+        heatmap_loss(maps[:, :NUM_JOINTS].float(), *labels, kind, variance) for maps in heatmaps
+    )
 
 
 def heatmap_loss(maps, joints_2d, valid, kind, variance):

@@ -16,7 +16,7 @@ from torch import nn
 from hamr_lib.baselines.common import Trained, joint, mean_lengths
 from hamr_lib.camera import ground_truth_camera
 from hamr_lib.joints import BONES, NUM_JOINTS, WRIST
-from hamr_lib.losses import difference, heatmap_loss, joints_2d_loss, mean_where
+from hamr_lib.losses import difference, heatmaps_loss, joints_2d_loss, mean_where
 from hamr_lib.model.hamr import PoseModule, cell_centres, conv, soft_argmax
 
 REACH = 0.2  # metres, a hand's length
@@ -160,13 +160,6 @@ class BodyNet(Trained):
         heatmaps, joints, flesh = output
         weights, true = settings.losses, batch["joints_3d"]
         valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
-        maps = sum(
-            heatmap_loss(
-                stack.float(), batch["joints_2d"], valid_2d,
-                weights.heatmap_kind, weights.heatmap_variance,
-            )
-            for stack in heatmaps
-        )  # fmt: skip
         rooted = valid_3d & valid_3d[:, WRIST, None]
         deep = difference(joints[..., 2:], true[..., 2:] - true[:, WRIST, None, 2:], rooted)
 
@@ -177,7 +170,7 @@ class BodyNet(Trained):
         front, side = views(flesh)  # of logits, which order as probabilities do
         mask = F.interpolate(batch["mask"][:, None], (size, size), mode="area")[:, 0]
         return {
-            "heatmap": (weights.heatmap, maps),
+            "heatmap": (weights.heatmap, heatmaps_loss(heatmaps, batch, weights)),
             "joints_2d": (
                 weights.joints_2d,
                 joints_2d_loss(joints[..., :2], batch["joints_2d"], valid_2d, "absolute"),

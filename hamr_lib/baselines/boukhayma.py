@@ -7,7 +7,7 @@ of the hand's mask, and L_reg = |pose|^2 + |shape|^2, which keeps the hand likel
 import torch.nn.functional as F
 from torch import nn
 
-from hamr_lib.baselines.common import NO_WEIGHTS, TrainedMesh, encoder_departure, encoder_network
+from hamr_lib.baselines.common import TrainedMesh, encoder_network
 from hamr_lib.camera import project_weak
 from hamr_lib.losses import joints_2d_loss, joints_3d_loss, mean_where
 
@@ -24,16 +24,15 @@ class Boukhayma(TrainedMesh):
     @staticmethod
     def departures(settings):
         return (
-            "The variant that is not given OpenPose's heat maps; "
-            f"{encoder_departure(settings)}{NO_WEIGHTS}; this study's hand layer, rotation and "
-            "weights of the 2-D and 3-D losses, own weights of the mask and of the regulariser; no "
-            "images from the wild."
+            "The variant that is not given OpenPose's heat maps; the encoder as for HMR; this "
+            "study's hand layer, rotation, kinds and weights of the 2-D and 3-D losses, own "
+            "weights of the mask and of the regulariser; no images from the wild."
         )
 
     def build(self, settings, hand, crops):
         network = encoder_network(settings, hand, iterations=1)
         start = network.regression.start
-        linear = nn.Linear(network.pose_module.channels + len(start), len(start))
+        linear = nn.Linear(sum(network.regression.sizes), len(start))
         nn.init.xavier_uniform_(linear.weight, gain=0.01)
         nn.init.zeros_(linear.bias)
         network.regression.layers = nn.Sequential(linear)
@@ -46,11 +45,16 @@ class Boukhayma(TrainedMesh):
         valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
         return {
             "joints_3d": (
-                weights.joints_3d, joints_3d_loss(last.joints_3d, batch["joints_3d"], valid_3d)
+                weights.joints_3d,
+                joints_3d_loss(
+                    last.joints_3d, batch["joints_3d"], valid_3d, weights.joints_3d_kind
+                ),
             ),
             "joints_2d": (
                 weights.joints_2d,
-                joints_2d_loss(last.joints_2d, batch["joints_2d"], valid_2d, "absolute"),
+                joints_2d_loss(
+                    last.joints_2d, batch["joints_2d"], valid_2d, weights.joints_2d_kind
+                ),
             ),
             "mask": (MASK, mask_loss(points, batch["mask"], batch["has_mask"])),
             "regular": (REGULAR, regular),

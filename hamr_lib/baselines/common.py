@@ -1,36 +1,34 @@
-"""What several comparisons share: the trained method, its encoder, and lengths of bones."""
+"""What several baselines share: how one is trained, its encoder, heat-map loss and bone lengths."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device, output_answer
 from hamr_lib.joints import BONES, NAMES
 from hamr_lib.model.checkpoint import load_state, model_state, read
-from hamr_lib.model.hamr import HAMR, Regression
+from hamr_lib.model.hamr import HAMR, Regression, make_stem
 from hamr_lib.training.loop import fit
 from hamr_lib.training.task import Task, joints_error
 
-NO_WEIGHTS = "random first weights, where the original starts from ImageNet's"
-
 
 class Trained(Task):
-    """A comparison whose network is trained by the study's loop.
+    """A baseline whose network is trained by the study's loop.
 
-    A subclass has, besides what `Task` asks for, `reference`, `departures`, `parts`, which
-    returns (weight, loss) by name for its own losses, and `answer`.
+    A subclass has, besides what `Task` asks for, `reference`, `departures`, `parts`, which returns
+    (weight, loss) by name for its own losses, and `joints`, what its output says of the joints:
+    (B, 21, 3) metres and (B, 21, 2) crop units.
     """
 
     faces = None
 
     @classmethod
     def fit(cls, settings, train_crops, val_crops, hand, folder):
-        """Train, or go on, and take the best checkpoint."""
+        """Train, or resume, and take the best checkpoint."""
         method = cls()
         fit(settings, folder, train_crops, val_crops, hand, method)
         best = Path(folder) / "checkpoints" / "best.ckpt"
@@ -61,57 +59,53 @@ class Trained(Task):
             return joints_error(self.joints(network, output)[0], batch)
 
     def estimate(self, images):
-        """See `comparisons`: a method that gives 3-D and 2-D joints."""
+        """See `baselines`: a method that gives 3-D and 2-D joints."""
         joints_3d, joints_2d = self.joints(self.network, self.network(images))
         return {"joints_3d": joints_3d, "joints_2d": joints_2d}
 
 
 class TrainedMesh(Trained):
-    """A comparison whose network gives a `hamr.Output` with a mesh."""
+    """A baseline whose network gives a `hamr.Output` with a mesh."""
 
-    def error(self, network, output, batch):
-        return joints_error(output.estimates[-1].joints_3d, batch)
+    def joints(self, network, output):
+        """See `Trained`."""
+        return output.estimates[-1].joints_3d, output.estimates[-1].joints_2d
 
     @property
     def faces(self):
+        """(F, 3), the hand's triangles."""
         return self.network.hand.faces
 
     def estimate(self, images):
+        """See `baselines`: joints, parameters and a mesh."""
         return output_answer(self.network(images), self.faces, self.mask_size)
 
 
-class ResNetFeatures(nn.Module):
-    """torchvision's ResNet, where HAMR has its 2-D pose module: features of the whole image."""
+class Features(nn.Module):
+    """The stem alone, where HAMR has its 2-D pose module: no heat maps."""
 
-    def __init__(self, name):
+    def __init__(self, settings):
         super().__init__()
-        self.network = torchvision.models.get_model(name, weights=None)
-        self.channels = self.network.fc.in_features
-        self.network.fc = nn.Identity()
+        self.stem = make_stem(settings)
 
     def forward(self, image):
-        """(B, 3, S, S) -> features (B, C, 1, 1), and no heat maps."""
-        return self.network(image)[..., None, None], []
+        """(B, 3, S, S) -> features (B, C, h, h), and no heat maps."""
+        return self.stem(image), []
 
 
 def encoder_network(settings, hand, iterations):
-    """HAMR with a ResNet in place of its pose module: image to hand without any heat map."""
-    network = HAMR(settings.model, hand)
-    network.pose_module = ResNetFeatures(settings.study.comparison_encoder)
+    """HAMR without its 2-D pose module: image features to hand without any heat map."""
+    model = replace(settings.model, places=False)  # there are no maps
+    network = HAMR(model, hand)
+    network.pose_module = Features(model)
     network.regression = Regression(
-        replace(settings.model, places=False),  # there are no maps
-        network.pose_module.channels,
-        size=1,
+        model,
+        inputs=model.channels,
+        size=model.image_size // model.map_stride,
         start=network.regression.start,
     )
     network.regression.iterations = iterations
     return network
-
-
-def encoder_departure(settings):
-    """What to say of a smaller encoder, if anything."""
-    small = settings.study.comparison_encoder != "resnet50"
-    return "ResNet-18 for ResNet-50, " if small else ""
 
 
 def joint(name):

@@ -1,47 +1,33 @@
 """DeepLab, version 3: a mask and nothing else.
 
-Atrous convolutions keep the last features fine, and a pyramid of them at several rates sees parts
-of all sizes; each pixel is then hand or not, by cross-entropy.
+A pyramid of atrous convolutions at several rates sees parts of all sizes; each pixel is then hand
+or not, by cross-entropy.
 """
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from hamr_lib.baselines.common import NO_WEIGHTS, Trained, encoder_departure
+from hamr_lib.baselines.common import Trained
 from hamr_lib.losses import mean_where
+from hamr_lib.model.hamr import make_stem
 
-RATES = (6, 12, 18)  # of the pyramid, as in the original where features have stride 16
+REACH = 96  # pixels of the image between the taps of rate 1, as of rate 6 at stride 16 there
 
 
 class Mask(nn.Module):
-    """torchvision's ResNet at stride 16 and DeepLab's head: (B, 3, S, S) to logits (B, S, S)."""
+    """The study's encoder and DeepLab's head: (B, 3, S, S) to logits (B, S, S)."""
 
-    def __init__(self, encoder):
+    def __init__(self, settings):
         super().__init__()
-        resnet = torchvision.models.get_model(encoder, weights=None)
-        dilate(resnet.layer4)
-        channels = resnet.fc.in_features
-        self.features = nn.Sequential(*list(resnet.children())[:-2])  # not the pooling, the classes
-        self.head = DeepLabHead(channels, 1, RATES)
+        self.features = make_stem(settings)
+        rates = [max(1, part * REACH // settings.map_stride) for part in (1, 2, 3)]
+        self.head = DeepLabHead(settings.channels, 1, rates)
 
     def forward(self, image):
         logits = self.head(self.features(image))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear")[:, 0]
-
-
-def dilate(layer):
-    """Keep a ResNet layer's resolution: no stride, and its 3x3 convolutions twice as far apart.
-
-    torchvision does this for the larger ResNets only.
-    """
-    for module in layer.modules():
-        if isinstance(module, nn.Conv2d):
-            if module.kernel_size == (3, 3) and module.stride == (1, 1):
-                module.dilation, module.padding = (2, 2), (2, 2)
-            module.stride = (1, 1)  # the first block's, whose 3x3 still steps as far as before
 
 
 class DeepLab(Trained):
@@ -55,12 +41,12 @@ class DeepLab(Trained):
     def departures(settings):
         return (
             "Version 3 (Chen et al., arXiv 1706.05587) in place of the earlier one, which ends in "
-            f"a conditional random field; {encoder_departure(settings)}{NO_WEIGHTS}; one class, "
-            "hand; no joints, so that only its mask is scored."
+            "a conditional random field; the study's encoder and its feature pyramid in place of "
+            "a dilated ResNet; one class, hand; no joints, so that only its mask is scored."
         )
 
     def build(self, settings, hand, crops):
-        return Mask(settings.study.comparison_encoder)
+        return Mask(settings.model)
 
     def parts(self, network, output, batch, settings):
         wrong = F.binary_cross_entropy_with_logits(output.float(), batch["mask"], reduction="none")
@@ -72,7 +58,7 @@ class DeepLab(Trained):
         return torch.where(batch["has_mask"], 100 * wrong, torch.nan)
 
     def estimate(self, images):
-        """See `comparisons`: a mask alone."""
+        """See `baselines`: a mask alone."""
         mask = torch.sigmoid(self.network(images).float())
         size = (self.mask_size, self.mask_size)
         mask = F.interpolate(mask[:, None], size, mode="bilinear", antialias=True)

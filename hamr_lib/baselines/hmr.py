@@ -1,12 +1,12 @@
 """HMR: an encoder of the whole image and iterative regression, without heat maps.
 
-Features phi(image) of a ResNet, and from them, starting at a mean hand, the residuals
+Features phi(image) of an encoder, and from them, starting at a mean hand, the residuals
 Theta_{t+1} = Theta_t + R(phi, Theta_t) of camera, rotation, pose and shape.
 """
 
 from dataclasses import replace
 
-from hamr_lib.baselines.common import NO_WEIGHTS, TrainedMesh, encoder_departure, encoder_network
+from hamr_lib.baselines.common import TrainedMesh, encoder_network
 from hamr_lib.losses import hamr_losses
 
 ITERATIONS = 3  # as in the original
@@ -21,10 +21,10 @@ class HMR(TrainedMesh):
     @staticmethod
     def departures(settings):
         return (
-            f"A hand in place of SMPL, {encoder_departure(settings)}{NO_WEIGHTS}; no adversarial "
-            "prior, for there are no recorded poses to learn it from; the study's weights of the "
-            "2-D and 3-D losses; every sample has 3-D labels; weak perspective in crop units, as "
-            "in the original."
+            "A hand in place of SMPL; the study's encoder in place of ResNet-50, whose features "
+            "are brought to one cell by convolutions of stride 2 in place of a mean, which drops "
+            "where a hand lies; no adversarial prior, for there are no recorded poses to learn it "
+            "from; the study's weights of the 2-D and 3-D losses; every sample has 3-D labels."
         )
 
     def build(self, settings, hand, crops):

@@ -20,7 +20,7 @@ from hamr_lib.baselines.zimmermann import score_maps
 from hamr_lib.camera import project_weak
 from hamr_lib.evaluation.predict import output_answer
 from hamr_lib.joints import NUM_JOINTS
-from hamr_lib.losses import difference, geometric_loss, heatmap_loss
+from hamr_lib.losses import difference, geometric_loss, heatmaps_loss
 from hamr_lib.model.hamr import HAMR, START_SCALE, Output, heatmap_peaks
 
 VIEWS = 200  # directions from which the mean hand is held against the joints found
@@ -183,14 +183,7 @@ class SMPLify(TrainedMesh):
 
     def parts(self, network, output, batch, settings):
         weights = settings.losses
-        maps = sum(
-            heatmap_loss(
-                stack.float(), batch["joints_2d"], batch["valid_2d"],
-                weights.heatmap_kind, weights.heatmap_variance,
-            )
-            for stack in output
-        )  # fmt: skip
-        return {"heatmap": (weights.heatmap, maps)}
+        return {"heatmap": (weights.heatmap, heatmaps_loss(output, batch, weights))}
 
     def error(self, network, output, batch):
         """Mean distance of the maps' peaks from the labels, (B,) percent of the crop's side."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from hamr_lib.baselines.common import Trained, joint, mean_lengths
 from hamr_lib.joints import NUM_JOINTS, WRIST
-from hamr_lib.losses import heatmap_loss, mean_where
+from hamr_lib.losses import heatmaps_loss, mean_where
 from hamr_lib.model.hamr import PoseModule, conv, heatmap_peaks
 
 # The bone that measures a hand, as in the authors' code.
@@ -105,13 +105,6 @@ class Zimmermann(Trained):
     def parts(self, network, output, batch, settings):
         heatmaps, canonical, rotation = output
         weights, true = settings.losses, batch["joints_3d"]
-        maps = sum(
-            heatmap_loss(
-                stack[:, :NUM_JOINTS].float(), batch["joints_2d"], batch["valid_2d"],
-                weights.heatmap_kind, weights.heatmap_variance,
-            )
-            for stack in heatmaps
-        )  # fmt: skip
         known = batch["valid_3d"][:, NEEDED].all(dim=1)
         frame = torch.where(known[:, None, None], canonical_frame(true), torch.eye(3).to(true))
         length = (true[:, BONE[1]] - true[:, BONE[0]]).norm(dim=-1)
@@ -120,7 +113,7 @@ class Zimmermann(Trained):
         apart = (canonical - wanted).square().sum(dim=-1)
         turned = (rotation - frame).square().sum(dim=(1, 2))
         return {
-            "heatmap": (weights.heatmap, maps),
+            "heatmap": (weights.heatmap, heatmaps_loss(heatmaps, batch, weights)),
             "canonical": (1.0, mean_where(apart, batch["valid_3d"] & known[:, None])),
             "viewpoint": (1.0, mean_where(turned, known)),
         }

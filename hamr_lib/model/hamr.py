@@ -91,29 +91,33 @@ class Hourglass(nn.Module):
         return self.skip(x) + F.interpolate(low, scale_factor=2.0, mode="nearest")
 
 
+def make_stem(settings, pretrained=True):
+    """Make the first layers: (B, 3, S, S) in [0, 1] to (B, channels, h, h), h = S / map_stride."""
+    width = settings.channels
+    if settings.stem != "convolutions":
+        return PretrainedStem(
+            width,
+            own=settings.own_statistics,
+            encoder=settings.stem,
+            stride=settings.map_stride,
+            frozen=settings.frozen_blocks,
+            pretrained=pretrained,
+        )
+    return nn.Sequential(
+        conv(3, width // 4, kernel=7, stride=2),
+        conv(width // 4, width // 2),
+        nn.AvgPool2d(2),
+        block(width // 2, width, settings.convs),
+    )
+
+
 class PoseModule(nn.Module):
     """The 2-D pose module, Section 3.3: an image to features and heat maps of the joints."""
 
     def __init__(self, settings, pretrained=True):
         super().__init__()
         width, maps, stacks = settings.channels, settings.maps, settings.stacks
-        self.stem = (
-            PretrainedStem(
-                width,
-                own=settings.own_statistics,
-                encoder=settings.stem,
-                stride=settings.map_stride,
-                frozen=settings.frozen_blocks,
-                pretrained=pretrained,
-            )
-            if settings.stem != "convolutions"
-            else nn.Sequential(
-                conv(3, width // 4, kernel=7, stride=2),
-                conv(width // 4, width // 2),
-                nn.AvgPool2d(2),
-                block(width // 2, width, settings.convs),
-            )
-        )
+        self.stem = make_stem(settings, pretrained)
         self.hourglasses = nn.ModuleList(
             Hourglass(width, settings.depth, settings.convs) for _ in range(stacks)
         )
