@@ -237,6 +237,20 @@ def made_up_mano(seed=0):
     }
 
 
+def tree(parent_of_3=2):
+    """MANO's kinematic tree, with another parent of its fourth joint."""
+    table = np.array([[-1, *PARENTS[1:]], range(16)])
+    table[0, 3] = parent_of_3
+    return table
+
+
+def signed(shape):
+    """Rows that sum up to 1, with numbers far below zero."""
+    rows = np.zeros(shape)
+    rows[:, :2] = (6, -5)
+    return rows
+
+
 @pytest.fixture
 def mano(tmp_path, monkeypatch):
     """A function that writes a MANO-shaped file where the real one would lie."""
@@ -328,7 +342,27 @@ class TestMano:
             ),
             ("shapedirs", np.full((778, 3, 10), np.nan), "shapedirs: expected finite numbers"),
             ("hands_mean", np.zeros(48), r"hands_mean: expected .* \(45,\)"),
-            ("f", np.full((1538, 3), "a"), "f: expected finite numbers"),
+            ("f", np.full((1538, 3), "a"), "refused the array type 'U1'"),
+            ("f", [[0, 1, 2]] * 1538, "f: expected finite numbers .* got list"),
+            ("f", np.full((1538, 3), 778), "f: expected vertices below 778"),
+            ("f", np.full((1538, 3), -1), "f: expected vertices below 778"),
+            ("f", np.zeros((1538, 3)), "f: expected whole numbers"),
+            ("kintree_table", tree(parent_of_3=15), "kintree_table: expected MANO's parents"),
+            ("kintree_table", tree(parent_of_3=3), "kintree_table: expected MANO's parents"),
+            ("kintree_table", tree(parent_of_3=-1), "kintree_table: expected MANO's parents"),
+            ("kintree_table", tree()[:, ::-1], "kintree_table: expected MANO's parents"),
+            ("kintree_table", tree() * 1.0, "kintree_table: expected whole numbers"),
+            ("weights", np.full((778, 16), 0.1), "weights: expected parts of each vertex"),
+            ("weights", signed((778, 16)), "weights: expected parts of each vertex"),
+            ("J_regressor", np.zeros((16, 778)), "J_regressor: expected parts of each joint"),
+            ("J_regressor", signed((16, 778)), "J_regressor: expected parts of each joint"),
+            (
+                "J_regressor",
+                scipy.sparse.csc_matrix((10**9, 778)),
+                r"J_regressor: expected .* \(16, 778\), got .* \(1000000000, 778\)",
+            ),
+            ("v_template", np.full((778, 3), 1e6), "v_template: expected numbers up to 1000"),
+            ("hands_coeffs", np.zeros((0, 45)), "hands_coeffs: expected finite numbers"),
         ],
     )
     def test_arrays_that_do_not_fit(self, mano, tmp_path, key, value, message):
@@ -366,7 +400,7 @@ class TestMano:
 
     def test_left_needs_right(self, mano, tmp_path):
         mano(made_up_mano(), side="left")
-        with pytest.raises(HamrError, match="MANO_RIGHT.pkl is missing: MANO's left hand"):
+        with pytest.raises(HamrError, match=r"MANO_RIGHT.pkl is missing \(MANO's left hand"):
             load_hand("mano", side="left", root=tmp_path)
 
 

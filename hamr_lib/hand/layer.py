@@ -18,15 +18,10 @@ from torch import nn
 
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
+from hamr_lib.hand.mano import MANO_TIPS, NUM_BETAS, find_mano, load_mano
 from hamr_lib.hand.open_hand import open_hand
-from hamr_lib.hand.pickles import load_pickle
 from hamr_lib.hand.poses import MIRROR
 from hamr_lib.joints import FROM_MANO
-
-# The paper's fingertips on MANO's mesh, thumb to little finger. Others use 744, 320, 443, 554, 671
-# (smplx) or 745, 317, 444, 556, 673 (manopth): a few millimetres apart.
-MANO_TIPS = (734, 333, 443, 555, 678)
-NUM_BETAS = 10
 
 
 class HandMesh(NamedTuple):
@@ -210,19 +205,12 @@ def load_hand(
     if not isinstance(pose_components, int) or not 1 <= pose_components <= 45:
         raise HamrError(f"pose_components: expected 1 to 45, got {pose_components!r}")
     root = ROOT / "data" if root is None else Path(root)
-    found = _find_mano(root, side)
     if name == "auto":
+        found = find_mano(root, side)
         name = "open" if found is None else "mano"
         print(f"hand: {found or 'the open hand; no MANO in ' + str(root / 'raw' / 'mano')}")
     if name == "mano":
-        if found is None:
-            raise HamrError(
-                f"{root / 'raw/mano' / _mano_file(side)} is missing: register at "
-                "https://mano.is.tue.mpg.de, download 'Models & Code' and put the file there"
-            )
-        data = _read_mano(found)
-        if side == "left":
-            _mend_left(data, root)
+        data = load_mano(root, side)
         tips = MANO_TIPS if tips is None else tips
     else:
         data = open_hand(root / "open" / "hand")
@@ -255,66 +243,3 @@ def mirrored(data):
         "hands_mean": data["hands_mean"] * np.tile(MIRROR, 15),
         "hands_components": data["hands_components"] * np.tile(MIRROR, 15),
     }
-
-
-def _mano_file(side):
-    return f"MANO_{side.upper()}.pkl"
-
-
-def _find_mano(root, side):
-    """The official file, put there alone or with the folders of MANO's archive; None without."""
-    folder = root / "raw" / "mano"
-    for place in (".", "models", "mano_v1_2/models"):
-        path = folder / place / _mano_file(side)
-        if path.is_file():
-            return path
-    return None
-
-
-def _read_mano(path):
-    """Read and check an official file; sparse matrices become dense."""
-    stored = load_pickle(path)
-    if not isinstance(stored, dict):
-        raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
-    data = {}
-    for key, shape in (
-        ("v_template", ("V", 3)),
-        ("shapedirs", ("V", 3, NUM_BETAS)),
-        ("posedirs", ("V", 3, 135)),
-        ("J_regressor", (16, "V")),
-        ("kintree_table", (2, 16)),
-        ("weights", ("V", 16)),
-        ("f", ("F", 3)),
-        ("hands_mean", (45,)),
-        ("hands_components", (45, 45)),
-        ("hands_coeffs", ("N", 45)),
-    ):
-        if key not in stored:
-            raise HamrError(f"{path}: expected {key!r} in it, found {', '.join(map(str, stored))}")
-        value = stored[key]
-        value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
-        vertices = len(data.get("v_template", value))
-        expected = tuple({"V": vertices, "F": len(value), "N": len(value)}.get(n, n) for n in shape)
-        if value.shape != expected or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
-            raise HamrError(
-                f"{path}: {key}: expected finite numbers of shape {expected}, "
-                f"got {value.dtype} of shape {value.shape}"
-            )
-        data[key] = value
-    return data
-
-
-def _mend_left(data, root):
-    """Undo a known flaw of MANO's left file: its shape components are not mirrored in x.
-
-    The right file tells: sides that agree in x where they should be opposite are flawed.
-    """
-    right = _find_mano(root, "right")
-    if right is None:
-        raise HamrError(
-            f"{root / 'raw/mano' / _mano_file('right')} is missing: MANO's left hand "
-            "is checked against the right one"
-        )
-    ours, theirs = data["shapedirs"][:, 0], _read_mano(right)["shapedirs"][:, 0]
-    if ours.shape == theirs.shape and np.abs(ours - theirs).sum() < np.abs(ours + theirs).sum():
-        data["shapedirs"] = data["shapedirs"] * np.array([-1.0, 1.0, 1.0])[:, None]

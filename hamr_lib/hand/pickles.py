@@ -1,38 +1,42 @@
-"""Reading pickles from strangers (RHD's annotations, MANO's model files) without running them.
+"""Reading pickles of others (RHD's annotations, MANO's model files) without running them.
 
 A pickle is a program that may import and call anything. Here it may name only what `_GLOBALS`
-lists, by exact module and name, and every name gives a stand-in of ours: nothing of NumPy, SciPy
-or chumpy is called while the file is read. The stand-ins merely record what the file says; once
-it is read, `load_pickle` checks the records and builds the arrays. (NumPy's own unpickling is not
-safe either: a crafted dtype state lets plain bytes pass for object pointers.)
+lists, and each name gives a stand-in of ours that records what the file says. Nothing of NumPy,
+SciPy or chumpy is called before the file is read and its records are checked: NumPy's own
+unpickling takes any bytes for pointers if the file says so. Nothing is hashed but plain keys, since
+the hash of a nested tuple can take forever.
 """
 
+import io
+import math
 import pickle
 import re
+import struct
 
 import numpy as np
 import scipy.sparse
 
 from hamr_lib.errors import HamrError
 
-# Numbers, booleans, strings and lists of objects. No structured, subarray or void dtypes.
-_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,6}|O[48]?")
+_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")  # plain numbers only
+_KEYS = (str, bytes, int, float, bool, type(None))
 
 
 def load_pickle(path):
-    """Read a pickle of arrays and plain containers; nothing in the file is ever run.
+    """Read a pickle of numeric arrays and plain containers; nothing in the file is ever run.
 
-    NumPy arrays and scalars, `scipy.sparse` CSC, CSR and COO matrices, dicts (ordered ones become
-    plain), lists, tuples, sets, strings and numbers are read. chumpy's `Ch` and `Select`, in which
-    MANO's files wrap some arrays, become the arrays they stand for. Byte strings of Python 2
-    pickles are read as Latin-1 text.
+    NumPy arrays and scalars of numbers, `scipy.sparse` CSC and CSR matrices, dicts, lists, tuples,
+    strings, bytes and numbers are read; sets become lists. chumpy's `Ch` and `Select`, in which
+    MANO's files wrap some arrays, become arrays. Strings of Python 2 are read as Latin-1.
 
     Raises:
         HamrError: naming the file, and the name it asks for if that is not one of the above.
     """
     try:
         with open(path, "rb") as file:
-            return _resolve(_Unpickler(file, encoding="latin1").load(), {})
+            content = file.read()
+        described = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        return _Builder(limit=(1 << 20) + 4 * len(content))(described)
     except HamrError as error:
         raise HamrError(f"{path}: {error}") from error
     except FileNotFoundError as error:
@@ -42,96 +46,123 @@ def load_pickle(path):
     # What a broken pickle raises is not bounded: it is whatever the broken step met.
     except Exception as error:
         raise HamrError(
-            f"{path} is not a readable pickle, it may be truncated: {type(error).__name__}: {error}"
+            f"{path} is not a readable pickle, it may be truncated: "
+            f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler in Python, whose instructions can be replaced one by one."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
     def find_class(self, module, name):
         try:
             return _GLOBALS[module, name]
         except KeyError:
             raise HamrError(
-                f"refused the pickled name '{module}.{name}'; expected only NumPy arrays, SciPy "
-                "sparse matrices, chumpy arrays and plain containers"
+                f"refused the pickled name '{f'{module}.{name}'[:100]}'; expected only NumPy "
+                "arrays, SciPy sparse matrices, chumpy arrays and plain containers"
             ) from None
 
+    def load_build(self):
+        """Give a record its state; nothing else takes one, the allowed names least of all."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _Record):
+            raise HamrError(f"refused to set the state of a {type(self.stack[-1]).__name__}")
+        self.stack[-1].state = state
 
-class _Function:
-    """A callable that a pickle can call, but not change with its BUILD instruction."""
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        _set_items(self.stack[-1], [key, value])
 
-    __slots__ = ("_call",)
+    def load_setitems(self):
+        items = self.pop_mark()
+        _set_items(self.stack[-1], items)
 
-    def __init__(self, call):
-        object.__setattr__(self, "_call", call)
+    def load_dict(self):
+        items = self.pop_mark()
+        self.append({})
+        _set_items(self.stack[-1], items)
 
-    def __call__(self, *args):
-        return self._call(*args)
+    def load_bytearray8(self):
+        """Read no more than there is; Python's would first allocate what the file claims."""
+        self.append(self.read(struct.unpack("<Q", self.read(8))[0]))
 
-    def __setattr__(self, name, value):
-        raise HamrError(f"refused to set {name!r} on a function")
+    dispatch |= {
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.EMPTY_SET[0]: dispatch[pickle.EMPTY_LIST[0]],
+        pickle.ADDITEMS[0]: dispatch[pickle.APPENDS[0]],
+        pickle.FROZENSET[0]: dispatch[pickle.LIST[0]],
+    }
 
-    def __setstate__(self, state):
-        raise HamrError("refused to set the state of a function")
+
+def _set_items(target, items):
+    if type(target) is not dict or any(type(key) not in _KEYS for key in items[::2]):
+        raise HamrError("refused a key that is neither text nor a number")
+    target.update(zip(items[::2], items[1::2], strict=True))
 
 
 class _Record:
-    """Something the file describes; `build` makes the real value once the file is read."""
+    """Something the file describes; `build` makes the value once the file is read."""
 
     __slots__ = ("state",)
 
-    def __setstate__(self, state):
-        self.state = state
-
 
 class _Dtype(_Record):
-    __slots__ = ("code", "order")
+    __slots__ = ("code",)
 
     def __init__(self, code, align=False, copy=False):
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise HamrError(f"refused the array type {code!r}; expected plain numbers or strings")
-        self.code, self.order = code, "="
+            raise HamrError(f"refused the array type {str(code)[:40]!r}; expected plain numbers")
+        self.code, self.state = code, (3, "=", None, None, None)
 
-    def __setstate__(self, state):
-        order, subarray, names, fields = state[1:5]
+    def build(self, build):
+        order, subarray, names, fields = self.state[1:5]
         if order not in ("<", ">", "|", "=") or (subarray, names, fields) != (None, None, None):
-            raise HamrError(f"refused the array type {state!r}; expected plain numbers or strings")
-        self.order = order
-
-    def build(self):
-        if self.code.startswith("O"):
-            return np.dtype(object)
-        return np.dtype(self.code).newbyteorder(self.order)
+            raise HamrError(f"refused a structured array type {self.code}; expected plain numbers")
+        return np.dtype(self.code).newbyteorder(order)
 
 
 class _Array(_Record):
     __slots__ = ()
 
-    def build(self, resolve):
+    def __init__(self, *state):
+        self.state = state
+
+    def build(self, build):
         _, shape, dtype, fortran, content = self.state
-        return _array(content, dtype, shape, "F" if fortran else "C", resolve)
+        if not isinstance(dtype, _Dtype):
+            raise HamrError(f"expected an array type, got {type(dtype).__name__}")
+        dtype = build(dtype)
+        if isinstance(content, str):  # the bytes of a Python 2 pickle
+            content = content.encode("latin1")
+        if len(content) != dtype.itemsize * math.prod(shape):
+            raise HamrError(f"an array of {dtype} has {len(content)} bytes, other than its shape")
+        array = np.ndarray(shape, dtype, buffer=content, order="F" if fortran else "C")
+        return array.astype(dtype.newbyteorder("="), order="K")  # a copy of our own, native order
 
 
-class _Buffer(_Record):
-    """An array as protocol 5 writes it."""
-
+class _Scalar(_Array):
     __slots__ = ()
 
-    def build(self, resolve):
-        content, dtype, shape, order = self.state
-        return _array(content, dtype, shape, order, resolve)
+    def build(self, build):
+        return super().build(build)[()]
 
 
 class _Sparse(_Record):
     __slots__ = ()
 
-    def build(self, resolve):
-        state = dict(resolve(self.state))
-        shape = state["_shape"] if "_shape" in state else state["shape"]
-        if self.cls in (scipy.sparse.coo_matrix, scipy.sparse.coo_array):
-            coords = state["coords"] if "coords" in state else (state["row"], state["col"])
-            return self.cls((state["data"], tuple(coords)), shape=shape)
-        matrix = self.cls((state["data"], state["indices"], state["indptr"]), shape=shape)
+    def build(self, build):
+        state = build(self.state)
+        arrays = [state[key] for key in ("data", "indices", "indptr")]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            raise HamrError("a sparse matrix whose parts are no arrays")
+        matrix = self.cls(tuple(arrays), shape=state.get("_shape", state.get("shape")))
         # SciPy trusts its indices: one that points outside would read or write foreign memory.
         matrix.check_format(full_check=True)
         return matrix
@@ -142,8 +173,8 @@ class _Ch(_Record):
 
     __slots__ = ()
 
-    def build(self, resolve):
-        return np.asarray(resolve(self.state)["x"])
+    def build(self, build):
+        return _an_array(build(self.state)["x"])
 
 
 class _Select(_Record):
@@ -151,45 +182,16 @@ class _Select(_Record):
 
     __slots__ = ()
 
-    def build(self, resolve):
-        state = resolve(self.state)
-        chosen = np.asarray(state["a"]).ravel()[state["idxs"]]
+    def build(self, build):
+        state = build(self.state)
+        chosen = _an_array(state["a"]).ravel()[_an_array(state["idxs"])]
         return chosen.reshape(state.get("preferred_shape", chosen.shape))
 
 
-def _sparse(cls):
-    return type(f"_Sparse_{cls.__name__}", (_Sparse,), {"__slots__": (), "cls": cls})
-
-
-def _dtype_of(dtype):
-    if not isinstance(dtype, _Dtype):
-        raise HamrError(f"expected an array type, got {type(dtype).__name__}")
-    return dtype.build()
-
-
-def _array(content, dtype, shape, order, resolve):
-    dtype = _dtype_of(dtype)
-    if dtype.hasobject:
-        array = np.empty(len(content), object)
-        for i, value in enumerate(content):
-            array[i] = resolve(value)
-        return array.reshape(shape, order=order)
-    if isinstance(content, str):  # the bytes of a Python 2 pickle
-        content = content.encode("latin1")
-    if len(content) != dtype.itemsize * np.prod(shape, dtype=object):
-        raise HamrError(f"an array of shape {shape} and type {dtype} has {len(content)} bytes")
-    array = np.ndarray(shape, dtype, buffer=content, order=order)
-    return array.astype(dtype.newbyteorder("="), order="K")  # a copy of our own, native order
-
-
-def _scalar(dtype, content):
-    return _array(content, dtype, (), "C", None)[()]
-
-
-def _buffer(content, dtype, shape, order):
-    record = _Buffer()
-    record.state = (content, dtype, shape, order)
-    return record
+def _an_array(value):
+    if not isinstance(value, np.ndarray):
+        raise HamrError(f"expected a numeric array in a chumpy array, got {type(value).__name__}")
+    return value
 
 
 def _reconstruct_array(subtype, shape, code):
@@ -201,73 +203,73 @@ def _reconstruct_array(subtype, shape, code):
 def _reconstruct_object(cls, base, state):
     """What `copyreg._reconstructor` does (protocols 0 and 1), for our own stand-ins alone."""
     if not (isinstance(cls, type) and issubclass(cls, _Record)):
-        raise HamrError(f"refused to construct a {cls!r}")
+        raise HamrError(f"refused to construct a {type(cls).__name__}")
     return cls()
 
 
 def _encode(text, encoding="latin1"):
     """`_codecs.encode`, by which Python 3 writes bytes in protocol 2."""
-    if encoding not in ("latin1", "latin-1"):
-        raise HamrError(f"refused the encoding {encoding!r}; expected latin1")
     return text.encode("latin1")
 
 
-def _no_bytes():
-    """`bytes()`, by which Python 3 writes an empty byte string in protocols 0 to 2."""
-    return b""
+class _Builder:
+    """Builds what the records in a value describe; what is met twice is built once.
 
+    Args:
+        limit: bytes that all arrays together may take. A small file can name the same bytes as
+            the content of any number of arrays.
+    """
 
-def _plain_ordered_dict(items=()):
-    return dict(items)
+    def __init__(self, limit):
+        self.left, self.done = limit, {}
 
+    def __call__(self, value):
+        if isinstance(value, (dict, list, tuple, _Record)):
+            if id(value) not in self.done:
+                # Keeping `value` beside its result keeps its id from being used again.
+                self.done[id(value)] = (value, self.build(value))
+            return self.done[id(value)][1]
+        if isinstance(value, _KEYS):
+            return value
+        raise HamrError(f"refused a {type(value).__name__} as a value")
 
-def _resolve(value, done):
-    """Build what the stand-ins in `value` describe; a value met twice is built once."""
-    if isinstance(value, (dict, list, tuple, set, frozenset, _Record)):
-        key = id(value)
-        if key not in done:
-            # Keeping `value` beside its result keeps its id from being used again.
-            done[key] = (value, _build(value, lambda part: _resolve(part, done)))
-        return done[key][1]
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
-        return value
-    if isinstance(value, np.generic):
-        return value
-    raise HamrError(f"refused a {type(value).__name__} as a value")
-
-
-def _build(value, resolve):
-    if isinstance(value, dict):
-        return {resolve(k): resolve(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return type(value)(resolve(v) for v in value)
-    if isinstance(value, _Dtype):
-        return value.build()
-    return value.build(resolve)
+    def build(self, value):
+        if isinstance(value, dict):
+            return {key: self(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self, value))
+        built = value.build(self)
+        self.left -= getattr(built, "nbytes", 0)
+        if self.left < 0:
+            raise HamrError("its arrays together are far larger than the file")
+        return built
 
 
 _NDARRAY = object()  # named by a pickle only as an argument of `_reconstruct`
 _GLOBALS = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Function(_Dtype),
+    ("numpy", "dtype"): _Dtype,
     ("chumpy.ch", "Ch"): _Ch,
     ("chumpy.reordering", "Select"): _Select,
-    ("_codecs", "encode"): _Function(_encode),
-    ("collections", "OrderedDict"): _Function(_plain_ordered_dict),
+    ("_codecs", "encode"): _encode,
 }
 for _core in ("numpy.core", "numpy._core"):
-    _GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _Function(_reconstruct_array)
-    _GLOBALS[f"{_core}.multiarray", "scalar"] = _Function(_scalar)
-    _GLOBALS[f"{_core}.numeric", "_frombuffer"] = _Function(_buffer)
+    _GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct_array
+    _GLOBALS[f"{_core}.multiarray", "scalar"] = lambda dtype, content: _Scalar(
+        1, (), dtype, False, content
+    )
+    _GLOBALS[f"{_core}.numeric", "_frombuffer"] = lambda content, dtype, shape, order: _Array(
+        1, shape, dtype, order == "F", content
+    )
 for _module in ("builtins", "__builtin__"):  # Python 3's and Python 2's name of it
-    for _type in (set, frozenset, complex):
-        _GLOBALS[_module, _type.__name__] = _Function(_type)
+    _GLOBALS[_module, "set"] = _GLOBALS[_module, "frozenset"] = lambda items=(): list(items)
+    _GLOBALS[_module, "bytes"] = lambda: b""  # by which protocols 0 to 2 write empty bytes
     _GLOBALS[_module, "object"] = object()
-    _GLOBALS[_module, "bytes"] = _Function(_no_bytes)
 for _module in ("copyreg", "copy_reg"):
-    _GLOBALS[_module, "_reconstructor"] = _Function(_reconstruct_object)
-for _format in ("csc", "csr", "coo"):
+    _GLOBALS[_module, "_reconstructor"] = _reconstruct_object
+for _format in ("csc", "csr"):
     for _kind in ("matrix", "array"):
         _class = getattr(scipy.sparse, f"{_format}_{_kind}")
+        _record = type(f"_Sparse_{_class.__name__}", (_Sparse,), {"__slots__": (), "cls": _class})
         for _module in ("scipy.sparse", f"scipy.sparse.{_format}", f"scipy.sparse._{_format}"):
-            _GLOBALS[_module, _class.__name__] = _sparse(_class)
+            _GLOBALS[_module, _class.__name__] = _record

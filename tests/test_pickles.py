@@ -1,6 +1,6 @@
 """The restricted unpickler: what it reads, and that nothing in a hostile pickle ever runs."""
 
-import collections
+import contextlib
 import os
 import pickle
 import struct
@@ -35,10 +35,8 @@ class TestReads:
             np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
             np.arange(4, dtype=">i2"),
             np.array([True, False]),
-            np.array(["thumb", "tip"]),
             np.zeros((0, 3)),
             np.array(2.5),
-            np.array([1j, 2]),
         ],
         ids=lambda a: f"{a.dtype.str}-{a.shape}",
     )
@@ -52,9 +50,6 @@ class TestReads:
     def test_containers_and_scalars(self, tmp_path, protocol):
         value = {
             0: [1, (2.5, "text"), None, True],
-            "set": {1, 2},
-            "frozen": frozenset([3]),
-            "complex": 1 + 2j,
             "bytes": b"\x00\xff",
             "empty": b"",
             "int": np.int64(-3),
@@ -63,24 +58,16 @@ class TestReads:
         got = read(tmp_path, pickle.dumps(value, protocol=protocol))
         assert got == value
         assert type(got["int"]) is np.int64 and type(got["float"]) is np.float32
-        ordered = collections.OrderedDict(b=1, a=2)
-        assert list(read(tmp_path, pickle.dumps(ordered, protocol=protocol))) == ["b", "a"]
+        for made in ({3}, frozenset([3])):
+            assert read(tmp_path, pickle.dumps(made, protocol=protocol)) == [3]  # none is hashed
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    @pytest.mark.parametrize("kind", ["csc_matrix", "csr_matrix", "coo_matrix", "csr_array"])
+    @pytest.mark.parametrize("kind", ["csc_matrix", "csr_matrix", "csc_array", "csr_array"])
     def test_sparse(self, tmp_path, kind, protocol):
         dense = np.array([[0, 1.5, 0], [2, 0, 0]])
         got = read(tmp_path, pickle.dumps(getattr(scipy.sparse, kind)(dense), protocol=protocol))
         assert type(got) is getattr(scipy.sparse, kind)
         np.testing.assert_array_equal(got.toarray(), dense)
-
-    def test_objects_in_arrays(self, tmp_path):
-        array = np.empty((2, 2), object)
-        array[:] = [[np.arange(3), "a"], [None, {"b": np.ones(2)}]]
-        got = read(tmp_path, pickle.dumps(array))
-        np.testing.assert_array_equal(got[0, 0], [0, 1, 2])
-        assert got[0, 1] == "a" and got[1, 0] is None
-        np.testing.assert_array_equal(got[1, 1]["b"], [1, 1])
 
     def test_a_value_met_twice_is_one_value(self, tmp_path):
         array = np.ones(3)
@@ -167,7 +154,7 @@ class TestRefuses:
         self.refused(tmp_path, pickle.dumps(annotation), "system")
         inside = np.empty(1, object)
         inside[0] = attack
-        self.refused(tmp_path, pickle.dumps(inside), "system")
+        self.refused(tmp_path, pickle.dumps(inside), "array type 'O8'|system")
         twice = _Reduce(dict, [("a", _Reduce(list, [attack]))])
         self.refused(tmp_path, pickle.dumps(twice), "builtins.dict|system")
 
@@ -233,6 +220,7 @@ class TestRefuses:
             b"cnumpy\ndtype\n",
             b"cnumpy.core.multiarray\n_reconstruct\n",
             b"cbuiltins\nset\n",
+            b"c_codecs\nencode\n",
             b"cchumpy.ch\nCh\n",
             b"cscipy.sparse\ncsc_matrix\n",
             b"cnumpy\nndarray\n",
@@ -245,7 +233,7 @@ class TestRefuses:
             with pytest.raises(HamrError, match="stranger.pkl"):
                 read(tmp_path, b"\x80\x02" + target + state + b"b.")
         np.testing.assert_array_equal(read(tmp_path, pickle.dumps(np.ones(2))), [1, 1])
-        assert read(tmp_path, pickle.dumps({1})) == {1}
+        assert read(tmp_path, pickle.dumps({1})) == [1]
 
     def test_state_of_stand_ins(self, tmp_path, canary):
         """A stand-in takes state as data: methods in it are not called, classes not replaced."""
@@ -254,9 +242,8 @@ class TestRefuses:
         for key in ("build", "__class__", "__setstate__", "x"):
             content = leaf + b"}" + short(key) + system + b"sb."
             self.refused(tmp_path, content, "posix.system")
-            content = leaf + b"}" + short(key) + short("text") + b"s" + short("x") + b"N"
-            read_back = content + b"sb."
-            assert read(tmp_path, read_back).shape == ()  # nothing but its x is looked at
+            content = leaf + b"}" + short(key) + short("text") + b"s" + short("x") + b"Nsb."
+            self.refused(tmp_path, content, "expected a numeric array")  # only its x is looked at
         by_attribute = leaf + b"N}" + short("build") + short("evil") + b"s\x86b."
         self.refused(tmp_path, by_attribute, "tuple")
 
@@ -290,18 +277,71 @@ class TestRefuses:
         with pytest.raises(HamrError, match="cannot read"):
             load_pickle(tmp_path)
 
-    def test_every_allowed_name_is_ours_or_inert(self):
-        """No entry of the allow list is a function or class of another package."""
-        from hamr_lib.hand import pickles
+    @pytest.mark.parametrize("write", [b"s", b"\x85u", b"\x85d"], ids=["s", "u", "d"])
+    def test_keys_that_take_forever_to_hash(self, tmp_path, write):
+        """Tuples of a tuple twice, sixty deep, as a key, in a set, in a frozen set."""
+        laughs = b")" + b"2\x86" * 60
+        if write == b"s":
+            content = b"\x80\x02}" + laughs + b"K\x01s."
+        elif write.endswith(b"u"):
+            content = b"\x80\x02}(" + laughs + b"K\x01u."
+        else:
+            content = b"\x80\x02(" + laughs + b"K\x01d."
+        self.refused(tmp_path, content, "refused a key that is neither text nor a number")
+        for content in (b"\x80\x04\x8f(" + laughs + b"\x90.", b"\x80\x04(" + laughs + b"\x91."):
+            read(tmp_path, content)  # a list: nothing is hashed
+        by_name = b"\x80\x02cbuiltins\nset\n(" + laughs + b"l\x85R."
+        read(tmp_path, by_name)
 
-        for (module, name), value in pickles._GLOBALS.items():
-            assert "." not in name
-            ours = (
-                isinstance(value, pickles._Function)
-                or type(value) is object
-                or (isinstance(value, type) and issubclass(value, pickles._Record))
+    def test_sizes_that_are_only_claimed(self, tmp_path):
+        """Arrays, byte arrays and memo places of gigabytes in files of some bytes."""
+        for code in ("S0", "U0", "V0", "O8", "U1000000000"):
+            dtype = b"cnumpy\ndtype\nU" + bytes([len(code)]) + code.encode() + b"\x85R"
+            content = (
+                b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+                b"(K\x01J\x00\xca\x9a;\x85" + dtype + b"\x89U\x00tb."
             )
-            assert ours, (module, name)
+            self.refused(tmp_path, content, "refused the array type")
+        size = struct.pack("<Q", 1 << 40)
+        for content in (b"\x96" + size + b"abc.", b"\x8e" + size + b"abc.", b"\x8d" + size + b"a."):
+            self.refused(tmp_path, b"\x80\x05" + content, "not a readable pickle")
+        assert read(tmp_path, b"\x80\x02K\x01r\xff\xff\xff\x7f.") == 1
+        nested = [0.0]
+        for _ in range(60):
+            nested = [nested, nested]
+        assert len(read(tmp_path, pickle.dumps(nested))) == 2  # shared, not multiplied
+
+    def test_the_same_bytes_as_many_arrays(self, tmp_path):
+        """A thousand arrays of one megabyte that the file holds once."""
+        array = np.zeros(1 << 20, np.uint8)
+        reduced = array.__reduce__()
+        shared = reduced[2][4]
+        arrays = [_Forged((*reduced[2][:4], shared)) for _ in range(1000)]
+        content = pickle.dumps(arrays, protocol=4)
+        assert len(content) < 1.2e6
+        self.refused(tmp_path, content, "far larger than the file")
+
+    def test_messages_are_short(self, tmp_path):
+        name = "a" * 100_000
+        for content in (
+            b"\x80\x02c" + name.encode() + b"\nb\n.",
+            b"\x80\x02cnumpy\ndtype\nX" + struct.pack("<I", len(name)) + name.encode() + b"\x85R.",
+        ):
+            with pytest.raises(HamrError) as caught:
+                read(tmp_path, content)
+            assert len(str(caught.value)) < 1000
+
+    def test_changed_bytes(self, tmp_path):
+        """Some hundred single changes of a file with all that is read: values or our error."""
+        rng = np.random.default_rng(0)
+        value = {0: {"a": np.eye(3), "m": scipy.sparse.csc_matrix(np.eye(4)), "t": ("b", 1.5)}}
+        for protocol in (0, 2, 4):
+            whole = pickle.dumps(value, protocol=protocol)
+            for _ in range(150):
+                changed = bytearray(whole)
+                changed[rng.integers(len(whole))] = rng.integers(256)
+                with contextlib.suppress(HamrError):
+                    read(tmp_path, bytes(changed))
 
 
 class _Forged:
