@@ -21,7 +21,7 @@ from hamr_lib.files import ROOT
 from hamr_lib.hand.mano import MANO_TIPS, NUM_BETAS, find_mano, load_mano
 from hamr_lib.hand.open_hand import open_hand
 from hamr_lib.hand.poses import MIRROR
-from hamr_lib.joints import FROM_MANO
+from hamr_lib.joints import FROM_MANO, MIDDLE_MCP, NAMES, WRIST
 
 
 class HandMesh(NamedTuple):
@@ -228,6 +228,21 @@ def load_hand(
             f"tips: expected five vertices below {len(data['v_template'])}, got {tips.tolist()}"
         )
     return Hand(data, name, side, pose_components, joints, tips.astype(np.int64)).float()
+
+
+def upright(hand):
+    """Find the (3, 3) rotation that turns the palm to the camera and the fingers up."""
+    joints = hand.skeleton(*(torch.zeros(1, n) for n in (NUM_BETAS, 3, hand.pose_components)))
+    joints = joints[0].double().numpy()
+    along = joints[MIDDLE_MCP] - joints[WRIST]
+    across = joints[NAMES.index("index MCP")] - joints[NAMES.index("little MCP")]
+    if hand.side == "left":
+        across = -across
+    up = along / np.linalg.norm(along)
+    side = across - up * (across @ up)
+    side /= np.linalg.norm(side)
+    # A right hand with its palm to the viewer has its thumb on the right.
+    return np.array([side, -up, np.cross(up, side)])
 
 
 def mirrored(data):

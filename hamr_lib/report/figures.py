@@ -74,10 +74,13 @@ def save_figure(fig, data, caption, out_dir, name):
         data: DataFrame, exactly what is plotted. Where its column `dataset` holds a stand-in, the
             caption is completed by what that means.
         caption: Markdown.
+        out_dir: None writes nothing.
 
     Returns:
         `fig`.
     """
+    if out_dir is None:
+        return fig
     out_dir = Path(out_dir)
     if "dataset" in data and data.dataset.map(is_stand_in).any():
         caption = f"{caption} {STAND_IN}"

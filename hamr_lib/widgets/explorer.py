@@ -14,8 +14,8 @@ from hamr_lib.camera import crop_units_to_grid
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.hand import poses
-from hamr_lib.hand.layer import load_hand
-from hamr_lib.joints import MANO_NAMES, MIDDLE_MCP, NAMES, WRIST
+from hamr_lib.hand.layer import load_hand, upright
+from hamr_lib.joints import MANO_NAMES, WRIST
 from hamr_lib.recovery.result import SKIN, write_mesh
 from hamr_lib.render import rasterize
 from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
@@ -65,7 +65,7 @@ class Explorer:
         principal = load_hand(self.hand.name, side, pose_components=COMPONENTS)
         self._basis = principal.layer.hand_components.numpy()  # (COMPONENTS, 45)
         self.anatomical = self.hand.name == "open"
-        self._upright = _upright(self.hand)
+        self._upright = upright(self.hand)
         self._extra = np.zeros(45)  # pose offset of the last fit, for which there is no slider
         self._quiet = True
         self.which.value, self.side.value = self.hand.name, side
@@ -279,11 +279,11 @@ class Explorer:
         """betas (10,), global_orient (3,), hand_pose (45,) and camera (3,) of a named target."""
         mean = self.hand.hand_mean.numpy()
         flip = poses.MIRROR if self.hand.side == "left" else 1.0
-        upright = Rotation.from_matrix(self._upright)
+        start = Rotation.from_matrix(self._upright)
         camera = np.array([self.start[name] for name in CAMERA])
         if name in poses.GESTURES:
             pose = poses.angles_to_axis_angle(poses.GESTURES[name]) * flip
-            return np.zeros(10), upright.as_rotvec(), pose.ravel() - mean, camera
+            return np.zeros(10), start.as_rotvec(), pose.ravel() - mean, camera
         rng = np.random.default_rng(RANDOM.index(name))
         if self.anatomical:
             pose = (poses.angles_to_axis_angle(poses.sample_poses(rng, 1)[0]) * flip).ravel() - mean
@@ -291,7 +291,7 @@ class Explorer:
             pose = rng.normal(0, 1, COMPONENTS) @ self._basis
         turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True)
         camera = camera * rng.uniform(0.8, 1.1)
-        return rng.normal(0, 1, 10), (turn * upright).as_rotvec(), pose, camera
+        return rng.normal(0, 1, 10), (turn * start).as_rotvec(), pose, camera
 
     def _tensors(self):
         return _batch((*self.parameters(), self.camera()))
@@ -378,18 +378,3 @@ class Explorer:
 def _batch(arrays):
     """Arrays (n,) -> float32 tensors (1, n)."""
     return [torch.from_numpy(np.asarray(array)).float()[None] for array in arrays]
-
-
-def _upright(hand):
-    """(3, 3) rotation that turns the palm to the camera and the fingers up."""
-    joints = hand(torch.zeros(1, 10), torch.zeros(1, 3), torch.zeros(1, 45)).joints[0]
-    joints = joints.double().numpy()
-    along = joints[MIDDLE_MCP] - joints[WRIST]
-    across = joints[NAMES.index("index MCP")] - joints[NAMES.index("little MCP")]
-    if hand.side == "left":
-        across = -across
-    up = along / np.linalg.norm(along)
-    side = across - up * (across @ up)
-    side /= np.linalg.norm(side)
-    # A right hand with its palm to the viewer has its thumb on the right.
-    return np.array([side, -up, np.cross(up, side)])
