@@ -25,7 +25,7 @@ UV := uv==0.13.9
 MALLOC := glibc.malloc
 export GLIBC_TUNABLES ?= $(MALLOC).mmap_threshold=1073741824:$(MALLOC).trim_threshold=4294967296:$(MALLOC).top_pad=268435456:$(MALLOC).hugetlb=1
 
-.PHONY: help setup lock data train evaluate ablations compare figures reproduce study test lint bench lab clean
+.PHONY: help setup lock method data train evaluate ablations compare figures reproduce study test lint bench lab clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -60,7 +60,7 @@ lock: | $(VENV)/bin/python ## Resolve pyproject.toml into requirements.lock anew
 # An executed notebook is the sign that its step is done. Make compares it with the notebook, the
 # profile and the steps before it; to run anew after a change of the library: make clean.
 
-STEPS := data train evaluate ablations compare figures reproduce
+STEPS := method data train evaluate ablations compare figures reproduce
 
 ifeq ($(wildcard $(INSTALLED)),)
 # Only the library can tell which runs there are, so it is installed first, and make begins again.
@@ -87,6 +87,7 @@ EXECUTE = @$(SHARE) $(PY) -m hamr_lib.study execute $(PROFILE)
 EVALUATED := $(RUNS:%=$(RESULTS)/runs/%/03_evaluate.ipynb)
 COMPARED := $(METHODS:%=$(RESULTS)/comparisons/%/05_comparisons.ipynb)
 
+method: $(RESULTS)/00_method.ipynb ## Walk through the method, equation by equation (a minute)
 data: $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
 train: $(RESULTS)/02_train.ipynb ## Train the network
 evaluate: $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
@@ -97,9 +98,11 @@ ablations: $(RESULTS)/04_ablations.ipynb ## Train and score it without each of i
 compare: $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
 	@cat $(RESULTS)/tables/comparisons.md
 figures: $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
-reproduce: $(RESULTS)/06_figures.ipynb ## The whole study, from data to figures
+reproduce: $(RESULTS)/00_method.ipynb $(RESULTS)/06_figures.ipynb ## The whole study, from data to figures
 	@echo "the study is complete: $(RESULTS)/"
 
+$(RESULTS)/00_method.ipynb: notebooks/00_method.ipynb $(SETTINGS) | $(INSTALLED)
+	$(EXECUTE) 00_method $@
 $(RESULTS)/01_data.ipynb: notebooks/01_data.ipynb $(SETTINGS) | $(INSTALLED)
 	$(EXECUTE) 01_data $@
 $(RESULTS)/02_train.ipynb: notebooks/02_train.ipynb $(RESULTS)/01_data.ipynb

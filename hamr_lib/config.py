@@ -237,7 +237,7 @@ class Train:
     lift_steps: int = within(0, 0, 10**7)
     lift_beside: int = within(0, 0, 10**5)  # hands lifted beside each batch of images
     steps: int = within(200000, 1, 10**8)
-    batch_size: int = within(32, 1, 2**16)
+    batch_size: int = within(32, 2, 2**16)  # batch normalisation needs two
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     learning_rate: float = within(2e-4, 1e-12, 10)
     # Factor on the learning rate of a pretrained encoder's blocks.

@@ -68,6 +68,11 @@ VARIANTS = {
     "squared-joints": Variant(
         "squared 3-D loss", {"losses.joints_3d_kind": "squared", "losses.joints_3d": 1000.0}
     ),
+    "squared-joints-2d": Variant("squared 2-D loss", {"losses.joints_2d_kind": "squared"}),
+    "paper-camera-scale": Variant(
+        "the paper's ground-truth scale", {"losses.camera_scale": "full"}
+    ),
+    "paper-noise": Variant("the paper's noise", {"augment.noise": 0.1}),
     "joints-2d-1": Variant("2-D loss of weight 1", {"losses.joints_2d": 1.0}),
     "no-shift": Variant("without shifts", {"augment.shift": 0.0}),
     "no-occlusion": Variant("without patches before hands", {"augment.occlusion": 0.0}),

@@ -194,7 +194,8 @@ def test_the_whole_study_and_that_a_second_call_runs_nothing():
     make("reproduce", "PROFILE=smoke")
     results = ROOT / "results" / "smoke"
     expected = [f"{name}.ipynb" for name in (
-        "01_data", "02_train", "03_evaluate", "04_ablations", "05_comparisons", "06_figures"
+        "00_method", "01_data", "02_train", "03_evaluate", "04_ablations", "05_comparisons",
+        "06_figures",
     )]  # fmt: skip
     expected += ["metrics.csv", "run.json", "tables/table1.csv"]
     expected += [f"figures/fig{n}_*.{kind}" for n in (4, 6, 8) for kind in ("pdf", "png", "csv")]
