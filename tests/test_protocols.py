@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from hamr_lib.data import stb
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
+from hamr_lib.files import ROOT
 from hamr_lib.joints import NAMES, TIPS, WRIST
 
 
@@ -222,3 +223,9 @@ def test_bad_input_is_told():
         protocols.joint_errors_3d(
             true, true, valid, protocols.Protocol(root="palm", root_counts=False)
         )
+
+
+def test_the_page_names_every_protocol():
+    text = (ROOT / "docs" / "protocols.md").read_text()
+    for protocol in protocols.NAMED:
+        assert protocol.whose in text and protocol.thresholds in text

@@ -25,6 +25,7 @@ from hamr_lib.evaluation.scores import (
     errors_3d,
     is_stand_in,
     main_protocol,
+    protocol_name,
     published,
 )
 from hamr_lib.files import write_aside
@@ -135,7 +136,8 @@ def fig6(results_dir, settings):
         curves = {name: [errors_3d(found[dataset], protocol)] for name, found in methods.items()}
         thresholds = protocols.THRESHOLDS[protocol.thresholds]
         table = _curves(ax, curves, thresholds, settings, named=False)
-        tables.append(table.assign(dataset=dataset, protocol=protocol.name))
+        name = protocol_name(protocol.name, methods["main"][dataset])
+        tables.append(table.assign(dataset=dataset, protocol=name))
         ax.set(title=_title(dataset), xlabel="error threshold (mm)")
     axes[0, 0].set_ylabel("share of correct joints (3-D PCK)")
     fig.tight_layout(w_pad=1.0, rect=(0, 0, 1, 1 - legend / height))
@@ -154,7 +156,7 @@ def fig6(results_dir, settings):
     caption = (
         "**Fig. 6.** 3-D PCK by error threshold. Lines: measured by this study, with 95 % "
         "bootstrap bands over images; the number beside each is its AUC. Protocols: "
-        + "; ".join(f"{d} ({main_protocol(methods['main'][d]).name})" for d in sets)
+        + "; ".join(f"{table.dataset[0]} ({table.protocol[0]})" for table in tables[: len(sets)])
         + "."
         + (" Published AUCs are listed in grey, below the real set they were reported for."
            if not all(map(is_stand_in, sets)) else "")
@@ -206,7 +208,8 @@ def fig8(results_dir, settings):
         curves = {v: [errors_3d(p, protocol) for p in found[dataset]] for v, found in runs.items()}
         thresholds = protocols.THRESHOLDS[protocol.thresholds]
         table = _curves(ax, curves, thresholds, settings)
-        tables.append(table.assign(dataset=dataset, protocol=protocol.name))
+        name = protocol_name(protocol.name, runs["full"][dataset][0])
+        tables.append(table.assign(dataset=dataset, protocol=name))
         ax.set(title=_title(dataset), xlabel="error threshold (mm)")
     axes[0].set_ylabel("share of correct joints (3-D PCK)")
     fig.tight_layout(w_pad=1.5)

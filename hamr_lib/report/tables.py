@@ -16,6 +16,7 @@ from hamr_lib.evaluation.scores import (
     errors_3d,
     is_stand_in,
     main_protocol,
+    protocol_name,
     published,
     read_rows,
     score,
@@ -215,11 +216,11 @@ def ablation_differences(results_dir, settings):
     runs = _ablation_runs(results_dir, settings)
     rows = []
     for dataset, full in runs["full"].items():
-        protocol = main_protocol(full[0])
+        name = protocol_name(main_protocol(full[0]).name, full[0])
         for variant in settings.study.ablations:
             test = _paired(runs[variant][dataset], full, settings)
             kept = {key: test[key] for key in ("difference", "ci_low", "ci_high", "each")}
-            rows.append({"dataset": dataset, "variant": variant, "protocol": protocol.name, **kept})
+            rows.append({"dataset": dataset, "variant": variant, "protocol": name, **kept})
     return pd.DataFrame(rows)
 
 
