@@ -309,8 +309,10 @@ class Study:
     lift_steps: int = within(1000, 0, 10**7)
     comparisons: Annotated[tuple[str, ...], _known(COMPARISONS, "method")] = tuple(COMPARISONS)
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
-    # ResNet-50, as HMR and Boukhayma et al. have it, and below DeepLab; or what a CPU can train.
-    comparison_encoder: Literal["resnet50", "resnet18"] = "resnet50"
+    # Before a method is trained, its learning rate is chosen on the validation crops: the best of
+    # these factors on `train.learning_rate` after so many steps of each (0: no search).
+    search_rates: Annotated[tuple[StrictFloat, ...], Field(min_length=1)] = (0.3, 1.0, 3.0)
+    search_steps: int = within(0, 0, 10**8)
     # Each trained method in a notebook run of its own, which `make -j` spreads and an interruption
     # spares; off: all in one, where starting a kernel (some 6 s) would take longer than a method.
     comparisons_apart: StrictBool = True

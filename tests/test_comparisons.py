@@ -7,12 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
-import torchvision
 from saved_results import drawn_sets, small_settings
 from tiny import TinyHand, draw_frames
 
 from hamr_lib import baselines, study
-from hamr_lib.baselines import bodynet, boukhayma, deeplab, iqbal, pavlakos, smplify, zimmermann
+from hamr_lib.baselines import (
+    bodynet,
+    boukhayma,
+    deeplab,
+    iqbal,
+    pavlakos,
+    search,
+    smplify,
+    zimmermann,
+)
 from hamr_lib.baselines.common import mean_lengths
 from hamr_lib.bench import random_hands
 from hamr_lib.camera import ground_truth_camera, project_weak
@@ -26,6 +34,7 @@ from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import cell_centres, soft_argmax
 from hamr_lib.training.run import Run
 from hamr_lib.training.task import Task
+from hamr_lib.training.watch import Diverged
 from hamr_lib.variants import COMPARISONS
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -37,7 +46,6 @@ def quick(**train_settings):
     values = small_settings().to_dict()
     values["train"].update({"steps": 4, "batch_size": 4, "validate_every": 2, **train_settings})
     values["losses"]["silhouette_size"] = 16
-    values["study"]["comparison_encoder"] = "resnet18"
     return from_dict(values)
 
 
@@ -76,9 +84,6 @@ def test_the_methods_are_those_of_the_settings():
     for name, method in baselines.METHODS.items():
         assert not issubclass(method, Task) or method.name == name
         assert method.departures(load_settings("paper")).endswith(".") and method.reference
-    small = baselines.METHODS["hmr"].departures(load_settings("cpu"))
-    assert "ResNet-18 for ResNet-50" in small
-    assert "ResNet-18" not in baselines.METHODS["hmr"].departures(load_settings("paper"))
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -139,7 +144,7 @@ def test_deeplab_learns_a_mask():
     inside = (grid - middle[:, 0]) ** 2 + (grid[:, None] - middle[:, 1]) ** 2 < 0.25
     image = 0.3 * torch.rand(8, 3, 64, 64) + 0.6 * inside[:, None]
     batch = {"image": image, "mask": inside.float(), "has_mask": torch.ones(8, dtype=torch.bool)}
-    method, network = deeplab.DeepLab(), deeplab.Mask("resnet18").train()
+    method, network = deeplab.DeepLab(), deeplab.Mask(SETTINGS.model).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     errors = []
     for _ in range(25):
@@ -176,6 +181,29 @@ def test_an_interrupted_run_goes_on_to_the_same_end(name, crops, tmp_path, tiny_
     np.testing.assert_array_equal(again.value, whole.value)
 
 
+def test_the_learning_rate_is_chosen_on_the_validation_crops(crops, tmp_path, monkeypatch):
+    """Trials end at made-up errors, one of them in a loss that diverges; the least error wins."""
+    study = dataclasses.replace(SETTINGS.study, search_steps=2, search_rates=(0.5, 1.0, 2.0, 4.0))
+    settings, tried = dataclasses.replace(SETTINGS, study=study), []
+
+    def trial(settings, folder, *rest):
+        folder.mkdir(parents=True)
+        tried.append(settings.train.learning_rate)
+        assert settings.train.steps == 2
+        if len(tried) == 4:
+            raise Diverged("too fast")
+        return [{"val_joints_3d_mm": 9.0}, {"val_joints_3d_mm": [3.0, 2.0, 4.0][len(tried) - 1]}]
+
+    monkeypatch.setattr(search, "fit", trial)
+    for _ in range(2):  # the second time from search.csv
+        found = search.search_rate(Task(), settings, *crops[:2], TinyHand(), tmp_path)
+        rate = SETTINGS.train.learning_rate
+        assert tried == [0.5 * rate, rate, 2 * rate, 4 * rate]
+        assert found.train.learning_rate == rate and found.train.steps == SETTINGS.train.steps
+    assert not (tmp_path / "search").exists()
+    assert search.search_rate(Task(), SETTINGS, *crops[:2], TinyHand(), tmp_path) == SETTINGS
+
+
 def test_the_best_mask_is_kept(crops, tmp_path, tiny_hand):
     """A network of masks alone is judged by its wrong pixels."""
     *training, sets = crops
@@ -201,9 +229,8 @@ def test_unknown_methods_are_named(crops, tmp_path):
         baselines.run("magic", SETTINGS, tmp_path, *crops)
     with pytest.raises(HamrError, match="unknown method 'magic'"):
         load_comparison("smoke", "magic")
-    broken = from_dict({"study": {"comparisons": ["hmr", "magic"]}})
-    with pytest.raises(HamrError, match="study.comparisons: unknown method 'magic'"):
-        baselines.to_run(broken, "")
+    with pytest.raises(HamrError, match="study.comparisons.*unknown method 'magic'"):
+        from_dict({"study": {"comparisons": ["hmr", "magic"]}})
 
 
 def test_which_run_fits_which_method():
@@ -394,33 +421,9 @@ def test_pavlakos_second_stage_sees_maps_alone(crops):
     assert (shaped[-10:] > 1e-6).all() and (shaped[:-10] == 0).all()
 
 
-def test_deeplab_dilates_like_torchvision():
-    """Our way for small ResNets gives torchvision's own result where it has one."""
-    torch.manual_seed(0)
-    ours = torchvision.models.resnet50(weights=None)
-    theirs = torchvision.models.resnet50(
-        weights=None, replace_stride_with_dilation=[False, False, True]
-    )
-    theirs.load_state_dict(ours.state_dict())
-    deeplab.dilate(ours.layer4)
-    features = torch.rand(1, 1024, 8, 8)
-    with torch.no_grad():
-        found, expected = (net.eval().layer4(features) for net in (ours, theirs))
-    assert found.shape == (1, 2048, 8, 8)
-    torch.testing.assert_close(found, expected)
-    # A small one: with its strides undone, dilated features are the finer grid's, thinned out.
-    plain, fine = (torchvision.models.resnet18(weights=None).eval() for _ in range(2))
-    fine.load_state_dict(plain.state_dict())
-    deeplab.dilate(fine.layer4)
-    features = torch.rand(1, 256, 32, 32)
-    with torch.no_grad():
-        coarse, dense = plain.layer4(features), fine.layer4(features)
-    torch.testing.assert_close(dense[..., ::2, ::2][..., 3:-3, 3:-3], coarse[..., 3:-3, 3:-3])
-
-
 def test_deeplab_answers_a_mask(crops, tmp_path):
     method = deeplab.DeepLab()
-    method.network, method.mask_size = deeplab.Mask("resnet18").eval(), 16
+    method.network, method.mask_size = deeplab.Mask(SETTINGS.model).eval(), 16
     with torch.no_grad():
         answer = method.estimate(torch.rand(2, 3, 64, 64))
     assert set(answer) == {"mask"} and answer["mask"].shape == (2, 16, 16)

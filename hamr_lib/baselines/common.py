@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hamr_lib.baselines.search import search_rate
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device, output_answer
 from hamr_lib.joints import BONES, NAMES
@@ -30,6 +31,7 @@ class Trained(Task):
     def fit(cls, settings, train_crops, val_crops, hand, folder):
         """Train, or resume, and take the best checkpoint."""
         method = cls()
+        settings = search_rate(method, settings, train_crops, val_crops, hand, Path(folder))
         fit(settings, folder, train_crops, val_crops, hand, method)
         best = Path(folder) / "checkpoints" / "best.ckpt"
         network = method.build(settings, hand, train_crops)

@@ -7,10 +7,9 @@ import torch
 
 from hamr_lib.data.augment import augment, centre_crop
 from hamr_lib.data.crops import EvenBatches, StepBatches
-from hamr_lib.errors import HamrError
 from hamr_lib.model import checkpoint
 from hamr_lib.training.schedule import SCHEDULES, WeightAverage, make_optimizer
-from hamr_lib.training.watch import Watch
+from hamr_lib.training.watch import Diverged, Watch
 
 
 class Run:
@@ -146,7 +145,7 @@ class Run:
         errors = fabric.all_reduce(errors, reduce_op="sum").cpu()
         error = errors.nanmean().item()
         if not np.isfinite(error):
-            raise HamrError(
+            raise Diverged(
                 f"val_{task.val_metric} is {error}: expected a finite network and labels in some "
                 "validation samples"
             )

@@ -12,6 +12,10 @@ EXPLODED = 1000.0  # times the running mean of the loss
 SETTLED = 100  # steps before that mean is trusted
 
 
+class Diverged(HamrError):
+    """A loss or an error that is not finite or explodes."""
+
+
 class Watch:
     """Stops a run whose loss is not finite or explodes.
 
@@ -36,7 +40,7 @@ class Watch:
         self.pending = step, indices, loss, ready
 
     def check(self):
-        """Raise a `HamrError` that names the samples if the last loss was bad."""
+        """Raise a `Diverged` that names the samples if the last loss was bad."""
         if self.pending is None:
             return
         step, indices, loss, ready = self.pending
@@ -45,7 +49,7 @@ class Watch:
         loss = loss.item()
         settled = self.count >= SETTLED
         if not math.isfinite(loss) or (settled and loss > EXPLODED * self.mean):
-            raise HamrError(
+            raise Diverged(
                 f"training stopped at step {step}: the loss is {loss:g}, expected a finite value "
                 f"near its running mean {self.mean:g}. Samples of this batch: "
                 f"{self._names(indices)}; of the batch before: {self._names(self.earlier)}"
