@@ -5,8 +5,22 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # The paper-size network where there is a GPU, a small one elsewhere.
-PROFILE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-RESULTS := results/$(PROFILE)
+ifeq ($(origin PROFILE),undefined)
+PROFILE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+endif
+# Only the name of a profile may reach a shell; $(value ...) does not expand what is checked.
+LEFT := $(value PROFILE)
+LETTERS := a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9 - _
+$(foreach letter,$(LETTERS),$(eval LEFT := $$(subst $(letter),,$$(LEFT))))
+PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
+ifneq ($(if $(value LEFT),,$(filter $(value PROFILE),$(PROFILES))),$(value PROFILE))
+$(error PROFILE='$(value PROFILE)': expected one of $(PROFILES))
+endif
+ifeq ($(value PROFILE),)
+$(error PROFILE is empty: expected one of $(PROFILES))
+endif
+# results/reference holds what is published.
+RESULTS := results/$(patsubst reference,reference-run,$(PROFILE))
 SETTINGS := notebooks/profiles/$(PROFILE).yaml
 
 # An active conda environment named hamr is used as it is; otherwise a .venv is made.
@@ -25,11 +39,11 @@ UV := uv==0.13.9
 MALLOC := glibc.malloc
 export GLIBC_TUNABLES ?= $(MALLOC).mmap_threshold=1073741824:$(MALLOC).trim_threshold=4294967296:$(MALLOC).top_pad=268435456:$(MALLOC).hugetlb=1
 
-.PHONY: help setup lock method data train evaluate ablations compare figures reproduce study test lint bench lab clean
+.PHONY: help setup lock method data train evaluate ablations compare figures reproduce test test-all lint bench lab clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
-	@echo; echo "PROFILE=$(PROFILE); known: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@echo; echo "PROFILE=$(PROFILE); known: $(PROFILES)"
 
 # --- set-up -------------------------------------------------------------------------------------
 
@@ -126,13 +140,17 @@ endif
 
 # --- tools --------------------------------------------------------------------------------------
 
-test: setup ## Run the tests, the whole study under the smoke profile among them
+test: setup ## Run the fast tests (at most 5 minutes on two cores)
+	$(PY) -m pytest -m "not slow"
+
+test-all: setup ## Run all tests: also the whole smoke study, torchrun, the browser, kills and fuzzing
 	$(PY) -m pytest
 
-lint: setup ## Check style, and that no notebook carries outputs
+lint: setup ## Check style, that no notebook carries outputs, and print the size of everything
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m nbstripout --verify notebooks/*.ipynb
+	$(PY) tests/limits.py
 
 bench: setup ## Measure the renderer and the training loop
 	$(PY) -m hamr_lib.bench
@@ -140,5 +158,5 @@ bench: setup ## Measure the renderer and the training loop
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab notebooks
 
-clean: ## Remove this profile's results and rendered data, and all cached crops (never data/raw)
-	rm -rf $(RESULTS) data/open/$(PROFILE) data/cache
+clean: ## Remove this profile's results and rendered data (never data/raw or results/reference)
+	rm -rf $(RESULTS) data/open/$(PROFILE)

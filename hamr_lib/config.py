@@ -6,81 +6,21 @@ value is checked once, here: an unknown key, a wrong type or a value out of rang
 before anything runs.
 """
 
-import functools
 import re
-import typing
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-import yaml
-from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter
+from pydantic import Field, StrictBool
 
 from hamr_lib.errors import HamrError, quoted
-from hamr_lib.files import ROOT
+from hamr_lib.files import ROOT, read_yaml
+from hamr_lib.validation import SEEDS, Interval, Seeds, group, known, told_by, within
 from hamr_lib.variants import CLAIMS, COMPARISONS, VARIANTS, check_names
 
 PROFILES = ROOT / "notebooks" / "profiles"
 PROFILE_NAME = re.compile(r"[a-z0-9_-]{1,100}")
-MAX_BYTES = 1_000_000  # of a profile's file
-SEEDS = 2**32 - 1
-
-
-def within(default, low, high, **more):
-    """A number with its default, in [low, high]; `more` as in `pydantic.Field`."""
-    return Field(default, ge=low, le=high, strict=True, allow_inf_nan=False, **more)
-
-
-def _ordered(pair):
-    if pair[0] > pair[1]:
-        raise ValueError("the first of two should be at most the second")
-    return pair
-
-
-def _distinct(values):
-    if len(set(values)) < len(values):
-        raise ValueError("each should be named once")
-    return values
-
-
-def _known(names, what):
-    def check(values):
-        try:
-            check_names(values, names, what)
-        except HamrError as error:  # pydantic adds where it stands
-            raise ValueError(str(error)) from None
-        return _distinct(values)
-
-    return AfterValidator(check)
-
-
-Interval = Annotated[
-    tuple[Annotated[StrictFloat, Field(ge=0, le=100, allow_inf_nan=False)], ...],
-    Field(min_length=2, max_length=2),
-    AfterValidator(_ordered),
-]
-Seeds = Annotated[
-    tuple[Annotated[StrictInt, Field(ge=0, le=SEEDS)], ...],
-    Field(min_length=1, max_length=100),
-    AfterValidator(_distinct),
-]
-
-
-def group(cls):
-    """A frozen dataclass that pydantic checks, and whose complaints are `HamrError`s."""
-    cls = pydantic.dataclasses.dataclass(frozen=True, config={"extra": "forbid"})(cls)
-    checked = cls.__init__
-
-    @functools.wraps(checked)
-    def init(self, *args, **values):
-        try:
-            checked(self, *args, **values)
-        except pydantic.ValidationError as error:
-            raise _told(error, cls, cls.__name__) from None
-
-    cls.__init__ = init
-    return cls
 
 
 @group
@@ -300,14 +240,14 @@ class Evaluate:
 class Study:
     """Which further runs the study holds."""
 
-    ablations: Annotated[tuple[str, ...], _known(VARIANTS, "variant")] = tuple(CLAIMS)
+    ablations: Annotated[tuple[str, ...], known(VARIANTS, "variant")] = tuple(CLAIMS)
     ablation_seeds: Seeds = (0, 1, 2)
     # Steps of each ablation run, the full model's own row in that table included, so that all
     # rows of Fig. 8 have the same budget.
     ablation_steps: int = within(200000, 1, 10**8)
     # At most, before the first image of an ablation or comparison (see `train.lift_steps`).
     lift_steps: int = within(1000, 0, 10**7)
-    comparisons: Annotated[tuple[str, ...], _known(COMPARISONS, "method")] = tuple(COMPARISONS)
+    comparisons: Annotated[tuple[str, ...], known(COMPARISONS, "method")] = tuple(COMPARISONS)
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
     # Before a method is trained, its learning rate is chosen on the validation crops: the best of
     # these factors on `train.learning_rate` after so many steps of each (0: no search).
@@ -372,22 +312,6 @@ def load_settings(profile, variant="full", **overrides) -> Settings:
     return from_dict({**values, "profile": path.stem}, source=str(path))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which can name more values than memory holds, nor keys given twice."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias (*name), expected plain values")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"it gives {quoted(name)} twice")
-        return super().construct_mapping(node, deep)
-
-
 def _read(profile, above=()):
     """The path of a profile and its values, on top of those of the profile it names as its base;
     `above` are the paths of the profiles that led to it."""
@@ -402,31 +326,11 @@ def _read(profile, above=()):
             raise HamrError(f"{source}unknown profile {quoted(str(profile))} (known: {known})")
     if path in above:
         raise HamrError(f"{source}{quoted(str(profile))} is itself based on {above[-1].stem!r}")
-    values = _read_yaml(path, source)
+    values = read_yaml(path)
     if not isinstance(values, dict) or "base" not in values:
         return path, values
     base = _read(values.pop("base"), (*above, path))[1]
     return path, _merged(base, values)
-
-
-def _read_yaml(path, source=""):
-    """The values in a YAML file; an empty one holds none."""
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError(None, "it is no file")
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise HamrError(f"{source}cannot read {quoted(str(path))}: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise HamrError(f"{path}: expected a profile of at most {MAX_BYTES} bytes")
-    try:
-        return yaml.load(content.decode(), _Loader) or {}
-    # Tagged or impossible values (2020-13-45, !!int '') end in whatever error Python has for them.
-    except Exception as error:
-        reason = " ".join((str(error) or type(error).__name__).split())[:300]
-        raise HamrError(f"{path} is not YAML: {reason}") from error
 
 
 def _merged(below, above):
@@ -481,27 +385,9 @@ def from_dict(values, source="settings") -> Settings:
     if not isinstance(values, dict):
         raise HamrError(f"{source}: expected a mapping of settings, got {quoted(values)}")
     try:
-        return TypeAdapter(Settings).validate_python(values)
+        return pydantic.TypeAdapter(Settings).validate_python(values)
     except pydantic.ValidationError as error:
-        raise _told(error, Settings, source) from None
-
-
-def _told(error, cls, source):
-    """A `HamrError` of the first thing that pydantic complains about."""
-    first = error.errors(include_url=False)[0]
-    *above, last = first["loc"] or [""]
-    where = ".".join(str(part)[:80] for part in first["loc"])
-    if first["type"] == "unexpected_keyword_argument":
-        for name in above:
-            cls = typing.get_type_hints(cls)[name]
-        known = ", ".join(field.name for field in fields(cls))
-        return HamrError(f"{source}: unknown setting {quoted(where)} (known: {known})")
-    told = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if is_dataclass(cls) and first["type"].startswith("dataclass"):
-        told = "expected a mapping of settings"
-    if first["type"] != "value_error":
-        told += f", got {quoted(first['input'])}"
-    return HamrError(": ".join(part for part in (source, where, told) if part))
+        raise told_by(error, Settings, source) from None
 
 
 def _plain(value):

@@ -3,23 +3,33 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hamr_lib.errors import HamrError
+import yaml
 
+from hamr_lib.errors import HamrError, quoted
+
+YAML_BYTES = 100_000  # more is no settings
 ROOT = Path(__file__).resolve().parent.parent
+ASIDE = re.compile(r"\..*\.(\d+)\.part(\.[^.]*)?")  # names of files that are being written
 
 
 @contextmanager
-def write_aside(path):
+def write_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place only if the block succeeds.
 
     The temporary name keeps the suffix, since many writers choose their format by it.
+
+    Raises:
+        HamrError: for a full disk, a directory of that name, and any other `OSError`.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    short = f"{path.stem[:40]}-{digest(path.name)}"  # a name may be as long as names can be
+    aside = path.with_name(f".{short}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -29,6 +39,26 @@ def write_aside(path):
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise HamrError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what `write_aside` left below a folder in processes that were killed."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            found = ASIDE.fullmatch(name)
+            if found and not _is_running(int(found[1])):
+                with suppress(OSError):
+                    Path(parent, name).unlink()
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # someone else's
+        pass
+    return True
 
 
 def write_json(path, value):
@@ -43,8 +73,51 @@ def read_json(path):
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise HamrError(f"{path} is missing") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise HamrError(f"{path} is not JSON: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, which can name more values than memory holds, nor keys given twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name), expected plain values")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.YAMLError(f"it gives {quoted(key.value)} twice")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """Read the values in a YAML file; an empty one holds none.
+
+    Raises:
+        HamrError: naming the file, for one that cannot be read, is no YAML, or is too long.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is no file")
+        with open(path, "rb") as file:
+            content = file.read(YAML_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HamrError(f"cannot read {quoted(str(path))}: {reason}") from error
+    if len(content) > YAML_BYTES:
+        raise HamrError(f"{path}: expected at most {YAML_BYTES} bytes")
+    try:
+        return yaml.load(content.decode(), _Loader) or {}
+    # Tagged or impossible values (2020-13-45, !!int '') end in whatever error Python has for them.
+    except Exception as error:
+        reason = " ".join((str(error) or type(error).__name__).split())[:300]
+        raise HamrError(f"{path} is not YAML: {reason}") from error
 
 
 def digest(*parts):

@@ -1,13 +1,13 @@
-"""Running the notebooks in sequence: what the Makefile calls.
+"""Run the notebooks in sequence: what the Makefile calls.
 
-`python -m hamr_lib.study runs PROFILE` checks a profile and lists its ablation runs;
-`python -m hamr_lib.study execute PROFILE NOTEBOOK OUT [name=value ...]` executes one notebook by
-papermill; `python -m hamr_lib.study methods PROFILE` lists the comparisons that have a run of
-their own. Papermill only warns about a parameter that a notebook does not know, so both the
-settings and the parameters are checked before a kernel starts. `python -m hamr_lib.study train
-PROFILE [RUN]` trains one network without a notebook, for torchrun to start in every process; the
-notebook then finds it done. `python -m hamr_lib.study publish PROFILE` copies what a study shows
-to `results/reference/` and its tables into the README.
+`python -m hamr_lib.study COMMAND PROFILE`, where COMMAND is
+
+runs      check a profile and list its ablation runs
+methods   list the comparisons that have a notebook run of their own
+execute   NOTEBOOK OUT [name=value ...]: check settings and parameters, execute one notebook
+train     [RUN]: train one network without a notebook, for torchrun to start in every process; the
+          notebook then finds it done
+publish   copy what a study shows to `results/reference/`, and its tables into the README
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hamr_lib.config import load_comparison, load_run, load_settings
 from hamr_lib.errors import HamrError
-from hamr_lib.files import ROOT, commit, read_json, write_aside, write_json
+from hamr_lib.files import ROOT, commit, read_json, remove_leftovers, write_aside, write_json
 from hamr_lib.variants import FLOORS
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -32,8 +32,12 @@ PACKAGES = ("torch", "torchvision", "easypytorch3d", "deodr", "smplx", "anny", "
 
 
 def results_dir(profile, run=None):
-    """`results/<profile>`, or the folder of one of its runs ("main" or `<variant>-s<seed>`)."""
-    folder = ROOT / "results" / load_settings(profile).profile
+    """`results/<profile>`, or the folder of one of its runs ("main" or `<variant>-s<seed>`).
+
+    `results/reference` holds what is published, so the profile of that name has another folder.
+    """
+    name = load_settings(profile).profile
+    folder = ROOT / "results" / ("reference-run" if name == "reference" else name)
     return folder / "runs" / run if run else folder
 
 
@@ -68,42 +72,26 @@ def execute(profile, notebook, out, parameters):
         HamrError: an unknown profile, setting, notebook or parameter, before anything runs; or
             the error of the cell that failed.
     """
-    import papermill
+    from hamr_lib.notebooks import run_notebook  # here, as other commands need no Jupyter
 
     load_run(profile, parameters.get("run", "main"))
     if "method" in parameters:
         load_comparison(profile, parameters["method"])
+    for folder in (results_dir(profile), ROOT / "data" / "open" / load_settings(profile).profile):
+        remove_leftovers(folder)
     source, out = NOTEBOOKS / f"{notebook}.ipynb", Path(out)
-    if not source.is_file():
-        raise HamrError(f"{source} does not exist")
     parameters = {"profile": profile, **parameters}
-    known = papermill.inspect_notebook(str(source))
-    for name in parameters:
-        if name not in known:
-            raise HamrError(f"{source}: unknown parameter {name!r} (known: {', '.join(known)})")
-
     failed = out.with_suffix(".failed.ipynb")
     started, trained = time.time(), _training(profile, notebook, parameters)
     print(f"[{profile}]", notebook, *list(parameters.values())[1:], flush=True)
     with write_aside(out) as aside:
         try:
-            papermill.execute_notebook(
-                str(source),
-                str(aside),
-                parameters=parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-                # Its warning that notebook and kernel talk without encryption, on one machine.
-                extra_arguments=["--log-level=ERROR"],
-            )
-        except papermill.PapermillExecutionError as error:
+            run_notebook(source, aside, parameters)
+        except HamrError as error:
+            if not aside.is_file():
+                raise
             os.replace(aside, failed)
-            raise HamrError(
-                f"{source} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"(the notebook as far as it went: {failed})"
-            ) from error
+            raise HamrError(f"{error}\n(the notebook as far as it went: {failed})") from error
     failed.unlink(missing_ok=True)
     now = _training(profile, notebook, parameters)
     _record(profile, out, time.time() - started, trained, now)
@@ -143,7 +131,8 @@ def publish(profile):
     from hamr_lib.model.checkpoint import save_release
 
     source = results_dir(profile)
-    target = source.parent / "reference" / source.name
+    profile = load_settings(profile).profile
+    target = ROOT / "results" / "reference" / profile
     evaluated = (source / "03_evaluate.ipynb").is_file()
     if not evaluated and not (source / "04_ablations.ipynb").is_file():
         raise HamrError(
@@ -168,7 +157,7 @@ def publish(profile):
 
     readme = ROOT / "README.md"
     with write_aside(readme) as aside:
-        text = with_tables(readme.read_text(), source.name, target / "tables")
+        text = with_tables(readme.read_text(), profile, target / "tables")
         aside.write_text(with_tables(text, "bench", target.parent / "bench"))
 
 

@@ -93,7 +93,7 @@ def test_every_variant_changes_what_it_names(variant):
         (10000 * "[", "not YAML"),
         ("a: &a {b: 1}\nc: *a", "alias"),
         ("a: &a {b: 1}\nc:\n  <<: *a", "alias"),
-        (2000000 * " ", "at most"),
+        (200000 * " ", "at most"),
         ("x: [" + 1000 * "[aaaaaaaaaa], " + "]", "unknown setting 'x'"),
         ("base: cqu", "unknown profile 'cqu'"),
         ("base: ../profiles/cpu", "unknown profile"),

@@ -88,6 +88,86 @@ def test_a_failing_notebook_leaves_no_result(one_notebook):
     assert [path.name for path in out.parent.iterdir()] == ["99_probe.failed.ipynb"]
 
 
+def test_a_notebook_runs_on_this_interpreter_whatever_kernels_are_installed(
+    one_notebook, tmp_path, monkeypatch
+):
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["/bin/false"], "display_name": "foreign", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    out = one_notebook("import sys; print(sys.executable)")
+    study.execute("smoke", "99_probe", out, {})
+    assert nbformat.read(out, as_version=4).cells[-1].outputs[0].text == f"{sys.executable}\n"
+
+
+def test_a_kernel_that_dies_is_told_with_its_cell(one_notebook):
+    out = one_notebook("import os; os._exit(7)")
+    with pytest.raises(HamrError, match="99_probe.ipynb: the kernel ended in cell 3 of 3"):
+        study.execute("smoke", "99_probe", out, {})
+    assert [path.name for path in out.parent.iterdir()] == ["99_probe.failed.ipynb"]
+
+
+def test_a_run_removes_what_a_killed_one_left(one_notebook):
+    out = one_notebook("print()")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True).stdout.strip()  # fmt: skip
+    checkpoints = out.parent / "runs" / "main" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    names = [f".last.{dead}.part.ckpt", f".log.{os.getpid()}.part.csv", ".part", "log.csv"]
+    for name in names:
+        (checkpoints / name).touch()
+    study.execute("smoke", "99_probe", out, {})
+    assert sorted(path.name for path in checkpoints.iterdir()) == sorted(names[1:])
+
+
+HOSTILE = [
+    "", "../hamr_lib", "smoke /", "smoke smoke", "smoke ", "%", ".", "/", "SMOKE", "#", "smoke%",
+    "smoke;touch X", "$(shell touch X)", "${shell touch X}", "`touch X`", "$$(touch X)", "smoke\nX",
+    "a'b", 'a"b', "smoke)", "reference/", "smoke\\",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("goal", ["clean", "reproduce", "help"])
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_only_the_name_of_a_profile_reaches_a_shell(tmp_path, name, goal, way):
+    """Under make -n, which also runs every `$(shell ...)`."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
+    environment = {**os.environ, **({"PROFILE": name} if way == "environment" else {})}
+    command = ["make", "-n", goal, *([f"PROFILE={name}"] if way == "argument" else [])]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0 and "expected one of" in done.stderr
+    assert done.stdout == "" and not (tmp_path / "X").exists()
+
+
+def test_cleaning_removes_what_a_profile_made_and_nothing_else(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
+    made = {
+        "smoke": ["results/smoke/run.json", "data/open/smoke/open-rhd/x.png"],
+        "reference": ["results/reference-run/run.json", "data/open/reference/open-rhd/x.png"],
+    }
+    kept = ["results/reference/model.pt", "results/cpu/run.json", "data/raw/x", "data/cache/x",
+            "data/open/cpu/x", "notebooks/profiles/smoke.yaml"]  # fmt: skip
+    for name in [*kept, *made["smoke"], *made["reference"]]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for profile, gone in made.items():
+        subprocess.run(["make", "clean", f"PROFILE={profile}"], cwd=tmp_path, check=True)
+        assert not any((tmp_path / name).exists() for name in gone)
+    assert all((tmp_path / name).is_file() for name in kept)
+
+
+def test_the_makefile_and_the_library_agree_on_folders():
+    for profile in ("smoke", "reference"):
+        removed = make("-n", "clean", f"PROFILE={profile}").split()
+        assert str(study.results_dir(profile).relative_to(ROOT)) in removed
+
+
 @pytest.mark.parametrize(
     "profile, notebook, parameters, complaint",
     [

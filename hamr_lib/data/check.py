@@ -45,6 +45,11 @@ class DataSet:
         """Its splits; Dexter+Object has no training split."""
         return SPLITS[self.name]
 
+    @property
+    def is_stand_in(self):
+        """Whether its images are rendered."""
+        return self.title != TITLES[self.name]
+
     def load(self, split, data):
         """The frames of a split, read as the `Data` settings say."""
         if split not in self.splits:

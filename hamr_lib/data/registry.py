@@ -31,10 +31,13 @@ def evaluation_crops(settings):
 def _load(found, split, settings, augment=None):
     # What decides the frames: the files, and how they are read.
     identity = [found.name, split, settings.data.rhd_mask, settings.data.stb_root, found.camera]
+    # Crops of rendered images go where they come from, and with them.
+    own = {"cache": found.root.parent / "crops"} if found.is_stand_in else {}
     return load_crops(
         found.load(split, settings.data),
         [*identity, folder_identity(found.root)],
         settings.model.image_size,
         augment,
         name=f"{found.title}-{split}",
+        **own,
     )

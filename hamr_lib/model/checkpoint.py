@@ -53,7 +53,10 @@ def fingerprint(hand):
 def save(path, content):
     """Write a checkpoint aside and rename it: a reader finds the old one or the new one."""
     with write_aside(path) as aside:
-        torch.save(content, aside)
+        try:
+            torch.save(content, aside)
+        except RuntimeError as error:  # how torch tells of a full disk
+            raise OSError(None, "torch could not write it; is the disk full?") from error
 
 
 def save_model(path, network, description):
