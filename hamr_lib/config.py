@@ -16,7 +16,7 @@ from pydantic import Field, StrictBool
 
 from hamr_lib.errors import HamrError, quoted
 from hamr_lib.files import ROOT, read_yaml
-from hamr_lib.validation import SEEDS, Interval, Seeds, group, known, told_by, within
+from hamr_lib.validation import SEEDS, Factors, Interval, Seeds, group, known, told_by, within
 from hamr_lib.variants import CLAIMS, COMPARISONS, VARIANTS, check_names
 
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -251,7 +251,7 @@ class Study:
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
     # Before a method is trained, its learning rate is chosen on the validation crops: the best of
     # these factors on `train.learning_rate` after so many steps of each (0: no search).
-    search_rates: Annotated[tuple[StrictFloat, ...], Field(min_length=1)] = (0.3, 1.0, 3.0)
+    search_rates: Factors = (0.3, 1.0, 3.0)
     search_steps: int = within(0, 0, 10**8)
     # Each trained method in a notebook run of its own, which `make -j` spreads and an interruption
     # spares; off: all in one, where starting a kernel (some 6 s) would take longer than a method.

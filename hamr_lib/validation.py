@@ -47,6 +47,11 @@ Interval = Annotated[
     Field(min_length=2, max_length=2),
     AfterValidator(_ordered),
 ]
+Factors = Annotated[
+    tuple[Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)], ...],
+    Field(min_length=1, max_length=100),
+    AfterValidator(_distinct),
+]
 Seeds = Annotated[
     tuple[Annotated[StrictInt, Field(ge=0, le=SEEDS)], ...],
     Field(min_length=1, max_length=100),
