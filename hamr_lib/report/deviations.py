@@ -55,7 +55,7 @@ GIVEN = {
         "They hold nearly all poses of the open hand's sampler, and no twisted bone."),
     "hand.joints": Row("joints", "regressed from the posed mesh (Eq. 3)", "regressed"),
     "model.image_size": Row("side of the input, pixels", "256 (4.1)", 256,
-        CPU + " 192 is also the size for which the pretrained stem was made."),
+        CPU + " 192 keeps hands as large as the pretrained stem has seen them."),
     "model.stem": Row("first layers", "convolutions (4.1)", "convolutions",
         f"{GAP} A pretrained encoder has seen photographs."),
     "model.maps": Row("output maps a stack", "64 (4.1)", 64, "The tests train in seconds."),
