@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from scipy.special import ndtr
 
 from hamr_lib.errors import HamrError
+from hamr_lib.hand.rig import ANNY_BONES, palm_frame, rig
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
 ANGLES = (
@@ -69,8 +70,6 @@ _SPREAD_SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
 _TO_MANO = [3 * FINGERS.index(name.split()[0]) + j % 3 for j, name in enumerate(MANO_NAMES[1:])]
 # Mirrored at the plane x = 0, an axis-angle keeps its x and negates the rest.
 MIRROR = np.array([1.0, -1.0, -1.0])
-# The bones of Anny's rigs that these joints move, in MANO's order, without the side.
-ANNY_BONES = tuple(f"finger{i // 3 + 1}-{i % 3 + 1}" for i in _TO_MANO)
 
 
 def _pose(thumb, index, middle, ring, little):
@@ -205,41 +204,24 @@ class Skeleton(NamedTuple):
 
 
 @functools.cache
-def skeleton():
-    """The rest skeleton that the angles refer to (constructs Anny's hand: seconds)."""
-    import anny
-    import torch
-
-    model = anny.Anny(rig="anny-hand.R", topology="hand.R", skinning_method="lbs")
-    rest = model(phenotype_kwargs={label: torch.tensor([0.5]) for label in model.phenotype_labels})
-    vertices = rest["vertices"][0].numpy()
-    bones = {
-        label: pose
-        for label, pose in zip(model.bone_labels, rest["bone_poses"][0].numpy(), strict=True)
-    }
-    weights = model.dense_vertex_bone_weights.numpy()
-    chains = [[f"finger{f}-{k}.R" for k in (1, 2, 3)] for f in range(1, 6)]
-    frames = np.array([[bones[bone][:3, :3] for bone in chain] for chain in chains])
-    joints = np.array([[bones[bone][:3, 3] for bone in chain] for chain in chains])
-    heads = np.zeros((5, 4, 3))
-    heads[:, :3] = joints
+def skeleton() -> Skeleton:
+    """Return the rest skeleton that the angles refer to (constructs Anny's hand: seconds)."""
+    shared = rig()
+    vertices, heads, frames = shared.vertices, shared.chains, shared.axes
     offsets, radii = np.zeros((5, 3, 3)), np.zeros((5, 3))
-    for f, chain in enumerate(chains):
-        flesh = [vertices[weights[:, model.bone_labels.index(bone)] > 0.6] for bone in chain]
-        along = [(flesh[k] - joints[f, k]) @ frames[f, k, :, 1] for k in range(3)]
-        heads[f, 3] = joints[f, 2] + along[2].max() * frames[f, 2, :, 1]
+    for f in range(5):
         for k in range(3):
-            length = np.linalg.norm(heads[f, k + 1] - heads[f, k])
-            shaft = (along[k] > 0.2 * length) & (along[k] < 0.8 * length)
-            across = flesh[k] - joints[f, k] - along[k][:, None] * frames[f, k, :, 1]
+            flesh = vertices[shared.weights[:, 1 + _TO_MANO.index(3 * f + k)] > 0.6]
+            bone = heads[f, k + 1] - heads[f, k]
+            length = np.linalg.norm(bone)
+            along = (flesh - heads[f, k]) @ bone / length
+            shaft = (along > 0.2 * length) & (along < 0.8 * length)
+            across = flesh - heads[f, k] - along[:, None] * bone / length
             # The bone does not run through the middle of the flesh, so find that first.
             low, high = across[shaft].min(0), across[shaft].max(0)
             offsets[f, k] = (low + high) / 2
             radii[f, k] = np.median(np.linalg.norm(across[shaft] - offsets[f, k], axis=1))
-    index, middle, little = joints[1, 0], joints[2, 0], joints[4, 0]
-    palmar = _unit(np.cross(index, little))
-    along = _unit(middle - palmar * (middle @ palmar))
-    palm = np.stack([np.cross(along, palmar), along, palmar], axis=1)
+    palm = palm_frame(*heads[[1, 2, 4], 0])
     zero = np.empty((5, 3, 3))
     # The thumb at zero flexes within the plane of the palm.
     zero[0] = np.stack([palm[:, 2], palm[:, 1], -palm[:, 0]], axis=1)
@@ -250,32 +232,16 @@ def skeleton():
         zero[f] = turn.as_matrix() @ frames[f, 0]
     # The palm, from a third of the way up: below lie the balls of the thumb and little finger.
     rays, ray_radii = np.empty((4, 2, 3)), np.empty(4)
-    flesh = vertices[
-        weights[:, [model.bone_labels.index(b) for row in chains for b in row]].sum(1) < 0.5
-    ]
+    flesh = vertices[shared.weights[:, 0] > 0.5]
     for f in range(4):
-        rays[f] = np.outer((0.35, 1), joints[f + 1, 0])
+        rays[f] = np.outer((0.35, 1), heads[f + 1, 0])
         side, along, depth = ((flesh - rays[f, 0]) @ palm).T
         length = np.linalg.norm(rays[f, 1] - rays[f, 0])
         near = (np.abs(side) < 0.008) & (along > 0) & (along < length)
         back, front = (np.median(depth[near & half]) for half in (depth < 0, depth > 0))
-        rays[f] += (back + front) / 2 * palmar
+        rays[f] += (back + front) / 2 * palm[:, 2]
         ray_radii[f] = (front - back) / 2
-    return Skeleton(
-        heads,
-        frames,
-        zero,
-        palm,
-        offsets,
-        radii,
-        rays,
-        ray_radii,
-        model.reference_bone_orientations[0].numpy(),
-    )
-
-
-def _unit(vector):
-    return vector / np.linalg.norm(vector)
+    return Skeleton(heads, frames, zero, palm, offsets, radii, rays, ray_radii, shared.reference)
 
 
 def _turn(axis, angle):

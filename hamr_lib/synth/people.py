@@ -8,13 +8,16 @@ shall point, and turning them there from where they point at reference.
 import functools
 from typing import NamedTuple
 
+import anny
 import numpy as np
 import torch
+from anny.shape_distribution import SimpleShapeDistribution
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.data.rhd import part_id
 from hamr_lib.hand import poses
 from hamr_lib.hand.open_hand import open_hand
+from hamr_lib.hand.rig import ANNY_BONES, rig_body
 from hamr_lib.joints import FINGERS, FROM_MANO
 from hamr_lib.render import vertex_normals
 
@@ -42,19 +45,21 @@ class Body(NamedTuple):
 
 
 @functools.cache
-def model():
-    """Anny's whole body (about a minute on a machine's first call, then seconds)."""
-    import anny
+def _rigged():
+    """Anny's whole body with the open hand's rig, and the vertices of its hands (2, V)."""
+    whole = anny.Anny()
+    return whole, rig_body(whole)
 
-    return anny.Anny()
+
+def model() -> anny.Anny:
+    """Return Anny's whole body with the open hand's rig (constructs it: seconds)."""
+    return _rigged()[0]
 
 
 @functools.cache
 def body():
     """The `Body` that all people share."""
-    import anny
-
-    whole = model()
+    whole, hands = _rigged()
     with torch.no_grad():
         average = {key: torch.tensor([0.5]) for key in whole.phenotype_labels}
         output = whole(phenotype_kwargs=average)
@@ -69,11 +74,9 @@ def body():
     in_hand, normals_in_hand = np.zeros((2, *rest.shape))
     joints, tips, frames = [], [], []
     for s, (side, end) in enumerate(zip(SIDES, _END, strict=True)):
-        # The open hand is cut from this very mesh, and left and right hands share their order.
-        cut = anny.Anny(rig=f"anny-hand{end}", topology=f"hand{end}").base_mesh_vertex_indices
-        own = np.searchsorted(whole.base_mesh_vertex_indices, cut)
+        own = hands[s]
         hand[own] = s + 1
-        joints.append([bone[name + end] for name in ("wrist", *poses.ANNY_BONES)])
+        joints.append([bone[name + end] for name in ("wrist", *ANNY_BONES)])
         tips.append(own[open_hand()["tips"]])
         shoulder, elbow, wrist = (heads[bone[name + end]] for name in (*_ARM[:2], "wrist"))
         frames.append(_arm_frames(elbow - shoulder, wrist - elbow))
@@ -84,7 +87,7 @@ def body():
             on, axis = np.isin(owner, [name + end for name in names]), high - low
             arm[on] = first + ((rest[on] - low) @ axis / (axis @ axis)).clip(0, 1)
         axis = elbow - wrist
-        arm[own] = ((rest[own] - wrist) @ axis / (axis @ axis)).clip(-1, 0)
+        arm[own] = ((rest[own] - wrist) @ axis / (axis @ axis)).clip(-1, 1)
         # What the wrist moves above the cut is the forearm's end.
         arm[np.isin(owner, [f"wrist{end}"]) & (hand == 0)] = 0
         half = (rest[:, 0] > 0) == (side == "left")
@@ -140,8 +143,6 @@ def _arm_frames(upper, fore):
 @functools.cache
 def _shapes():
     """Anny's own distribution of builds by age, calibrated on the WHO's statistics."""
-    from anny.shape_distribution import SimpleShapeDistribution
-
     # Four in five are adults; the rest are anyone from five to ninety, as in the open hand.
     low, high = torch.tensor([[18.0, 5.0], [70.0, 90.0]], dtype=model().dtype)
     ages = torch.distributions.MixtureSameFamily(

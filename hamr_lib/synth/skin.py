@@ -207,7 +207,7 @@ def _creases(place, palmar):
                 wrinkles *= np.exp(-((along / 0.006) ** 2))
                 depth = np.maximum(depth, 0.6 * outer * near * wrinkles)
             elif finger > 0:  # where the finger meets the palm
-                shifted = along - 0.45 * np.linalg.norm(hand.heads[finger, 1] - head)
+                shifted = along - 0.55 * np.linalg.norm(hand.heads[finger, 1] - head)
                 depth = np.maximum(depth, 0.7 * inner * np.exp(-((shifted / 0.0008) ** 2)) * near)
     # The palm's three great lines, in its plane: shares of the way to the middle knuckle.
     unit = np.linalg.norm(hand.heads[2, 0])

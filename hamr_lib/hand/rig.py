@@ -1,0 +1,290 @@
+"""The rig of the open hand: MANO's 16 joints and their skinning weights on Anny's mesh.
+
+Anny's own finger joints lie nearer to the tips than MANO's. This module places joints where labels
+in MANO's convention have them and binds the skin to them. `rigged_hand` gives Anny's right hand
+with this rig, and `rig_body` puts the same rig on both hands of a whole body. So the open hand and
+the rendered people bend at the same places.
+
+The hand's axes: wrist at the origin, y along the fingers, z to the thumb's side, x to the back of
+the hand. Metres.
+"""
+
+import functools
+from typing import NamedTuple
+
+import anny
+import numpy as np
+import scipy.sparse
+import torch
+from scipy.optimize import nnls
+
+from hamr_lib.joints import FINGERS, MANO_NAMES
+
+PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # MANO's tree of 16 joints
+# Anny's finger bones, thumb to little finger and base to tip, and the same in MANO's order.
+CHAINS = tuple(tuple(f"finger{f}-{k}" for k in (1, 2, 3)) for f in range(1, 6))
+_TO_MANO = tuple(
+    3 * FINGERS.index(name.split()[0]) + j % 3 for j, name in enumerate(MANO_NAMES[1:])
+)
+ANNY_BONES = tuple(CHAINS[i // 3][i % 3] for i in _TO_MANO)
+RINGS = 2  # of quads that the mesh reaches up the forearm beyond Anny's cut at the wrist
+STIFFNESS = 30.0  # of the bone heat: joints bend over about a finger's width, and volume is kept
+
+# Bases of the fingers, thumb to little: the mean of hands that were labelled in MANO's convention.
+# Palm frame, in millimetres of a hand of 191 mm from wrist to middle tip along the joints: x to the
+# thumb's side, y to the middle MCP, z out of the palm.
+LABELLED_BASES = np.array(
+    [(24.5, 24.0, 13.4), (21.4, 91.7, 4.2), (0, 100.9, 0), (-21.9, 90.2, -0.5), (-38.9, 77.8, 3.5)]
+)
+LABELLED_LENGTH = 191.0
+# How far joints move along the bone to another one, in the same millimetres: finger, joint, other,
+# distance. Phalanges are then within a tenth of the labelled ones, and joints near their creases.
+_MOVES = (
+    ("thumb", 0, 1, 1.5),
+    ("thumb", 2, 1, 5.5),
+    ("middle", 2, 1, 1.0),
+    ("ring", 1, 0, 0.5),
+    ("little", 0, 1, 3.0),
+    ("little", 1, 0, 3.0),
+    ("little", 2, 3, 0.4),
+)
+
+
+class Rig(NamedTuple):
+    """The rig on the average adult's right hand at rest; V vertices, F faces."""
+
+    vertices: np.ndarray  # (V, 3) metres
+    faces: np.ndarray  # (F, 3) counter-clockwise seen from outside
+    chains: np.ndarray  # (5, 4, 3) metres: three joints and the tip, thumb to little finger
+    axes: np.ndarray  # (5, 3, 3, 3) Anny's: columns x flexion axis, y along the bone, z palmar
+    weights: np.ndarray  # (V, 16) skinning weights, joints in MANO's order
+    regressor: np.ndarray  # (16, V) non-negative rows of sum one
+    reference: np.ndarray  # (3, 3) from the hand's axes to those of Anny's bodies at reference
+
+
+def palm_frame(index: np.ndarray, middle: np.ndarray, little: np.ndarray) -> np.ndarray:
+    """Return the palm's axes (3, 3) of a right hand whose wrist is at the origin.
+
+    Args:
+        index, middle, little: (3,) the MCP joints.
+
+    Returns:
+        Columns: to the thumb's side, to the middle MCP, out of the palm.
+    """
+    along = middle / np.linalg.norm(middle)
+    palmar = np.cross(index, little)
+    palmar -= palmar @ along * along
+    palmar /= np.linalg.norm(palmar)
+    return np.stack([np.cross(along, palmar), along, palmar], axis=1)
+
+
+@functools.cache
+def rig() -> Rig:
+    """Return the `Rig` (constructs Anny: seconds, about a minute on a machine's first call)."""
+    model = _anny_hand()
+    average = {label: torch.tensor([0.5]) for label in model.phenotype_labels}
+    with torch.no_grad():
+        rest = model(phenotype_kwargs=average)
+    vertices = rest["vertices"][0].numpy()
+    faces = model.faces.numpy()
+    bones = {
+        label.split(".")[0]: pose
+        for label, pose in zip(model.bone_labels, rest["bone_poses"][0].numpy(), strict=True)
+    }
+    axes = np.array([[bones[bone][:3, :3] for bone in chain] for chain in CHAINS])
+    heads = np.array([[bones[bone][:3, 3] for bone in chain] for chain in CHAINS])
+    chains = _chains(vertices, heads, model.dense_vertex_bone_weights.numpy(), model.bone_labels)
+    weights = bone_heat(vertices, faces, chains)
+    joints = np.concatenate([np.zeros((1, 3)), chains[:, :3].reshape(15, 3)[list(_TO_MANO)]])
+    return Rig(
+        vertices,
+        faces,
+        chains,
+        axes,
+        weights,
+        regressor(vertices, weights, joints),
+        model.reference_bone_orientations[0].numpy(),
+    )
+
+
+def rigged_hand() -> anny.Anny:
+    """Return Anny's right hand and the end of its forearm, with this rig."""
+    model, shared = _anny_hand(), rig()
+    bones = [model.bone_labels.index(f"{bone}.R") for bone in ("wrist", *ANNY_BONES)]
+    weights = np.zeros((len(shared.vertices), len(model.bone_labels)))
+    weights[:, bones] = shared.weights
+    _set_heads(
+        model,
+        [model.bone_labels.index("root"), *bones],
+        slice(None),
+        shared.regressor[[0, *range(16)]],
+    )
+    _set_weights(model, weights)
+    return model
+
+
+def rig_body(model: anny.Anny) -> np.ndarray:
+    """Give both hands of a whole body this rig, in place.
+
+    The share of a vertex that the rig leaves to the wrist stays as Anny shares it out between hand
+    and forearm.
+
+    Args:
+        model: `anny.Anny()` with its default rig and topology.
+
+    Returns:
+        (2, V) the body's vertices of the left and the right hand, in the order of `Rig.vertices`.
+    """
+    shared, labels = rig(), model.bone_labels
+    weights = torch.zeros(len(model.template_vertices), len(labels), dtype=model.dtype)
+    weights = weights.scatter_add(1, model.vertex_bone_indices, model.vertex_bone_weights).numpy()
+    hands = []
+    for side in ("L", "R"):
+        bones = [labels.index(f"{bone}.{side}") for bone in ("wrist", *ANNY_BONES)]
+        own = _hand_vertices(model, side)
+        fingers = bones[1:]
+        rest = weights[own]
+        rest[:, fingers] = 0
+        # A fingertip has no share of its own for the wrist; the wrist itself takes what there is.
+        empty = rest.sum(1) < 1e-9
+        rest[empty, bones[0]] = 1
+        rest *= shared.weights[:, :1] / rest.sum(1, keepdims=True)
+        rest[:, fingers] = shared.weights[:, 1:]
+        weights[own] = rest
+        _set_heads(model, bones, own, shared.regressor)
+        hands.append(own)
+    _set_weights(model, weights)
+    return np.array(hands)
+
+
+def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np.ndarray:
+    """Bind a hand's skin to its bones by heat that flows from each bone to the skin nearest to it.
+
+    Solve (-L + H) w = H p for each bone (Baran & Popovic 2007): L is the surface's Laplacian, p is
+    one where the bone is the nearest, H falls with the square of its distance.
+
+    Args:
+        vertices: (V, 3) metres. faces: (F, 3).
+        chains: (5, 4, 3) metres: joints and tip of thumb to little finger; the wrist is at 0.
+
+    Returns:
+        (V, 16) non-negative rows of sum one, joints in MANO's order. The palm and the forearm
+        follow the wrist.
+    """
+    wrist = np.zeros((5, 3))
+    forearm = np.array([[0, -0.03, 0]])
+    starts = np.concatenate([forearm, wrist, chains[:, :3].reshape(15, 3)])
+    ends = np.concatenate([wrist[:1], chains[:, 0], chains[:, 1:].reshape(15, 3)])
+    bone = np.concatenate([np.zeros(6, int), 1 + np.argsort(_TO_MANO)])
+    along = ends - starts
+    share = ((vertices[:, None] - starts) * along).sum(-1) / (along**2).sum(-1)
+    nearest = starts + share.clip(0, 1)[..., None] * along
+    distance = np.linalg.norm(vertices[:, None] - nearest, axis=-1)
+    stiffness, area = _stiffness(vertices, faces)
+    heat = STIFFNESS * area / np.maximum(distance.min(1), 0.002) ** 2
+    source = np.zeros((len(vertices), 16))
+    source[np.arange(len(vertices)), bone[distance.argmin(1)]] = heat
+    system = (stiffness + scipy.sparse.diags_array(heat)).tocsc()
+    weights = scipy.sparse.linalg.splu(system).solve(source).clip(1e-4) - 1e-4
+    return weights / weights.sum(1, keepdims=True)
+
+
+def regressor(vertices: np.ndarray, weights: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Write each joint as a mean of the vertices around it, at rest and bent.
+
+    With row r, joint J and its own skinning weights w, sum r x = J at rest. The mean stays at J
+    when the joint turns if also sum r w (x - J) = 0, whatever the turn.
+
+    Args:
+        vertices: (V, 3) metres. weights: (V, 16). joints: (16, 3) metres.
+
+    Returns:
+        (16, V) non-negative rows of sum one, of at most 250 vertices each.
+    """
+    rows = np.zeros((16, len(vertices)))
+    for j, (parent, joint) in enumerate(zip(PARENTS, joints, strict=True)):
+        bones = [0] if j == 0 else [parent, j]
+        moved = np.flatnonzero(weights[:, bones].sum(1) > 0.9)
+        near = moved[np.argsort(np.linalg.norm(vertices[moved] - joint, axis=1))[:250]]
+        offset = 1000 * (vertices[near] - joint).T
+        turned = offset * weights[near, j]
+        # Light rows spread the weights over many vertices.
+        left = np.vstack([offset, turned, np.full((1, len(near)), 1000.0), 2 * np.eye(len(near))])
+        right = np.concatenate([np.zeros(6), [1000.0], np.zeros(len(near))])
+        row = nnls(left, right)[0]
+        rows[j, near] = row / row.sum()
+    return rows
+
+
+def _chains(vertices, heads, weights, labels):
+    """Joints in MANO's convention and tips, (5, 4, 3), from Anny's own heads (5, 3, 3)."""
+    tips = []
+    for f, chain in enumerate(CHAINS):
+        own = vertices[weights[:, labels.index(f"{chain[2]}.R")] > 0.6]
+        tips.append(own[np.argmax((own - heads[f, 2]) @ (heads[f, 2] - heads[f, 1]))])
+    chains = np.concatenate([heads, np.array(tips)[:, None]], axis=1)
+    middle = np.concatenate([np.zeros((1, 3)), chains[2]])
+    unit = np.linalg.norm(np.diff(middle, axis=0), axis=1).sum() / LABELLED_LENGTH
+    palm = palm_frame(heads[1, 0], heads[2, 0], heads[4, 0])
+    chains[:, 0] = unit * LABELLED_BASES @ palm.T
+    for finger, joint, other, distance in _MOVES:
+        chain = chains[FINGERS.index(finger)]
+        bone = chain[other] - chain[joint]
+        chain[joint] += distance * unit * bone / np.linalg.norm(bone)
+    return chains
+
+
+def _stiffness(vertices, faces):
+    """The cotangent matrix (V, V), positive semi-definite, and each vertex's share of the area."""
+    count = len(vertices)
+    rows, columns, values, area = [], [], [], np.zeros(count)
+    for k in range(3):
+        i, j, opposite = faces[:, k], faces[:, (k + 1) % 3], faces[:, (k + 2) % 3]
+        u, v = vertices[i] - vertices[opposite], vertices[j] - vertices[opposite]
+        double = np.linalg.norm(np.cross(u, v), axis=1)
+        rows += [i, j]
+        columns += [j, i]
+        values += [0.5 * (u * v).sum(1) / double] * 2
+        np.add.at(area, i, double / 6)
+    between = scipy.sparse.csr_array(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (count, count)
+    )
+    return scipy.sparse.diags_array(between.sum(1)) - between, area
+
+
+def _anny_hand():
+    """Anny's right hand with its own rig, cut `RINGS` quads up the forearm."""
+    model = anny.Anny(rig="anny-hand.R", skinning_method="lbs")
+    own = _hand_vertices(model, "R")
+    weights = model.dense_vertex_bone_weights.numpy()[own]
+    inside = np.isin(model.faces.numpy(), own).all(1)
+    model.faces = torch.as_tensor(np.searchsorted(own, model.faces.numpy()[inside]))
+    model.template_vertices = model.template_vertices[own]
+    model.blendshapes = model.blendshapes[:, own]
+    _set_weights(model, weights)
+    return model
+
+
+def _hand_vertices(model, side):
+    """A model's vertices of one hand and the end of its forearm, in an order both sides share."""
+    cut = anny.Anny(rig=f"anny-hand.{side}", topology=f"hand.{side}").base_mesh_vertex_indices
+    own, faces = np.searchsorted(model.base_mesh_vertex_indices, cut), model.faces.numpy()
+    for _ in range(RINGS):
+        own = np.unique(faces[np.isin(faces, own).any(1)])
+    return own
+
+
+def _set_heads(model, bones, own, rows):
+    """Place bones' heads at means of the vertices `own`, in every shape."""
+    rows = torch.as_tensor(rows)
+    model.template_bone_heads[bones] = rows @ model.template_vertices[own]
+    model.bone_heads_blendshapes[:, bones] = rows @ model.blendshapes[:, own]
+
+
+def _set_weights(model, weights):
+    """Replace skinning weights by (V, bones) of them."""
+    most = int((weights > 0).sum(1).max())
+    largest = np.argsort(-weights, axis=1, kind="stable")[:, :most]
+    model.vertex_bone_indices = torch.as_tensor(largest)
+    model.vertex_bone_weights = torch.as_tensor(np.take_along_axis(weights, largest, axis=1))
+    model.set_skinning_method(model._skinning_method_parameter)
