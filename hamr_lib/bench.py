@@ -20,8 +20,9 @@ from smplx.lbs import batch_rodrigues
 from hamr_lib import bench_training
 from hamr_lib.config import load_settings
 from hamr_lib.files import ROOT, commit, write_aside
+from hamr_lib.hand.anatomy import angles_to_axis_angle
 from hamr_lib.hand.layer import load_hand
-from hamr_lib.hand.poses import angles_to_axis_angle, sample_poses
+from hamr_lib.hand.sampling import sample_poses
 from hamr_lib.render import silhouette
 from hamr_lib.render.silhouette import draw_adjoint, draw_scenes, outline_scenes, topology_of
 from hamr_lib.report.tables import write_table

@@ -41,7 +41,7 @@ class OpenData:
     photographs: StrictBool = True  # photographs behind the hand; off: procedural textures only
     environments: StrictBool = True  # light, and often the background, of real places all around
     spectrum: StrictBool = True  # in some images, low frequencies mixed with a photograph's
-    # Fraction of hands at rest in RHD's training images (see `poses.sample_poses`).
+    # Fraction of hands at rest in RHD's training images (see `sampling.sample_poses`).
     resting: float = within(0.0, 0, 1)
 
 

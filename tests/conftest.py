@@ -53,10 +53,10 @@ def open_hand_data():
 
 @pytest.fixture(scope="session")
 def anny_hand():
-    """Anny's own right hand, that the open hand is built from."""
-    import anny
+    """Anny's right hand with MANO's joints, that the open hand is built from."""
+    from hamr_lib.hand.rig import rigged_hand
 
-    return anny.Anny(rig="anny-hand.R", topology="hand.R", skinning_method="lbs")
+    return rigged_hand()
 
 
 @pytest.fixture(scope="session")

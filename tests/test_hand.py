@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.errors import HamrError
-from hamr_lib.hand import poses
+from hamr_lib.hand import anatomy
 from hamr_lib.hand.layer import MANO_TIPS, Hand, load_hand, mirrored
 from hamr_lib.joints import FINGERS, MANO_NAMES, NAMES
 
@@ -64,12 +64,12 @@ class TestLayer:
     def test_against_plain_numpy(self, open_hand_data):
         # The open hand has no pose blend shapes; give it some, so that they are tested too.
         data = open_hand_data | {
-            "posedirs": 1e-3 * np.random.default_rng(1).normal(size=(1609, 3, 135))
+            "posedirs": 1e-3 * np.random.default_rng(1).normal(size=(1649, 3, 135))
         }
         hand = open_layer(data)
         betas, orient, pose = inputs(45)
         mesh = hand(betas, orient, pose)
-        assert mesh.vertices.shape == (B, 1609, 3) and mesh.joints.shape == (B, 21, 3)
+        assert mesh.vertices.shape == (B, 1649, 3) and mesh.joints.shape == (B, 21, 3)
         for i in range(B):
             vertices, joints = skinned(
                 data, betas[i].numpy(), orient[i].numpy(), pose[i].numpy() + data["hands_mean"]
@@ -178,14 +178,14 @@ class TestLayer:
     def test_leaves_nothing_in_a_checkpoint(self, open_hand_data):
         hand = open_layer(open_hand_data)
         assert not hand.state_dict() and not list(hand.parameters())
-        assert hand.weights.shape == (1609, 16) and hand.faces.dtype == torch.long
+        assert hand.weights.shape == (1649, 16) and hand.faces.dtype == torch.long
         np.testing.assert_allclose(hand.hand_mean, open_hand_data["hands_mean"])
 
 
 class TestGestures:
     def joints(self, data, *names):
-        angles = np.stack([poses.GESTURES[name] for name in names])
-        vectors = poses.angles_to_axis_angle(angles).reshape(len(names), 45)
+        angles = np.stack([anatomy.GESTURES[name] for name in names])
+        vectors = anatomy.angles_to_axis_angle(angles).reshape(len(names), 45)
         zero = torch.zeros(len(names), 10).double()
         pose = torch.tensor(vectors - data["hands_mean"])
         return open_layer(data)(zero, zero[:, :3], pose).joints.numpy()
@@ -413,8 +413,8 @@ class TestArguments:
             ({"joints": "both"}, "joints: expected one of regressed, kinematic, got 'both'"),
             ({"pose_components": 46}, "pose_components: expected 1 to 45, got 46"),
             ({"pose_components": 6.0}, "pose_components: expected 1 to 45, got 6.0"),
-            ({"tips": (1, 2, 3)}, "tips: expected five vertices below 1609"),
-            ({"tips": (0, 1, 2, 3, 1609)}, "tips: expected five vertices below 1609"),
+            ({"tips": (1, 2, 3)}, "tips: expected five vertices below 1649"),
+            ({"tips": (0, 1, 2, 3, 1649)}, "tips: expected five vertices below 1649"),
         ],
     )
     def test_of_load_hand(self, wrong, message):

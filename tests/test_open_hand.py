@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from hamr_lib.errors import HamrError
+from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand import open_hand as module
-from hamr_lib.hand import poses
 from hamr_lib.hand.layer import Hand
 
 
@@ -15,13 +15,13 @@ def millimetres(a, b):
 def test_has_manos_format(open_hand_data):
     shapes = {key: value.shape for key, value in open_hand_data.items()}
     assert shapes == {
-        "v_template": (1609, 3),
-        "shapedirs": (1609, 3, 10),
-        "posedirs": (1609, 3, 135),
-        "J_regressor": (16, 1609),
+        "v_template": (1649, 3),
+        "shapedirs": (1649, 3, 10),
+        "posedirs": (1649, 3, 135),
+        "J_regressor": (16, 1649),
         "kintree_table": (2, 16),
-        "weights": (1609, 16),
-        "f": (3196, 3),
+        "weights": (1649, 16),
+        "f": (3276, 3),
         "hands_mean": (45,),
         "hands_components": (45, 45),
         "hands_coeffs": (4000, 45),
@@ -56,15 +56,15 @@ def test_weights_share_each_vertex_out(open_hand_data):
     assert (weights.max(0) > 0.75).all()  # every bone has flesh of its own
 
 
-def test_faces_look_outside_and_leave_only_the_wrist_open(open_hand_data):
+def test_faces_look_outside_and_leave_only_the_forearm_open(open_hand_data):
     faces = open_hand_data["f"].astype(int)
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    # Consistently turned: no directed edge twice. The edges without a partner ring the wrist.
+    # Consistently turned: no directed edge twice. The edges without a partner ring the forearm.
     directed = {tuple(edge) for edge in edges}
     assert len(directed) == len(edges)
     border = [a for a, b in directed if (b, a) not in directed]
     assert 0 < len(border) < 40
-    assert np.abs(open_hand_data["v_template"][border, 1]).max() < 0.01
+    assert -0.03 < open_hand_data["v_template"][border, 1].max() < -0.01
     a, b, c = (open_hand_data["v_template"][faces[:, k]] for k in range(3))
     volume = (a * np.cross(b, c)).sum() / 6
     assert 2e-4 < volume < 5e-4  # cubic metres: a third of a litre
@@ -92,8 +92,8 @@ def test_pose_components(open_hand_data):
     share = np.cumsum(spread**2) / (spread**2).sum()
     assert share[5] > 0.8 and share[21] > 0.99
     # They are what the sampler's own poses are made of.
-    sampled = poses.sample_poses(np.random.default_rng(99), 500)
-    vectors = poses.angles_to_axis_angle(sampled).reshape(500, 45) - open_hand_data["hands_mean"]
+    sampled = sampling.sample_poses(np.random.default_rng(99), 500)
+    vectors = anatomy.angles_to_axis_angle(sampled).reshape(500, 45) - open_hand_data["hands_mean"]
     np.testing.assert_allclose((vectors @ components.T).std(0)[:6], spread[:6], rtol=0.15)
 
 
@@ -115,8 +115,7 @@ def test_shapes_of_people_it_has_not_seen(open_hand_data, anny_hand):
 def test_regressor_finds_joints_at_rest_and_posed(open_hand_data, anny_hand):
     regressor = open_hand_data["J_regressor"]
     np.testing.assert_allclose(regressor.sum(1), 1, atol=1e-9)
-    assert regressor[1:].min() >= 0
-    assert (regressor != 0).sum(1).max() <= 250
+    assert regressor.min() >= 0
     for posed, mean, worst in ((False, 0.4, 5), (True, 0.8, 7)):
         vertices, joints = module.people(anny_hand, 150, seed=77, posed=posed)
         error = millimetres(regressor @ vertices, joints)
@@ -126,17 +125,18 @@ def test_regressor_finds_joints_at_rest_and_posed(open_hand_data, anny_hand):
 def test_poses_as_anny_does(open_hand_data, anny_hand):
     """Anny posed by bones, and the open hand posed by axis-angle, are the same mesh."""
     angles = np.stack(
-        [*list(poses.GESTURES.values())[:8], *poses.sample_poses(np.random.default_rng(5), 8)]
+        [*list(anatomy.GESTURES.values())[:8], *sampling.sample_poses(np.random.default_rng(5), 8)]
     )
     phenotype = {label: torch.full((16,), 0.5) for label in anny_hand.phenotype_labels}
-    bones = {k: torch.as_tensor(v) for k, v in poses.anny_pose(angles, "right").items()}
+    bones = {k: torch.as_tensor(v) for k, v in anatomy.anny_pose(angles, "right").items()}
     with torch.no_grad():
         wanted = anny_hand(pose_parameters=bones, phenotype_kwargs=phenotype)["vertices"].numpy()
         rest = anny_hand(phenotype_kwargs=phenotype)["vertices"][0].numpy()
         # This one person's hand as the template, so that only the posing is compared.
         data = open_hand_data | {"v_template": rest}
         hand = Hand(data, "open", "right", 45, "kinematic", data["tips"])
-        pose = torch.tensor(poses.angles_to_axis_angle(angles).reshape(16, 45) - data["hands_mean"])
+        vectors = anatomy.angles_to_axis_angle(angles).reshape(16, 45)
+        pose = torch.tensor(vectors - data["hands_mean"])
         none = torch.zeros(16, 10, dtype=torch.float64)
         got = hand(none, none[:, :3], pose).vertices.numpy()
     assert millimetres(got, wanted).mean() < 0.3
@@ -145,15 +145,15 @@ def test_poses_as_anny_does(open_hand_data, anny_hand):
 
 def test_poses_the_hands_of_bodies(anny_hand):
     """The same angles on a whole body: its right hand is the hand model's, its left the mirror."""
-    import anny
+    from hamr_lib.synth import people
 
-    body = anny.Anny(skinning_method="lbs")
-    angles = poses.GESTURES["thumb and index"][None]
+    body = people.model()
+    angles = anatomy.GESTURES["thumb and index"][None]
     phenotype = {label: torch.tensor([0.5]) for label in body.phenotype_labels}
     bones = {
         k: torch.as_tensor(v)
         for side in ("right", "left")
-        for k, v in poses.anny_pose(angles, side).items()
+        for k, v in anatomy.anny_pose(angles, side).items()
     }
     with torch.no_grad():
         whole = body(pose_parameters=bones, phenotype_kwargs=phenotype)

@@ -15,7 +15,7 @@ from anny.shape_distribution import SimpleShapeDistribution
 
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, write_aside
-from hamr_lib.hand import poses
+from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.rig import ANNY_BONES, PARENTS, rig, rigged_hand
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
@@ -85,12 +85,12 @@ def build() -> dict[str, np.ndarray]:
     shapedirs = (basis[:BETAS] * scale[:BETAS, None] / np.sqrt(PEOPLE - 1)).T
 
     rng = np.random.default_rng(SEED)
-    angles = poses.sample_poses(rng, POSES)
-    vectors = poses.angles_to_axis_angle(angles).reshape(POSES, 45)
+    angles = sampling.sample_poses(rng, POSES)
+    vectors = anatomy.angles_to_axis_angle(angles).reshape(POSES, 45)
     mean = vectors.mean(0)
     _, _, components = np.linalg.svd(vectors - mean, full_matrices=False)
     # A sign for these too: positive coefficients bend the fingers rather than straighten them.
-    fist = poses.angles_to_axis_angle(poses.GESTURES["fist"]).ravel()
+    fist = anatomy.angles_to_axis_angle(anatomy.GESTURES["fist"]).ravel()
     components *= np.where(components @ (fist - mean) < 0, -1, 1)[:, None]
 
     return {
@@ -139,8 +139,8 @@ def people(
         _, phenotypes = distribution.sample(n)
         pose = None
         if posed:
-            angles = poses.sample_poses(np.random.default_rng(seed), n)
-            pose = {k: torch.as_tensor(v) for k, v in poses.anny_pose(angles, "right").items()}
+            angles = sampling.sample_poses(np.random.default_rng(seed), n)
+            pose = {k: torch.as_tensor(v) for k, v in anatomy.anny_pose(angles, "right").items()}
         parts = []
         for start in range(0, n, 50):  # a thousand at once would take gigabytes
             part = slice(start, start + 50)

@@ -109,25 +109,13 @@ def rig() -> Rig:
 
 def rigged_hand() -> anny.Anny:
     """Return Anny's right hand and the end of its forearm, with this rig."""
-    model, shared = _anny_hand(), rig()
-    bones = [model.bone_labels.index(f"{bone}.R") for bone in ("wrist", *ANNY_BONES)]
-    weights = np.zeros((len(shared.vertices), len(model.bone_labels)))
-    weights[:, bones] = shared.weights
-    _set_heads(
-        model,
-        [model.bone_labels.index("root"), *bones],
-        slice(None),
-        shared.regressor[[0, *range(16)]],
-    )
-    _set_weights(model, weights)
+    model = _anny_hand()
+    _bind(model, "R", np.arange(len(model.template_vertices)))
     return model
 
 
 def rig_body(model: anny.Anny) -> np.ndarray:
     """Give both hands of a whole body this rig, in place.
-
-    The share of a vertex that the rig leaves to the wrist stays as Anny shares it out between hand
-    and forearm.
 
     Args:
         model: `anny.Anny()` with its default rig and topology.
@@ -135,25 +123,9 @@ def rig_body(model: anny.Anny) -> np.ndarray:
     Returns:
         (2, V) the body's vertices of the left and the right hand, in the order of `Rig.vertices`.
     """
-    shared, labels = rig(), model.bone_labels
-    weights = torch.zeros(len(model.template_vertices), len(labels), dtype=model.dtype)
-    weights = weights.scatter_add(1, model.vertex_bone_indices, model.vertex_bone_weights).numpy()
-    hands = []
-    for side in ("L", "R"):
-        bones = [labels.index(f"{bone}.{side}") for bone in ("wrist", *ANNY_BONES)]
-        own = _hand_vertices(model, side)
-        fingers = bones[1:]
-        rest = weights[own]
-        rest[:, fingers] = 0
-        # A fingertip has no share of its own for the wrist; the wrist itself takes what there is.
-        empty = rest.sum(1) < 1e-9
-        rest[empty, bones[0]] = 1
-        rest *= shared.weights[:, :1] / rest.sum(1, keepdims=True)
-        rest[:, fingers] = shared.weights[:, 1:]
-        weights[own] = rest
-        _set_heads(model, bones, own, shared.regressor)
-        hands.append(own)
-    _set_weights(model, weights)
+    hands = [_hand_vertices(model, side) for side in ("L", "R")]
+    for side, own in zip(("L", "R"), hands, strict=True):
+        _bind(model, side, own)
     return np.array(hands)
 
 
@@ -274,11 +246,26 @@ def _hand_vertices(model, side):
     return own
 
 
-def _set_heads(model, bones, own, rows):
-    """Place bones' heads at means of the vertices `own`, in every shape."""
-    rows = torch.as_tensor(rows)
+def _bind(model, side, own):
+    """Give the vertices `own` of a model's hand this rig, in every shape.
+
+    The fraction of a vertex that the rig leaves to the wrist stays shared out among Anny's wrist,
+    metacarpals and forearm as it was.
+    """
+    shared = rig()
+    bones = [model.bone_labels.index(f"{bone}.{side}") for bone in ("wrist", *ANNY_BONES)]
+    rows = torch.as_tensor(shared.regressor)
     model.template_bone_heads[bones] = rows @ model.template_vertices[own]
     model.bone_heads_blendshapes[:, bones] = rows @ model.blendshapes[:, own]
+    weights = torch.zeros(len(model.template_vertices), len(model.bone_labels), dtype=model.dtype)
+    weights = weights.scatter_add(1, model.vertex_bone_indices, model.vertex_bone_weights).numpy()
+    rest = weights[own]
+    rest[:, bones[1:]] = 0
+    rest[rest.sum(1) < 1e-9, bones[0]] = 1  # where Anny has fingers alone
+    rest *= shared.weights[:, :1] / rest.sum(1, keepdims=True)
+    rest[:, bones[1:]] = shared.weights[:, 1:]
+    weights[own] = rest
+    _set_weights(model, weights)
 
 
 def _set_weights(model, weights):

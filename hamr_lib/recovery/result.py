@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hamr_lib.data.crops import BOX_FACTOR, crop_square, cut
 from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside, write_json
-from hamr_lib.hand.poses import MIRROR
+from hamr_lib.hand.anatomy import MIRROR
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.model.checkpoint import load_model, pretrained
 from hamr_lib.model.hamr import Estimate, Output

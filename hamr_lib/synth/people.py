@@ -1,7 +1,7 @@
 """People of the stand-ins: Anny bodies of every age and build, their arms and hands posed.
 
 Anny's body stands upright, metres: x to its own left, y to its back, z up. Its joint rotations are
-taken from a reference pose (see `poses.anny_pose`), so an arm is posed by saying where its bones
+taken from a reference pose (see `anatomy.anny_pose`), so an arm is posed by saying where its bones
 shall point, and turning them there from where they point at reference.
 """
 
@@ -15,7 +15,7 @@ from anny.shape_distribution import SimpleShapeDistribution
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.data.rhd import part_id
-from hamr_lib.hand import poses
+from hamr_lib.hand import anatomy
 from hamr_lib.hand.open_hand import open_hand
 from hamr_lib.hand.rig import ANNY_BONES, rig_body
 from hamr_lib.joints import FINGERS, FROM_MANO
@@ -56,10 +56,15 @@ def model() -> anny.Anny:
     return _rigged()[0]
 
 
+def hand_vertices() -> np.ndarray:
+    """Return the body's vertices of the left and the right hand, (2, V) in the rig's order."""
+    return _rigged()[1]
+
+
 @functools.cache
 def body():
     """The `Body` that all people share."""
-    whole, hands = _rigged()
+    whole, hands = model(), hand_vertices()
     with torch.no_grad():
         average = {key: torch.tensor([0.5]) for key in whole.phenotype_labels}
         output = whole(phenotype_kwargs=average)
@@ -92,7 +97,7 @@ def body():
         arm[np.isin(owner, [f"wrist{end}"]) & (hand == 0)] = 0
         half = (rest[:, 0] > 0) == (side == "left")
         mirror = (-1, 1, 1) if side == "left" else (1, 1, 1)
-        to_hand = poses.skeleton().reference
+        to_hand = anatomy.skeleton().reference
         in_hand[half] = (rest[half] - wrist) * mirror @ to_hand
         normals_in_hand[half] = normals[half] * mirror @ to_hand
         mine = (hand[faces] == s + 1).all(1)
@@ -171,7 +176,7 @@ class ArmPose(NamedTuple):
     pole: np.ndarray  # (3,) which way the elbow points
     twist: float  # radians, of the hand about the forearm
     wrist: np.ndarray  # (2,) radians: flexion (to the palm) and abduction (to the thumb)
-    fingers: np.ndarray  # (22,) radians, see `poses.ANGLES`
+    fingers: np.ndarray  # (22,) radians, see `anatomy.ANGLES`
 
 
 def sample_arm(rng, side, fingers, target=None):
@@ -237,7 +242,7 @@ def pose_people(phenotypes, arms):
     bones = {label: i for i, label in enumerate(whole.bone_labels)}
     for s, side in enumerate(SIDES):
         fingers = np.array([pair[s].fingers for pair in arms])
-        for name, transforms in poses.anny_pose(fingers, side).items():
+        for name, transforms in anatomy.anny_pose(fingers, side).items():
             delta[:, bones[name]] = transforms
         for row, arm in enumerate(pair[s] for pair in arms):
             turned = _turned_arm(arm, s, shared.frames[s])
@@ -274,7 +279,7 @@ def _turned_arm(arm, s, frames):
         return Rotation.from_rotvec(sign * share * arm.twist * axis).as_matrix() @ forearm
 
     # Flexion and abduction of the wrist are about the palm's own axes at reference.
-    reference, palm = poses.skeleton().reference, poses.skeleton().palm
+    reference, palm = anatomy.skeleton().reference, anatomy.skeleton().palm
     flexion, abduction = arm.wrist
     bend = Rotation.from_rotvec(flexion * palm[:, 0]).as_matrix()
     bend = bend @ Rotation.from_rotvec(-abduction * palm[:, 2]).as_matrix()

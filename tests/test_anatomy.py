@@ -3,15 +3,15 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.errors import HamrError
-from hamr_lib.hand import poses
+from hamr_lib.hand import anatomy, sampling
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
 
 def angles(**degrees):
     """All zero but for the named ones, e.g. index_PIP_flexion=90."""
-    pose = np.zeros(len(poses.ANGLES))
+    pose = np.zeros(len(anatomy.ANGLES))
     for name, value in degrees.items():
-        pose[poses.ANGLES.index(name.replace("_", " "))] = np.radians(value)
+        pose[anatomy.ANGLES.index(name.replace("_", " "))] = np.radians(value)
     return pose
 
 
@@ -20,8 +20,8 @@ def joints(pose):
 
     An independent way: axis-angle numbers chained as MANO chains them, bone by bone.
     """
-    hand = poses.skeleton()
-    vectors = dict(zip(MANO_NAMES[1:], poses.angles_to_axis_angle(pose), strict=True))
+    hand = anatomy.skeleton()
+    vectors = dict(zip(MANO_NAMES[1:], anatomy.angles_to_axis_angle(pose), strict=True))
     out = np.empty((5, 4, 3))
     for f, finger in enumerate(FINGERS):
         names = [name for name in MANO_NAMES if name.startswith(finger)]
@@ -41,9 +41,10 @@ def between(a, b):
 class TestAngles:
     def test_zero_is_a_flat_hand(self):
         bones = np.diff(joints(angles()), axis=1)
-        assert between(bones[:, 0], bones[:, 1]).max() < 1.5
-        assert between(bones[:, 1], bones[:, 2]).max() < 1.5
-        assert between(bones.reshape(-1, 3), np.array([0, 1, 0])).max() < 1.5
+        # The flesh is straight. The line from base to next joint may lie a little askew in it, as
+        # labelled knuckles do; that of a thumb runs through its ball.
+        assert between(bones[:, 1:], np.array([0, 1, 0])).max() < 12
+        assert between(bones[1:, 0], np.array([0, 1, 0])).max() < 12
 
     @pytest.mark.parametrize("finger", FINGERS[1:])
     @pytest.mark.parametrize("joint", [0, 1, 2])
@@ -70,7 +71,7 @@ class TestAngles:
     def test_thumb_is_placed_like_a_direction_on_a_globe(self):
         bone = np.diff(
             joints(angles(thumb_CMC_radial=40, thumb_CMC_palmar=30, thumb_CMC_twist=25))[0], axis=0
-        )[0]
+        )[1]  # in line with the base's flesh while the MCP is straight
         azimuth = np.degrees(np.arctan2(bone[0], bone[1]))
         elevation = np.degrees(np.arcsin(bone[2] / np.linalg.norm(bone)))
         assert azimuth == pytest.approx(40, abs=0.6)
@@ -88,33 +89,33 @@ class TestAngles:
         assert way(45)[2] > 0.01
 
     def test_one_pose_or_many(self):
-        many = np.stack([poses.GESTURES["fist"], poses.GESTURES["open"]])
-        batch = poses.angles_to_axis_angle(many)
+        many = np.stack([anatomy.GESTURES["fist"], anatomy.GESTURES["open"]])
+        batch = anatomy.angles_to_axis_angle(many)
         assert batch.shape == (2, 15, 3)
-        np.testing.assert_allclose(poses.angles_to_axis_angle(many[1]), batch[1], atol=1e-12)
-        np.testing.assert_allclose(poses.overlap(many)[0], poses.overlap(many[0]))
+        np.testing.assert_allclose(anatomy.angles_to_axis_angle(many[1]), batch[1], atol=1e-12)
+        np.testing.assert_allclose(anatomy.overlap(many)[0], anatomy.overlap(many[0]))
 
-    @pytest.mark.parametrize("call", [poses.angles_to_axis_angle, poses.overlap, poses.limit])
+    @pytest.mark.parametrize("call", [anatomy.angles_to_axis_angle, anatomy.overlap, anatomy.limit])
     def test_wrong_shape(self, call):
         with pytest.raises(HamrError, match=r"angles: expected \(22,\) or \(n, 22\)"):
             call(np.zeros((3, 21)))
 
     def test_wrong_side(self):
         with pytest.raises(HamrError, match="side: expected 'left' or 'right', got 'both'"):
-            poses.anny_pose(angles(), "both")
+            anatomy.anny_pose(angles(), "both")
 
 
 class TestGestures:
-    @pytest.mark.parametrize("name", poses.GESTURES)
+    @pytest.mark.parametrize("name", anatomy.GESTURES)
     def test_possible(self, name):
-        pose = poses.GESTURES[name]
-        np.testing.assert_allclose(poses.limit(pose), pose, atol=1e-12)
-        assert poses.overlap(pose) <= 0
+        pose = anatomy.GESTURES[name]
+        np.testing.assert_allclose(anatomy.limit(pose), pose, atol=1e-12)
+        assert anatomy.overlap(pose) <= 0
 
     def test_fist_closes_and_open_opens(self):
-        palm = poses.skeleton().heads[1:, 0].mean(0) @ poses.skeleton().palm / 2
-        far = np.linalg.norm(joints(poses.GESTURES["open"])[1:, 3] - palm, axis=1)
-        near = np.linalg.norm(joints(poses.GESTURES["fist"])[1:, 3] - palm, axis=1)
+        palm = anatomy.skeleton().heads[1:, 0].mean(0) @ anatomy.skeleton().palm / 2
+        far = np.linalg.norm(joints(anatomy.GESTURES["open"])[1:, 3] - palm, axis=1)
+        near = np.linalg.norm(joints(anatomy.GESTURES["fist"])[1:, 3] - palm, axis=1)
         assert (near < 0.5 * far).all()
 
     @pytest.mark.parametrize(
@@ -133,11 +134,11 @@ class TestGestures:
         ],
     )
     def test_which_fingers_are_extended(self, name, extended):
-        posed, flat = joints(poses.GESTURES[name]), joints(angles())
+        posed, flat = joints(anatomy.GESTURES[name]), joints(angles())
         span = np.linalg.norm(posed[:, 3] - posed[:, 0], axis=1)
         straight = span / np.linalg.norm(flat[:, 3] - flat[:, 0], axis=1) > 0.9
         # A thumb counts as extended when it also stands off the fingers.
-        straight[0] &= np.linalg.norm(posed[0, 3] - posed[1, 0]) > 0.06
+        straight[0] &= np.linalg.norm(posed[0, 3] - posed[1, 0]) > 0.07
         assert {f for f, out in zip(FINGERS, straight, strict=True) if out} == extended
 
     @pytest.mark.parametrize(
@@ -151,9 +152,11 @@ class TestGestures:
         ],
     )
     def test_pinches_bring_the_pads_together(self, name, finger):
-        starts, ends = (points[0, :, 2] for points in poses._phalanges(poses.GESTURES[name][None]))
-        radii = poses.skeleton().radii[:, 2]
-        gap = poses._between_segments(starts[:1], ends[:1], starts[1:], ends[1:]) - (
+        starts, ends = (
+            points[0, :, 2] for points in anatomy._phalanges(anatomy.GESTURES[name][None])
+        )
+        radii = anatomy.skeleton().radii[:, 2]
+        gap = anatomy._between_segments(starts[:1], ends[:1], starts[1:], ends[1:]) - (
             radii[0] + radii[1:]
         )
         assert gap.argmin() == finger - 1 and gap.min() < 0.001
@@ -161,7 +164,7 @@ class TestGestures:
     def test_grasps_come_in_sizes(self):
         gaps = []
         for name in ("grasp medium", "grasp large", "grasp ball"):
-            tips = joints(poses.GESTURES[name])[:, 3]
+            tips = joints(anatomy.GESTURES[name])[:, 3]
             gaps.append(np.linalg.norm(tips[0] - tips[1:4].mean(0)))
         assert gaps == sorted(gaps) and gaps[-1] > gaps[0] + 0.02
 
@@ -173,8 +176,8 @@ class TestOverlap:
         steps = np.linspace(0, 1, 201)[:, None, None]
         first, second = p + steps * (q - p), r + steps * (s - r)
         brute = np.linalg.norm(first[:, None] - second[None], axis=-1).min((0, 1))
-        np.testing.assert_allclose(poses._between_segments(p, q, r, s), brute, atol=2e-3)
-        assert (poses._between_segments(p, q, r, s) <= brute + 1e-12).all()
+        np.testing.assert_allclose(anatomy._between_segments(p, q, r, s), brute, atol=2e-3)
+        assert (anatomy._between_segments(p, q, r, s) <= brute + 1e-12).all()
 
     def test_impossible_poses_are_noticed(self):
         through_palm = angles(
@@ -185,41 +188,41 @@ class TestOverlap:
             }
         )
         crossed = angles(index_MCP_spread=-25, middle_MCP_spread=25)
-        assert poses.overlap(through_palm) > 0.005
-        assert poses.overlap(crossed) > 0.002
-        assert poses.overlap(poses.GESTURES["open"]) < -0.005
+        assert anatomy.overlap(through_palm) > 0.005
+        assert anatomy.overlap(crossed) > 0.002
+        assert anatomy.overlap(anatomy.GESTURES["open"]) < -0.005
 
 
 class TestSampler:
     @pytest.fixture(scope="class")
     def sampled(self):
-        return poses.sample_poses(np.random.default_rng(0), 3000)
+        return sampling.sample_poses(np.random.default_rng(0), 3000)
 
     def test_same_seed_same_poses(self, sampled):
-        again = poses.sample_poses(np.random.default_rng(0), 3000)
+        again = sampling.sample_poses(np.random.default_rng(0), 3000)
         np.testing.assert_array_equal(sampled, again)
-        other = poses.sample_poses(np.random.default_rng(1), 3000)
+        other = sampling.sample_poses(np.random.default_rng(1), 3000)
         assert np.abs(sampled - other).max() > 0.1
 
     def test_within_limits_and_possible(self, sampled):
-        assert sampled.shape == (3000, len(poses.ANGLES)) and np.isfinite(sampled).all()
-        assert (sampled >= poses.LOWER).all() and (sampled <= poses.UPPER).all()
-        np.testing.assert_allclose(poses.limit(sampled), sampled, atol=1e-12)
-        assert poses.overlap(sampled).max() <= 0
+        assert sampled.shape == (3000, len(anatomy.ANGLES)) and np.isfinite(sampled).all()
+        assert (sampled >= anatomy.LOWER).all() and (sampled <= anatomy.UPPER).all()
+        np.testing.assert_allclose(anatomy.limit(sampled), sampled, atol=1e-12)
+        assert anatomy.overlap(sampled).max() <= 0
 
     def test_bent_knuckles_hardly_spread(self, sampled):
-        mcp = sampled[:, [i for i, n in enumerate(poses.ANGLES) if n.endswith("MCP flexion")][1:]]
-        spread = sampled[:, [i for i, n in enumerate(poses.ANGLES) if n.endswith("spread")]]
+        mcp = sampled[:, [i for i, n in enumerate(anatomy.ANGLES) if n.endswith("MCP flexion")][1:]]
+        spread = sampled[:, [i for i, n in enumerate(anatomy.ANGLES) if n.endswith("spread")]]
         bent = mcp > np.radians(75)
         assert bent.sum() > 100
         assert np.degrees(np.abs(spread[bent])).max() < 8  # of up to 28 when straight
 
     def test_covers_the_range(self, sampled):
         low, high = np.percentile(sampled, [1, 99], axis=0)
-        assert ((high - low) / (poses.UPPER - poses.LOWER) > 0.55).all()
+        assert ((high - low) / (anatomy.UPPER - anatomy.LOWER) > 0.55).all()
 
     def test_fingers_and_joints_are_coupled(self, sampled):
-        column = {name: sampled[:, i] for i, name in enumerate(poses.ANGLES)}
+        column = {name: sampled[:, i] for i, name in enumerate(anatomy.ANGLES)}
 
         def likeness(a, b):
             return np.corrcoef(column[a], column[b])[0, 1]
@@ -228,49 +231,49 @@ class TestSampler:
         assert likeness("middle PIP flexion", "ring PIP flexion") > likeness(
             "index PIP flexion", "little PIP flexion"
         )
-        free = poses._draw_free(np.random.default_rng(0), 2000)
-        ratio = free[:, poses._DIP].mean(0) / free[:, poses._PIP].mean(0)
+        free = sampling._draw_free(np.random.default_rng(0), 2000)
+        ratio = free[:, anatomy.DIP].mean(0) / free[:, anatomy.PIP].mean(0)
         np.testing.assert_allclose(ratio, 2 / 3, atol=0.02)
 
     def test_hands_at_rest_are_possible_and_their_fingers_lie_side_by_side(self, sampled):
-        resting = poses.sample_poses(np.random.default_rng(0), 1000, resting=1.0)
-        np.testing.assert_allclose(poses.limit(resting), resting, atol=1e-12)
-        assert poses.overlap(resting).max() <= 0
+        resting = sampling.sample_poses(np.random.default_rng(0), 1000, resting=1.0)
+        np.testing.assert_allclose(anatomy.limit(resting), resting, atol=1e-12)
+        assert anatomy.overlap(resting).max() <= 0
         # Neighbours bend nearly alike, and their tips are close: far more so than when lively.
         bends, gaps = {}, {}
         for name, drawn in (("resting", resting[:300]), ("lively", sampled[:300])):
-            bends[name] = np.degrees(np.abs(np.diff(drawn[:, poses._PIP], axis=1))).mean()
+            bends[name] = np.degrees(np.abs(np.diff(drawn[:, anatomy.PIP], axis=1))).mean()
             tips = np.array([joints(pose)[1:, 3] for pose in drawn])
             gaps[name] = np.linalg.norm(np.diff(tips, axis=1), axis=-1).mean()
         assert bends["resting"] < 8 < 12 < bends["lively"]
         assert gaps["resting"] < 0.031 < 0.034 < gaps["lively"]  # metres
         # The thumb is lifted before the palm often, but not always.
-        before = resting[:, 1] > np.radians(37)
+        before = resting[:, 1] > np.radians(45)
         assert 0.2 < before.mean() < 0.5
 
     def test_a_share_rests_and_without_one_the_poses_are_those_of_before(self, sampled):
         np.testing.assert_array_equal(
-            poses.sample_poses(np.random.default_rng(0), 3000, resting=0.0), sampled
+            sampling.sample_poses(np.random.default_rng(0), 3000, resting=0.0), sampled
         )
-        half = poses.sample_poses(np.random.default_rng(0), 3000, resting=0.5)
+        half = sampling.sample_poses(np.random.default_rng(0), 3000, resting=0.5)
         kept = (half[:, None, 6:10] == sampled[None, :, 6:10]).all(-1).any(1).mean()
         assert 0.2 < kept < 0.6  # of the lively ones, those that the first 3,000 held too
         with pytest.raises(HamrError, match=r"resting=1.5: expected a share from 0 to 1"):
-            poses.sample_poses(np.random.default_rng(0), 1, resting=1.5)
+            sampling.sample_poses(np.random.default_rng(0), 1, resting=1.5)
 
 
 def test_blend():
-    a, b = poses.GESTURES["open"], poses.GESTURES["fist"]
-    np.testing.assert_allclose(poses.blend(a, b, 0), a)
-    np.testing.assert_allclose(poses.blend(a, b, 1), b)
-    path = poses.blend(a, b, np.linspace(0, 1, 5))
+    a, b = anatomy.GESTURES["open"], anatomy.GESTURES["fist"]
+    np.testing.assert_allclose(anatomy.blend(a, b, 0), a)
+    np.testing.assert_allclose(anatomy.blend(a, b, 1), b)
+    path = anatomy.blend(a, b, np.linspace(0, 1, 5))
     assert path.shape == (5, 22)
     np.testing.assert_allclose(path[2], (a + b) / 2)
 
 
 def test_anny_poses_left_as_the_mirror_of_right():
-    fist = poses.GESTURES["fist"]
-    right, left = poses.anny_pose(fist, "right"), poses.anny_pose(fist, "left")
+    fist = anatomy.GESTURES["fist"]
+    right, left = anatomy.anny_pose(fist, "right"), anatomy.anny_pose(fist, "left")
     flip = np.diag([-1.0, 1, 1, 1])
     assert len(right) == 15
     for bone, transform in right.items():
