@@ -237,7 +237,7 @@ def photograph(rng, lens, person, side, view, K, shape, factors, split, things=(
     light, shine = _shaded(samples, normal, sky, lit, lamps, kind, gloss, large_K)
     # Exposed for the people, more or less.
     level = light[:, kind != THING].mean() if (kind != THING).any() else 1.0
-    exposure = np.exp(rng.normal(0, 0.25)) * rng.uniform(0.75, 1.0) if factors.lens else 0.9
+    exposure = np.exp(rng.normal(0, 0.18)) * rng.uniform(0.75, 1.0) if factors.lens else 0.9
     shown = (colour * light + shine) * np.float32(exposure / max(level, 1e-3))
     square = shown * shown
     shown /= np.sqrt(np.sqrt(1 + square * square))  # highlights saturate gently
@@ -550,7 +550,7 @@ def develop(rng, lens, image, split, factors):
     if not factors.lens:
         return image
     # Now and then the white balance or the exposure is far off.
-    astray = 1 + 1.2 * (rng.random(2) < 0.15)
+    astray = 1 + 0.8 * (rng.random(2) < 0.1)
     balance = rng.normal(0, 0.03, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1])
     gamma, contrast, brightness = rng.normal(0, (0.18, 0.12, 0.04))
     tones = np.arange(256)[:, None] / 255 * np.exp(astray[0] * balance)
@@ -561,13 +561,13 @@ def develop(rng, lens, image, split, factors):
     image = cv2.transform(image, saturation * np.eye(3) + (1 - saturation) / 3)
     blur = rng.random()
     if blur < 0.45:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.4))
-    elif blur < 0.6:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1))
+    elif blur < 0.55:
         image = cv2.filter2D(image, -1, _streak(rng))
     elif blur < 0.75:  # phones sharpen
         image = image + rng.uniform(0.3, 1.0) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
     if rng.random() < 0.7:
-        strength = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.04))))
+        strength = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.03))))
         noise = _noise_from(lens, image.shape)
         if rng.random() < 0.5:  # coarser grains, as noise reduction leaves them
             noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), 0.8)
@@ -610,7 +610,7 @@ def _mixed_spectrum(rng, image, split, size=64):
 
 def _streak(rng):
     """A blur along a line of a few pixels."""
-    size = int(rng.integers(3, 16)) | 1
+    size = int(rng.integers(3, 10)) | 1
     kernel = np.zeros((size, size), np.float32)
     kernel[size // 2] = 1
     turn = cv2.getRotationMatrix2D((size // 2, size // 2), rng.uniform(0, 180), 1)

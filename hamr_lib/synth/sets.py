@@ -31,7 +31,7 @@ from hamr_lib.synth import backgrounds, environments, people, scene, skin
 VERSION = 2
 BLOCK = 8  # samples; a fixed number, since a batch of bodies is computed together
 RHD_SHAPE, VGA = (320, 320), (480, 640)
-ENOUGH = 10  # joints of the hand that must be seen
+ENOUGH = 13  # joints of the hand that must be seen
 CLOSEST = 0.1  # metres from the camera to a hand
 HOLD = 15  # frames from one pose of a sequence to the next
 _MARKER = "rendered.json"
@@ -246,7 +246,7 @@ def _find_view(rng, person, side, factors, split):
     for _ in range(12):
         # One in five is a close-up, which the hand may more than fill.
         near = rng.random() < 0.2
-        length = np.exp(rng.uniform(*np.log((220, 400) if near else (85, 290))))
+        length = np.exp(rng.uniform(*np.log((220, 400) if near else (105, 290))))
         view = scene.sample_view(rng, person, side, K, RHD_SHAPE, length)
         hand, things, seen = view(person.joints[side]), [], 0
         if _at_arms_length(view, person):
