@@ -270,6 +270,19 @@ def without_a_picture(results):
     return found
 
 
+@pytest.mark.slow
+def test_the_method_needs_no_data_and_draws_each_of_its_parts(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    out = study.results_dir("smoke") / "00_method.ipynb"
+    study.execute("smoke", "00_method", out, {})
+    cells = nbformat.read(out, as_version=4).cells
+    outputs = [one for cell in cells if cell.cell_type == "code" for one in cell.outputs]
+    assert not [one for one in outputs if one.get("name") == "stderr"]
+    assert sum("image/png" in one.get("data", {}) for one in outputs) >= 12
+    texts = "".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert [f"tag{{{n}}}" in texts for n in ("1", "2", "3", "4-5", "6", "7", "8")] == [True] * 7
+
+
 def test_the_whole_study_and_that_a_second_call_runs_nothing():
     make("reproduce", "PROFILE=smoke")
     results = ROOT / "results" / "smoke"
