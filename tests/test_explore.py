@@ -222,9 +222,10 @@ def test_save(explorer, tmp_path, kind):
     mesh = trimesh.load_mesh(tmp_path / f"hand.{kind}", process=False)
     np.testing.assert_allclose(mesh.extents, np.ptp(vertices, axis=0), atol=1e-5)
     assert mesh.volume > 1e-4  # cubic metres, and positive: the outside is outside
-    explorer.path.value = str(tmp_path / "hand.stl")
+    explorer.path.value = str(tmp_path / "<img src=x>.stl")
     explorer._save_clicked(None)
     assert "expected a name that ends in" in explorer.message.value
+    assert "&lt;img src=x&gt;.stl" in explorer.message.value
 
 
 # --- predictions --------------------------------------------------------------------------------

@@ -254,6 +254,11 @@ def test_a_users_photographs_are_split_and_join_the_identity(tmp_path, monkeypat
         own = [{p for p in half if p.parent == tmp_path} for half in halves]
         assert own[0] and own[1] and len(own[0] | own[1]) == 12 and not own[0] & own[1]
         assert backgrounds.identity() != before
+        # Whatever its name says, only listed formats are read: this one would start Ghostscript.
+        (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+        backgrounds.photographs.cache_clear()
+        with pytest.raises(HamrError, match="script.png is not a readable image"):
+            backgrounds.photographs("training")
         monkeypatch.setenv("BACKGROUNDS", str(tmp_path / "nowhere"))
         backgrounds.photographs.cache_clear()
         with pytest.raises(HamrError, match="nowhere"):

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hamr_lib.data.frame import read_image
 from hamr_lib.errors import HamrError
 from hamr_lib.files import digest
 
@@ -37,7 +38,8 @@ def photographs(split):
     """The photographs of a split ("training" or "evaluation"), as a tuple of paths.
 
     Raises:
-        HamrError: for a BACKGROUNDS folder that is missing or holds no photographs.
+        HamrError: for a BACKGROUNDS folder that is missing, holds no photographs, or one that
+            cannot be read.
     """
     chosen = [
         Path(importlib.util.find_spec(package).origin).parent / _FOLDERS[package] / name
@@ -47,10 +49,11 @@ def photographs(split):
     folder = os.environ.get("BACKGROUNDS")
     if folder:
         suffixes = (".jpg", ".jpeg", ".png")
-        found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes)
+        found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes and p.is_file()]
         if not found:
             raise HamrError(f"BACKGROUNDS={folder}: expected a folder with .jpg or .png files")
-        for path in found:
+        for path in sorted(found):
+            read_image(path)  # here, as rendering would end hours later
             share = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 16**8
             if (share < EVALUATION_SHARE) == (split == "evaluation"):
                 chosen.append(path)
@@ -69,9 +72,7 @@ def identity():
 
 @functools.lru_cache(maxsize=400)
 def _read(path):
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise HamrError(f"{path} is not a readable photograph")
+    image = read_image(path)
     shrink = min(LARGEST / max(image.shape[:2]), 1)
     return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 

@@ -1,5 +1,6 @@
 """The second widget of `explore_mesh`: the predictions of a run, sample by sample."""
 
+import html
 import io
 
 import cv2
@@ -127,7 +128,8 @@ class Browser:
         )[0]
         value = f"{self.values[index]:.3g}" if np.isfinite(self.values[index]) else "no label"
         self._text.value = (
-            f"<b>{frame.key}</b>, {frame.side} hand; {self.controls['measure'].value}: {value}. "
+            f"<b>{html.escape(frame.key)}</b>, {frame.side} hand; "
+            f"{self.controls['measure'].value}: {value}. "
             f"From left to right: the labels; the heat maps; the "
             f"recovered joints and mesh after iteration {slider.value}."
         )

@@ -3,6 +3,8 @@
 It shows its `widget`. Code can do all that a mouse can: set the `value` of one of the `controls`.
 """
 
+import html
+
 import ipywidgets as widgets
 import numpy as np
 import torch
@@ -100,7 +102,7 @@ class Explorer:
         try:
             self._build(self.which.value, self.side.value)
         except HamrError as error:
-            self._problem.value = f"<b>{error}</b>"
+            self._problem.value = f"<b>{html.escape(str(error))}</b>"
             self._quiet = True
             self.which.value, self.side.value = before
             self._quiet = False
@@ -371,9 +373,10 @@ class Explorer:
     def _save_clicked(self, _):
         try:
             self.save(self.path.value)
-            self.message.value = f"saved {self.path.value}<br>{download_link(self.path.value)}"
+            saved, link = html.escape(self.path.value), download_link(self.path.value)
+            self.message.value = f"saved {saved}<br>{link}"
         except HamrError as error:
-            self.message.value = f"<b>{error}</b>"
+            self.message.value = f"<b>{html.escape(str(error))}</b>"
 
 
 def _batch(arrays):
