@@ -7,15 +7,8 @@ import pytest
 
 from hamr_lib.config import Data, OpenData, Settings
 from hamr_lib.data import dexter, rhd, stb
-from hamr_lib.data.check import (
-    check_set,
-    find_sets,
-    overlay_sheet,
-    published,
-    report_table,
-    spread,
-    stand_in,
-)
+from hamr_lib.data.check import check_set, overlay_sheet, report_table, spread
+from hamr_lib.data.registry import find_sets, published, stand_in
 from hamr_lib.errors import HamrError
 from hamr_lib.render.draw2d import contact_sheet, draw_skeleton
 
@@ -101,8 +94,7 @@ class TestFindSets:
             "rhd": "open-rhd", "stb": "open-stb", "dexter": "open-dexter",
         }  # fmt: skip
         assert sets["stb"].root == folder / "open/tiny/open-stb"
-        assert "RHD is not complete: it lacks the folder" in sets["rhd"].notice
-        assert "open-rhd is used in its place" in sets["rhd"].notice
+        assert sets["rhd"].notice.endswith("raw/rhd is missing: open-rhd in place of RHD")
         assert [len(sets["rhd"].load(s, SETTINGS.data)) for s in sets["rhd"].splits] == [3, 2]
         assert len(sets["stb"].load("training", SETTINGS.data)) == 10
         assert len(sets["dexter"].load("evaluation", SETTINGS.data)) == 12

@@ -235,7 +235,7 @@ def test_save(explorer, tmp_path, kind):
 def browser(browsed, monkeypatch):
     folder, frames = browsed
     found = SimpleNamespace(title="open-rhd", load=lambda split, data: frames)
-    monkeypatch.setattr(browser_module.check, "find_sets", lambda settings: {"rhd": found})
+    monkeypatch.setattr(browser_module.registry, "find_sets", lambda settings: {"rhd": found})
     monkeypatch.setattr(browser_module, "results_dir", lambda profile, run: folder)
     return browser_module.Browser("smoke")
 

@@ -17,7 +17,7 @@ def write(browsed, monkeypatch, target):
     """Write the gallery of a run that was evaluated on drawn frames; its path."""
     folder, frames = browsed
     found = SimpleNamespace(title="open-rhd", load=lambda split, data: frames)
-    monkeypatch.setattr(gallery.check, "find_sets", lambda settings: {"rhd": found})
+    monkeypatch.setattr(gallery.registry, "find_sets", lambda settings: {"rhd": found})
     (target / "runs").mkdir()
     (target / "runs" / "main").symlink_to(folder)
     return gallery.write_gallery(load_settings("smoke"), target)

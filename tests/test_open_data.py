@@ -10,7 +10,7 @@ import torch
 from hamr_lib import synth
 from hamr_lib.camera import project_pinhole
 from hamr_lib.config import Data, OpenData, Settings
-from hamr_lib.data import check, dexter, rhd, stb
+from hamr_lib.data import check, dexter, registry, rhd, stb
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.joints import BONES, TIPS
@@ -41,11 +41,11 @@ def rendered(tmp_path_factory):
 
 
 def loaded(rendered, name, split="evaluation"):
-    return check.stand_in(name, asking(), rendered).load(split, asking().data)
+    return registry.stand_in(name, asking(), rendered).load(split, asking().data)
 
 
 def test_every_set_is_complete_and_passes_its_check(rendered):
-    for dataset in check.find_sets(asking(), rendered).values():
+    for dataset in registry.find_sets(asking(), rendered).values():
         assert dataset.missing() == []
         assert check.check_set(dataset, asking().data).problems == ()
         assert "CC0" in (dataset.root / "README.md").read_text()
@@ -53,7 +53,7 @@ def test_every_set_is_complete_and_passes_its_check(rendered):
 
 def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(rendered, tmp_path):
     settings = asking()
-    dataset = check.stand_in("rhd", settings, tmp_path)
+    dataset = registry.stand_in("rhd", settings, tmp_path)
     first, second, evaluation = sets._blocks(dataset)
     # An interrupted run: one block is whole, another has an image but no labels yet.
     assert not sets._begun(dataset, settings.data.open)
@@ -70,7 +70,7 @@ def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(
 
 
 def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, capsys):
-    dataset = check.stand_in("rhd", asking(), tmp_path)
+    dataset = registry.stand_in("rhd", asking(), tmp_path)
     block = sets._blocks(dataset)[1]
     sets._begun(dataset, FACTORS)
     sets._render_block((dataset.root, FACTORS, block))
@@ -82,7 +82,7 @@ def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, ca
     name = "open-rhd/RHD_published_v2/training/color/00008.png"
     assert contents(dataset.root.parent)[name] != contents(rendered / "open/test")[name]
     # A folder that someone else filled is left alone.
-    foreign = check.stand_in("stb", asking(), tmp_path)
+    foreign = registry.stand_in("stb", asking(), tmp_path)
     foreign.root.mkdir(parents=True)
     (foreign.root / "mine.txt").write_text("mine")
     with pytest.raises(HamrError, match="was not rendered here"):
@@ -120,7 +120,7 @@ def test_a_hand_around_the_camera_is_not_photographed():
 
 
 def test_parts_lie_where_their_joints_are(rendered):
-    root = check.stand_in("rhd", asking(), rendered).root
+    root = registry.stand_in("rhd", asking(), rendered).root
     _, uv, xyz, _ = rhd.read_annotations(rhd.annotation_path(root, "training"))
     agree = []
     for index in range(len(uv)):

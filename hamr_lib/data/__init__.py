@@ -3,8 +3,8 @@
 frame           `Frame`, `Frames`: one image with its labels, whatever the set
 matfile         `read_mat`: one array of a MATLAB file
 rhd, stb, dexter, photographs    `RHD`, `STB`, `Dexter`, `Photographs`: the readers
-registry        `training_crops`, `evaluation_crops`: the sets that a profile names
-check           `find_sets`: what lies on disk, compared with what a set should hold
+registry        `find_sets`, `training_crops`, `evaluation_crops`: the sets that a profile uses
+check           `check_set`, `report_table`: what lies on disk, compared with what it should be
 crops           `Crops`, `load_crops`: frames cut to network inputs, cached
 augment         `augment`: random changes of a batch of crops
 statistics      `statistics`: the distribution of a set's labels

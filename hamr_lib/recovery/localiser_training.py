@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from hamr_lib.data import check
+from hamr_lib.data import registry
 from hamr_lib.data.augment import (
     adjust_brightness,
     adjust_contrast,
@@ -584,7 +584,7 @@ def evaluate_run(settings, run_dir):
     Returns:
         The rows of `localiser.csv`, which it writes into the run's folder; see `evaluate`.
     """
-    found = check.find_sets(settings)["rhd"]
+    found = registry.find_sets(settings)["rhd"]
     folder = Path(run_dir) / "checkpoints"
     finder = load_localiser(folder / "localiser.ckpt", best_device())
     model, _ = checkpoint.load_model(folder / "best.ckpt", best_device())

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hamr_lib.data import check
+from hamr_lib.data import registry
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_3d, is_stand_in, main_protocol, row_means
@@ -56,7 +56,7 @@ def write_gallery(settings, results_dir):
     results_dir = Path(results_dir)
     run = results_dir / "runs" / "main"
     parts = []
-    for found in check.find_sets(settings).values():
+    for found in registry.find_sets(settings).values():
         predictions = load_predictions(predictions_path(run, found.title))
         error = row_means(errors_3d(predictions, main_protocol(predictions)))
         order = np.argsort(error, kind="stable")

@@ -19,7 +19,7 @@ import numpy as np
 import threadpoolctl
 import torch
 
-from hamr_lib.data import check, dexter, rhd, stb
+from hamr_lib.data import dexter, registry, rhd, stb
 from hamr_lib.errors import HamrError
 from hamr_lib.files import digest, read_json, write_aside, write_json
 from hamr_lib.hand import anatomy, open_hand, sampling
@@ -52,27 +52,27 @@ class Block(NamedTuple):
         return np.random.default_rng([seed, len(words), *words, *more])
 
 
-def render_open_sets(settings, folder=check.ROOT / "data", processes=None):
+def render_open_sets(settings, folder=registry.ROOT / "data", processes=None):
     """Render every stand-in that the settings ask for and that is not there yet.
 
     Rendering that was interrupted goes on where it stopped. A set that was rendered with other
     settings, another version of this package or other photographs is removed and rendered anew.
 
     Args:
-        settings: `Settings`; `data.open` says how much and how. Where `data.sets` takes a real set
-            that is complete, its stand-in is left out.
+        settings: `Settings`; `data.open` says how much and how. Where a real set is used, its
+            stand-in is left out.
         folder: the project's data folder.
         processes: how many render side by side; None for one a core.
 
     Raises:
-        HamrError: for a folder that holds something else, a bad BACKGROUNDS, or a full disk.
+        HamrError: for a real set that is incomplete, a folder that holds something else, a bad
+            BACKGROUNDS, or a full disk.
     """
     factors, wanted = settings.data.open, {}
-    for name in check.TITLES:
-        real = check.published(name, folder)
-        if settings.data.sets == "real" or (settings.data.sets == "auto" and not real.missing()):
+    for name in registry.TITLES:
+        if registry.real_set(name, settings, folder) is not None:
             continue
-        dataset = check.stand_in(name, settings, folder)
+        dataset = registry.stand_in(name, settings, folder)
         if not _begun(dataset, factors):
             wanted[name] = dataset
     todo = {
@@ -393,7 +393,7 @@ def _write_card(dataset, factors, identity):
     lines = [
         f"# {dataset.title}",
         "",
-        f"Rendered by `hamr_lib.synth` in the file format of {check.TITLES[dataset.name]}; "
+        f"Rendered by `hamr_lib.synth` in the file format of {registry.TITLES[dataset.name]}; "
         "no photograph of a real hand is in it.",
         "",
         *(f"- {split}: {count:,} images" for split, count in dataset.expected.items()),

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from hamr_lib.config import load_run, load_settings
-from hamr_lib.data import check
+from hamr_lib.data import registry
 from hamr_lib.data.crops import cut
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
@@ -52,7 +52,7 @@ class Browser:
         settings, self.folder = load_run(profile, run), results_dir(profile, run)
         self.sets = {
             found.title: found.load("evaluation", settings.data)
-            for found in check.find_sets(settings).values()
+            for found in registry.find_sets(settings).values()
         }
         dropdown = widgets.Dropdown
         self.controls = {
@@ -163,7 +163,7 @@ def evaluation_example(profile, index=0):
         HamrError: where the set is not there (`make data` renders the stand-in).
     """
     settings = load_settings(profile)
-    found = check.find_sets(settings)["rhd"]
+    found = registry.find_sets(settings)["rhd"]
     frame = found.load("evaluation", settings.data)[index]
     low, high = np.nanmin(frame.joints_2d, axis=0), np.nanmax(frame.joints_2d, axis=0)
     name = f"{found.title}-{frame.key.replace('/', '-')}"
