@@ -95,7 +95,7 @@ class Model:
     iterations: int = within(3, 1, 32)
     # The fully connected layers also see where the maps find the joints, the features there, and
     # how far off the last estimate's projection is.
-    places: StrictBool = False
+    joint_features: StrictBool = False
     mesh: StrictBool = True  # off: the head regresses 21 joints and no mesh (ablation)
     # Three axis-angle numbers as in the paper, or the continuous 6-D form of Zhou et al. 2019.
     rotation: Literal["axis_angle", "6d"] = "axis_angle"

@@ -53,9 +53,9 @@ VARIANTS = {
         {"model.stem": "efficientnet_lite0", "train.stem_rate": 1.0},
     ),
     "frozen-stem": Variant("stem not trained", {"model.frozen_blocks": 16}),
-    "no-places": Variant(
+    "no-joint-features": Variant(
         "without places of joints",
-        {"model.places": False, "train.lift_steps": 0, "train.lift_beside": 0},
+        {"model.joint_features": False, "train.lift_steps": 0, "train.lift_beside": 0},
     ),
     "no-lifting": Variant("without lifting", {"train.lift_steps": 0, "train.lift_beside": 0}),
     "lifting-before": Variant("lifting only before", {"train.lift_beside": 0}),

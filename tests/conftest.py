@@ -30,7 +30,7 @@ def tiny_checkpoint(tmp_path_factory):
     network = HAMR(settings.model, hand)
     # A new network answers every image alike: one pass sets its batch normalisation for images of
     # noise, and a larger last layer makes its answers differ.
-    torch.nn.init.normal_(network.regression.layers[-1].weight, std=0.2)
+    torch.nn.init.normal_(network.regressor.layers[-1].weight, std=0.2)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -91,7 +91,7 @@ def browsed(tiny_checkpoint, tmp_path_factory):
     from hamr_lib.config import load_settings
     from hamr_lib.data.crops import load_crops
     from hamr_lib.evaluation import scores
-    from hamr_lib.model.checkpoint import load_model
+    from hamr_lib.model.hamr import load_model
 
     folder = tmp_path_factory.mktemp("run") / "main"
     settings = load_settings("smoke")

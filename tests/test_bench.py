@@ -60,7 +60,9 @@ def test_the_loop_and_the_bare_network_take_turns(small):
 
 def test_what_is_taught_beside_the_images_is_a_part_of_a_step(small):
     settings, hands, crops = small
-    settings = load_settings("smoke", train__batch_size=4, train__lift_beside=8, model__places=True)
+    settings = load_settings(
+        "smoke", train__batch_size=4, train__lift_beside=8, model__joint_features=True
+    )
     bare = bench_training.Bare(settings, crops, hands.hand)
     bare.step()
     assert bare.spent["lifting"] > 0

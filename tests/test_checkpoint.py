@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model import checkpoint
-from hamr_lib.model.hamr import HAMR
+from hamr_lib.model.hamr import HAMR, load_model
 
 METRICS = {"val_joints_3d_mm": 12.5}
 
@@ -35,22 +36,20 @@ def saved(tmp_path):
 
 def loads(monkeypatch, hand):
     """Let `load_model` find this hand, and remember how it asked for it."""
-    from hamr_lib.hand import layer
-
     asked = []
 
     def load_hand(name, **options):
         asked.append((name, options))
         return hand
 
-    monkeypatch.setattr(layer, "load_hand", load_hand)
+    monkeypatch.setattr("hamr_lib.model.hamr.load_hand", load_hand)
     return asked
 
 
 def test_a_model_comes_back_as_it_was(saved, monkeypatch):
     path, settings, hand, made = saved
     asked = loads(monkeypatch, TinyHand())
-    loaded, found = checkpoint.load_model(path)
+    loaded, found = load_model(path)
     assert asked == [("tiny", {"pose_components": 6, "joints": "regressed"})]
     assert found == settings and not loaded.training
     image = torch.rand(2, 3, 32, 32)
@@ -87,6 +86,89 @@ def test_a_missing_truncated_or_foreign_file_is_named(saved, tmp_path):
         checkpoint.read(path)
 
 
+def with_value(content, place, value):
+    """The content, changed at one place: a list of keys; `...` as the value deletes it."""
+    *above, last = place
+    node = content
+    for key in above:
+        node = node[key]
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    return content
+
+
+WEIGHT = "pose_module.maps.0.weight"  # (21, 8, 1, 1)
+BAD_VALUES = [
+    *((["hamr", key], value) for key in checkpoint.DESCRIPTION for value in (..., None, [1])),
+    (["hamr", "format"], "1"),
+    (["hamr", "format"], True),
+    (["hamr", "hand_fingerprint"], ...),
+    (["hamr", "hand_fingerprint"], torch.zeros(2)),
+    (["hamr", "hand_fingerprint"], torch.full((21, 3), torch.nan)),
+    (["hamr", "hand"], "claw"),
+    (["hamr", "settings", "model"], ...),
+    (["hamr", "settings", "model"], 3),
+    (["hamr", "settings", "model", "hidden"], 10**9),
+    (["hamr", "settings", "model", "stacks"], 10**6),
+    (["hamr", "settings", "model", "stacks"], 16),
+    (["hamr", "settings", "model", "iterations"], 10**9),
+    (["hamr", "settings", "model", "channels"], 2048),
+    (["hamr", "settings", "model", "dropout"], torch.nan),
+    (["hamr", "settings", "hand", "pose_components"], "6"),
+    (["state_dict"], ...),
+    (["state_dict"], []),
+    (["state_dict"], {}),
+    (["state_dict", 5], torch.zeros(1)),
+    (["state_dict", "more"], torch.zeros(1)),
+    (["state_dict", WEIGHT], ...),
+    (["state_dict", WEIGHT], "weights"),
+    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, dtype=torch.int64)),
+    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, dtype=torch.int8)),
+    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, dtype=torch.complex64)),
+    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1).to_sparse()),
+    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, device="meta")),
+    (["state_dict", WEIGHT],
+     torch.quantize_per_tensor(torch.zeros(21, 8, 1, 1), 0.1, 0, torch.qint8)),
+    (["state_dict", WEIGHT], torch.full((21, 8, 1, 1), torch.nan)),
+    (["state_dict", WEIGHT], torch.full((21, 8, 1, 1), torch.inf)),
+    (["state_dict", WEIGHT], torch.zeros(8, 21, 1, 1)),
+    (["state_dict", WEIGHT], torch.zeros(1).expand(10**6, 10**6)),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place, value", BAD_VALUES)
+def test_a_wrong_value_is_refused_in_our_words(saved, monkeypatch, place, value):
+    path = saved[0]
+    content = torch.load(path, weights_only=True)
+    torch.save(with_value(content, place, value), path)
+    if place != ["hamr", "hand"]:
+        loads(monkeypatch, TinyHand())
+    with pytest.raises(HamrError) as refused:
+        load_model(path)
+    message = str(refused.value)
+    assert len(message) < 1000 and "\n" not in message
+    assert "weights_only" not in message and "torch.load" not in message
+
+
+def test_a_compressed_or_older_file_is_refused(saved):
+    path = saved[0]
+    content = torch.load(path, weights_only=True)
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(HamrError, match="no readable checkpoint"):
+        load_model(path)
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+    with pytest.raises(HamrError, match="no readable checkpoint"):
+        load_model(path)
+
+
 class Intruder:
     ran = False
 
@@ -121,12 +203,12 @@ def test_another_hand_is_refused(saved, monkeypatch):
     path = saved[0]
     loads(monkeypatch, TinyHand(seed=1))
     with pytest.raises(HamrError, match=r"another 'tiny' hand: a test pose differs by \d"):
-        checkpoint.load_model(path)
+        load_model(path)
     renamed = TinyHand()
     renamed.name = "mano"
     loads(monkeypatch, renamed)
     with pytest.raises(HamrError, match="trained with the 'tiny' hand, not 'mano'"):
-        checkpoint.load_model(path)
+        load_model(path)
 
 
 def test_weights_that_do_not_fit_are_named(saved):
@@ -148,7 +230,7 @@ def test_release_in_half_precision(saved, tmp_path, monkeypatch):
     checkpoint.save_release(path, release)
     assert release.stat().st_size < 0.75 * path.stat().st_size
     loads(monkeypatch, hand)
-    loaded = checkpoint.load_model(release)[0]
+    loaded = load_model(release)[0]
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     image = torch.rand(4, 3, 32, 32)
     with torch.no_grad():

@@ -31,7 +31,8 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict
 from hamr_lib.joints import BONES, WRIST
 from hamr_lib.model import checkpoint
-from hamr_lib.model.hamr import cell_centres, soft_argmax
+from hamr_lib.model.hamr import load_model
+from hamr_lib.model.heatmaps import cell_centres, soft_argmax
 from hamr_lib.training.run import Run
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged
@@ -219,7 +220,7 @@ def test_a_comparison_is_no_hamr(crops, tmp_path, tiny_hand):
     baselines.run("hmr", SETTINGS, tmp_path, *training, sets)
     best = tmp_path / "checkpoints" / "best.ckpt"
     with pytest.raises(HamrError, match="holds a network of 'hmr', expected one of 'hamr'"):
-        checkpoint.load_model(best)
+        load_model(best)
     with pytest.raises(HamrError, match="holds a network of 'hmr', expected one of 'boukhayma'"):
         baselines.run("boukhayma", SETTINGS, tmp_path, *training, sets)
 
@@ -404,19 +405,19 @@ def test_smplify_ignores_a_joint_it_is_not_sure_of(hands):
 def test_pavlakos_second_stage_sees_maps_alone(crops):
     """Features change nothing; joints change rotation and pose, the silhouette only the shape."""
     network = pavlakos.Pavlakos().build(SETTINGS, TinyHand(), crops[0]).eval()
-    torch.nn.init.normal_(network.regression.pose[-1].weight)
-    torch.nn.init.normal_(network.regression.shape[-1].weight)
+    torch.nn.init.normal_(network.regressor.pose[-1].weight)
+    torch.nn.init.normal_(network.regressor.shape[-1].weight)
     channels = SETTINGS.model.channels
     joined = torch.rand(1, channels + 22, 8, 8)
     with torch.no_grad():
-        (before,) = network.regression(joined, None)
+        (before,) = network.regressor(joined, None)
         features, joints, mask = joined.clone(), joined.clone(), joined.clone()
         features[:, :channels] += 1
         joints[:, channels : channels + 21] = torch.rand(1, 21, 8, 8)
         mask[:, -1] += 2
-        assert torch.equal(network.regression(features, None)[0], before)
-        moved = (network.regression(joints, None)[0] - before)[0].abs()
-        shaped = (network.regression(mask, None)[0] - before)[0].abs()
+        assert torch.equal(network.regressor(features, None)[0], before)
+        moved = (network.regressor(joints, None)[0] - before)[0].abs()
+        shaped = (network.regressor(mask, None)[0] - before)[0].abs()
     assert (moved[:-10] > 1e-6).all() and (moved[-10:] == 0).all()
     assert (shaped[-10:] > 1e-6).all() and (shaped[:-10] == 0).all()
 

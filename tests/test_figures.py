@@ -16,7 +16,8 @@ from tiny import TinyHand
 
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict, protocols, scores
-from hamr_lib.model.hamr import HAMR, describe
+from hamr_lib.model.blocks import describe_blocks
+from hamr_lib.model.hamr import HAMR
 from hamr_lib.report import figures
 
 SETTINGS = small_settings()
@@ -162,20 +163,20 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     network = HAMR(SETTINGS.model, TinyHand())
     fig = figures.fig2(network, tmp_path)
     data = pd.read_csv(tmp_path / "fig2_network.csv")
-    rows = describe(network)
+    rows = describe_blocks(network)
     assert list(data.block) == [name for name, _, _ in rows]
     total = sum(p.numel() for p in network.parameters() if p.requires_grad)
     assert data.parameters.sum() == total
     drawn = {t.get_text() for ax in fig.axes for t in ax.texts}
     assert {name for name, _, _ in rows} <= drawn
-    seeing = HAMR(dataclasses.replace(SETTINGS.model, places=True), TinyHand())
+    seeing = HAMR(dataclasses.replace(SETTINGS.model, joint_features=True), TinyHand())
     fig = figures.fig2(seeing, tmp_path)
     rows = [{t.get_text() for t in ax.texts} for ax in fig.axes]
-    assert "maps.0" in rows[0] and {"encoder.0", "local", "layers"} <= rows[1]
+    assert "maps.0" in rows[0] and {"encoder.0", "joint_features", "layers"} <= rows[1]
     assert any("last estimate" in text for text in rows[1])
     # The joints' features do not lie in the chain of the encoder, but above it.
     height = {t.get_text(): t.get_position()[1] for t in fig.axes[1].texts}
-    assert height["encoder.0"] == height["layers"] < height["local"]
+    assert height["encoder.0"] == height["layers"] < height["joint_features"]
     figures.fig3(network, tmp_path)
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 

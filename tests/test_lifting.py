@@ -11,7 +11,9 @@ from hamr_lib.camera import crop_units_to_grid, ground_truth_camera
 from hamr_lib.config import Augment, load_settings
 from hamr_lib.data.crops import BOX_FACTOR
 from hamr_lib.joints import WRIST
-from hamr_lib.model.hamr import HAMR, LOCAL, heatmap_places
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.model.heatmaps import softargmax_keypoints
+from hamr_lib.model.regressor import FEATURES
 from hamr_lib.training import pose_prior
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,7 +63,7 @@ def test_far_away_the_camera_is_a_weak_one(monkeypatch):
 
 
 def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
-    """`heatmap_places` of a map whose logits are a Gaussian's, of the target's and the blur's
+    """`softargmax_keypoints` of a map whose logits are a Gaussian's, of the target's and the blur's
     variance together."""
     blur = 0.1
     monkeypatch.setattr(pose_prior, "BLUR", (blur, blur))
@@ -72,7 +74,7 @@ def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
     variance = chosen.losses.heatmap_variance + (blur * size / 2) ** 2
     pixels = torch.arange(size) - crop_units_to_grid(torch.zeros(1), size)
     logits = -(pixels[:, None].square() + pixels.square()) / (2 * variance)
-    [[sure]] = heatmap_places(logits.expand(1, 21, size, size))[:, :1, 2].tolist()
+    [[sure]] = softargmax_keypoints(logits.expand(1, 21, size, size))[:, :1, 2].tolist()
     assert places[..., 2].unique().tolist() == pytest.approx([sure], rel=1e-3)
 
 
@@ -89,17 +91,17 @@ def test_it_learns_to_lift():
     chosen = settings(lift_steps=600)
     torch.manual_seed(0)
     network = HAMR(chosen.model, TinyHand())
-    layers = network.regression.layers
+    layers = network.regressor.layers
     hands = pose_prior.random_hands(network.hand, chosen.augment, pose_prior.BATCH, generator(7))
     places = pose_prior.seen(hands["joints_2d"], chosen, generator(8))
 
     def error(noise):
         """Of joints, metres, with features of noise in place of zeros."""
-        regression = network.regression
+        regression = network.regressor
         features = noise * torch.randn(pose_prior.BATCH, regression.sizes[0])
-        there = noise * torch.randn(pose_prior.BATCH, 21, LOCAL)
+        there = noise * torch.randn(pose_prior.BATCH, 21, FEATURES)
         with torch.no_grad():
-            known = regression.known(features, places, there)
+            known = regression.first_layer(features, places, there)
             raw = regression.iterate(known, places, network.project)
             found = network.decode(raw[-1]).joints_3d
         return (found - hands["joints_3d"]).norm(dim=-1).mean().item()

@@ -7,16 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from hamr_lib.camera import project_weak
 from hamr_lib.config import Model
 from hamr_lib.errors import HamrError
-from hamr_lib.model.hamr import (
-    HAMR,
-    LOCAL,
+from hamr_lib.model.blocks import describe_blocks
+from hamr_lib.model.hamr import HAMR, rotation_from_6d
+from hamr_lib.model.heatmaps import (
     cell_centres,
-    describe,
     heatmap_peaks,
-    heatmap_places,
-    rotation_from_6d,
-    sample,
+    joint_aligned_features,
+    softargmax_keypoints,
 )
+from hamr_lib.model.regressor import FEATURES
 
 
 class Hand(TinyHand):
@@ -43,14 +42,14 @@ def test_paper_size_has_the_stated_layers_parameters_and_operations():
     model = HAMR(Model(), Hand()).to("meta").eval()
     with FlopCounterMode(display=False) as counter:
         joined, heatmaps = model.pose_module(torch.empty(1, 3, 256, 256, device="meta"))
-        raw = model.regression.encoder(joined).flatten(1)
+        raw = model.regressor.encoder(joined).flatten(1)
     assert [tuple(m.shape) for m in heatmaps] == [(1, 64, 64, 64)] * 2
-    assert len(model.regression.encoder) == 6
-    assert all(conv[0].stride == (2, 2) for conv in model.regression.encoder)
+    assert len(model.regressor.encoder) == 6
+    assert all(conv[0].stride == (2, 2) for conv in model.regressor.encoder)
     assert raw.shape == (1, 2048)
-    widths = [m.out_features for m in model.regression.layers if isinstance(m, torch.nn.Linear)]
+    widths = [m.out_features for m in model.regressor.layers if isinstance(m, torch.nn.Linear)]
     assert widths == [2048, 2048, 3 + 3 + 6 + 10]
-    assert [m.p for m in model.regression.layers if isinstance(m, torch.nn.Dropout)] == [0.4, 0.4]
+    assert [m.p for m in model.regressor.layers if isinstance(m, torch.nn.Dropout)] == [0.4, 0.4]
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == pytest.approx(69.8e6, rel=0.03)
     assert counter.get_total_flops() == pytest.approx(59e9, rel=0.05)
@@ -99,13 +98,13 @@ def test_last_estimate_is_the_same_with_and_without_the_others():
 
 def test_each_iteration_adds_to_the_last_estimate():
     model = small().eval()
-    last = model.regression.layers[-1]
+    last = model.regressor.layers[-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.arange(22) / 100)
-    raw = model.regression(model.pose_module(images())[0], None)  # it asks no projection
+    raw = model.regressor(model.pose_module(images())[0], None)  # it asks no projection
     for k, estimate in enumerate(raw, start=1):
-        expected = model.regression.start + k * torch.arange(22) / 100
+        expected = model.regressor.start + k * torch.arange(22) / 100
         torch.testing.assert_close(estimate, expected.expand(2, -1))
 
 
@@ -113,8 +112,8 @@ def test_iterations_see_the_estimate_they_add_to():
     model = small().eval()
     features = torch.zeros(1, SMALL["hidden"])
     at_start, elsewhere = (
-        model.regression.layers(torch.cat([features, e[None]], dim=1))
-        for e in (model.regression.start, model.regression.start + 1)
+        model.regressor.layers(torch.cat([features, e[None]], dim=1))
+        for e in (model.regressor.start, model.regressor.start + 1)
     )
     assert not torch.allclose(at_start, elsewhere)
 
@@ -122,7 +121,7 @@ def test_iterations_see_the_estimate_they_add_to():
 @pytest.mark.parametrize("rotation", ["axis_angle", "6d"])
 def test_start_is_a_plausible_camera_and_the_hand_at_rest(rotation):
     model = small(rotation=rotation)
-    estimate = model.decode(model.regression.start[None])
+    estimate = model.decode(model.regressor.start[None])
     torch.testing.assert_close(estimate.camera, torch.tensor([[10.0, 0.0, 0.0]]))
     torch.testing.assert_close(estimate.rotation, torch.eye(3)[None])
     assert not estimate.hand_pose.any() and not estimate.betas.any()
@@ -131,8 +130,8 @@ def test_start_is_a_plausible_camera_and_the_hand_at_rest(rotation):
 def test_without_a_mesh_the_start_is_the_same_hand():
     with_mesh, without = small(), small(mesh=False)
     torch.testing.assert_close(
-        without.decode(without.regression.start[None]).joints_3d,
-        with_mesh.decode(with_mesh.regression.start[None]).joints_3d,
+        without.decode(without.regressor.start[None]).joints_3d,
+        with_mesh.decode(with_mesh.regressor.start[None]).joints_3d,
     )
 
 
@@ -207,11 +206,11 @@ def test_places_are_the_mean_and_the_sharpness_of_the_softmax():
     maps = torch.full((1, 21, 8, 8), -50.0)
     maps[0, :, 2, 5] = 50.0  # all in one pixel: row 2, column 5
     maps[0, 1, 2, 7] = 50.0  # or half in each of two
-    places = heatmap_places(maps)[0]
+    places = softargmax_keypoints(maps)[0]
     centre = lambda pixel: (2 * pixel + 1) / 8 - 1  # noqa: E731
     torch.testing.assert_close(places[0], torch.tensor([centre(5), centre(2), 1.0]))
     torch.testing.assert_close(places[1], torch.tensor([centre(6), centre(2), 0.5]))
-    even = heatmap_places(torch.zeros(1, 21, 8, 8))[0, 0]
+    even = softargmax_keypoints(torch.zeros(1, 21, 8, 8))[0, 0]
     torch.testing.assert_close(even, torch.tensor([0.0, 0.0, 1 / 64]))
 
 
@@ -231,10 +230,10 @@ def test_sample_reads_a_map_at_its_places():
     ramp = torch.stack([axis.expand(8, 8), axis[:, None].expand(8, 8)]).expand(3, 2, 8, 8)
     places = (torch.rand(3, 21, 2, generator=torch.Generator().manual_seed(0)) - 0.5) * 1.7
     places.requires_grad_()
-    read = sample(ramp, places)
+    read = joint_aligned_features(ramp, places)
     torch.testing.assert_close(read, places, atol=1e-6, rtol=0)
     assert not read.requires_grad
-    outside = sample(ramp + 1, torch.full((3, 1, 2), 1.5))
+    outside = joint_aligned_features(ramp + 1, torch.full((3, 1, 2), 1.5))
     assert (outside == 0).all()
 
 
@@ -242,11 +241,11 @@ def test_sample_reads_a_map_at_its_places():
 def seeing():
     """A network with places whose convolutions tell nothing, and what it sees of two images."""
     torch.manual_seed(0)
-    model = small(places=True).eval()
+    model = small(joint_features=True).eval()
     joined, heatmaps = model.pose_module(images())
     assert torch.equal(joined[:, -24:], heatmaps[-1])
     joined = torch.cat([joined[:, :-24], torch.randn_like(heatmaps[-1])], dim=1)
-    model.regression.encoder = torch.nn.Sequential(model.regression.encoder, Blank())
+    model.regressor.encoder = torch.nn.Sequential(model.regressor.encoder, Blank())
     return model, joined
 
 
@@ -261,15 +260,15 @@ def differs(a, b):
 
 def test_the_layers_see_the_places(seeing):
     model, joined = seeing
-    first = model.regression(joined, nowhere)
+    first = model.regressor(joined, nowhere)
     moved = torch.cat([joined[:, :-24], joined[:, -24:].roll(5, dims=-1)], dim=1)
-    assert differs(first, model.regression(moved, nowhere))
+    assert differs(first, model.regressor(moved, nowhere))
 
 
 def test_the_layers_see_the_features_there(seeing):
     model, joined = seeing
     other = torch.cat([joined[:, :-24] + torch.randn_like(joined[:, :-24]), joined[:, -24:]], dim=1)
-    assert differs(model.regression(joined, nowhere), model.regression(other, nowhere))
+    assert differs(model.regressor(joined, nowhere), model.regressor(other, nowhere))
 
 
 def test_each_iteration_sees_how_far_its_projection_is_off(seeing):
@@ -280,18 +279,20 @@ def test_each_iteration_sees_how_far_its_projection_is_off(seeing):
         asked.append(raw)
         return nowhere(raw) + 0.5
 
-    off = model.regression(joined, project)
-    assert differs(model.regression(joined, nowhere), off)
-    torch.testing.assert_close(asked[0], model.regression.start.expand(2, -1))
+    off = model.regressor(joined, project)
+    assert differs(model.regressor(joined, nowhere), off)
+    torch.testing.assert_close(asked[0], model.regressor.start.expand(2, -1))
     assert torch.equal(asked[1], off[0]) and torch.equal(asked[2], off[1])
 
 
 def test_the_first_layer_may_be_taken_apart(seeing):
     """What stays the same is multiplied once; the answer is that of all at once."""
-    regression = seeing[0].regression
-    features, there = torch.randn(2, regression.sizes[0]), torch.randn(2, 21, LOCAL)
+    regression = seeing[0].regressor
+    features, there = torch.randn(2, regression.sizes[0]), torch.randn(2, 21, FEATURES)
     places = torch.rand(2, 21, 3)
-    [found, *_] = regression.iterate(regression.known(features, places, there), places, nowhere)
+    [found, *_] = regression.iterate(
+        regression.first_layer(features, places, there), places, nowhere
+    )
     start = regression.start.expand(2, -1)
     parts = [features, places, there, start, -places[..., :2]]
     whole = regression.layers(torch.cat([part.flatten(1) for part in parts], dim=1))
@@ -299,15 +300,15 @@ def test_the_first_layer_may_be_taken_apart(seeing):
 
 
 def test_what_is_projected_is_the_estimate(monkeypatch):
-    model = small(places=True).eval()
-    regress, projected = model.regression.forward, []
+    model = small(joint_features=True).eval()
+    regress, projected = model.regressor.forward, []
 
     def spy(joined, project):
         raw = regress(joined, project)
         projected.extend(project(each) for each in raw)
         return raw
 
-    monkeypatch.setattr(model.regression, "forward", spy)
+    monkeypatch.setattr(model.regressor, "forward", spy)
     estimates = model(images(), all_iterations=True).estimates
     for flat, estimate in zip(projected, estimates, strict=True):
         assert torch.equal(flat, estimate.joints_2d)
@@ -342,11 +343,11 @@ def test_every_trained_parameter_gets_a_finite_gradient_under_bfloat16(rotation,
 def test_bfloat16_agrees_with_float32():
     model = small().eval()
     with torch.no_grad():
-        model.regression.layers[-1].weight.mul_(200)  # as far from the start as after training
+        model.regressor.layers[-1].weight.mul_(200)  # as far from the start as after training
     exact = model(images()).estimates[-1]
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(images()).estimates[-1]
-    start = model.decode(model.regression.start.expand(2, -1))
+    start = model.decode(model.regressor.start.expand(2, -1))
     assert (exact.joints_3d - start.joints_3d).abs().max() > 0.02  # metres
     assert (exact.joints_3d - rounded.joints_3d).abs().max() < 1e-3
 
@@ -360,7 +361,7 @@ def test_the_hand_is_not_trained():
 
 def test_describe_tells_the_real_modules():
     model = small().train()
-    rows = describe(model)
+    rows = describe_blocks(model)
     assert model.training
     names = [name for name, *_ in rows]
     assert len(set(names)) == len(names)
@@ -372,8 +373,8 @@ def test_describe_tells_the_real_modules():
     assert names.index("hourglasses.0") < names.index("maps.0") < names.index("hourglasses.1")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(count for *_, count in rows) == trained
-    seeing = {name: shape for name, shape, _ in describe(small(places=True))}
-    assert seeing["local"] == (21, 32)
+    seeing = {name: shape for name, shape, _ in describe_blocks(small(joint_features=True))}
+    assert seeing["joint_features"] == (21, 32)
 
 
 def test_an_image_of_the_wrong_size_is_named():

@@ -14,7 +14,7 @@ from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import scores
 from hamr_lib.joints import NAMES
-from hamr_lib.model.checkpoint import load_model
+from hamr_lib.model.hamr import load_model
 from hamr_lib.report import tables
 
 

@@ -71,7 +71,7 @@ def test_every_variant_changes_what_it_names(variant):
         ("train: {seed: 1" + 20 * "0" + "}", "train.seed"),
         ("train: {steps: " + 5000 * "9" + "}", "not YAML"),
         ("train: {optimizer: adam}", "'rmsprop' or 'adamw'"),
-        ("train: {lift_beside: 2}", "model.places"),
+        ("train: {lift_beside: 2}", "model.joint_features"),
         ("model: {image_size: -64}", "got -64"),
         ("model: {image_size: 100}", "multiple of 64"),
         ("model: {own_statistics: 0.5}", "not pretrained"),

@@ -17,7 +17,8 @@ from hamr_lib.baselines.common import Trained, joint, mean_lengths
 from hamr_lib.camera import ground_truth_camera
 from hamr_lib.joints import BONES, NUM_JOINTS, WRIST
 from hamr_lib.losses import difference, heatmaps_loss, joints_2d_loss, mean_where
-from hamr_lib.model.hamr import PoseModule, cell_centres, conv, soft_argmax
+from hamr_lib.model.heatmaps import cell_centres, soft_argmax
+from hamr_lib.model.hourglass import PoseModule, conv
 
 REACH = 0.2  # metres, a hand's length
 FLESH = 0.009  # metres, the radius of the capsules that stand for flesh

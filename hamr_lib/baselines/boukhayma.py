@@ -31,11 +31,11 @@ class Boukhayma(TrainedMesh):
 
     def build(self, settings, hand, crops):
         network = encoder_network(settings, hand, iterations=1)
-        start = network.regression.start
-        linear = nn.Linear(sum(network.regression.sizes), len(start))
+        start = network.regressor.start
+        linear = nn.Linear(sum(network.regressor.sizes), len(start))
         nn.init.xavier_uniform_(linear.weight, gain=0.01)
         nn.init.zeros_(linear.bias)
-        network.regression.layers = nn.Sequential(linear)
+        network.regressor.layers = nn.Sequential(linear)
         return network
 
     def parts(self, network, output, batch, settings):

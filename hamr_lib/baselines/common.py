@@ -12,7 +12,9 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device, output_answer
 from hamr_lib.joints import BONES, NAMES
 from hamr_lib.model.checkpoint import load_state, model_state, read
-from hamr_lib.model.hamr import HAMR, Regression, make_stem
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.model.hourglass import make_stem
+from hamr_lib.model.regressor import Regressor
 from hamr_lib.training.loop import fit
 from hamr_lib.training.task import Task, joints_error
 
@@ -97,16 +99,16 @@ class Features(nn.Module):
 
 def encoder_network(settings, hand, iterations):
     """HAMR without its 2-D pose module: image features to hand without any heat map."""
-    model = replace(settings.model, places=False)  # there are no maps
+    model = replace(settings.model, joint_features=False)  # there are no maps
     network = HAMR(model, hand)
     network.pose_module = Features(model)
-    network.regression = Regression(
+    network.regressor = Regressor(
         model,
         inputs=model.channels,
         size=model.image_size // model.map_stride,
-        start=network.regression.start,
+        start=network.regressor.start,
     )
-    network.regression.iterations = iterations
+    network.regressor.iterations = iterations
     return network
 
 

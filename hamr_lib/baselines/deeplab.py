@@ -11,7 +11,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from hamr_lib.baselines.common import Trained
 from hamr_lib.losses import mean_where
-from hamr_lib.model.hamr import make_stem
+from hamr_lib.model.hourglass import make_stem
 
 REACH = 96  # pixels of the image between the taps of rate 1, as of rate 6 at stride 16 there
 

@@ -17,7 +17,8 @@ from hamr_lib.camera import ground_truth_camera
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import NUM_JOINTS, WRIST
 from hamr_lib.losses import difference, joints_2d_loss, mean_where
-from hamr_lib.model.hamr import PoseModule, cell_centres, soft_argmax
+from hamr_lib.model.heatmaps import cell_centres, soft_argmax
+from hamr_lib.model.hourglass import PoseModule
 
 BONE = (WRIST, joint("index MCP"))  # hardly moved by any pose
 DEPTH = 0.2  # weight of the depth, lengths of `BONE`, beside places in crop units

@@ -14,7 +14,9 @@ from torch import nn
 from hamr_lib.baselines.common import TrainedMesh
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.losses import hamr_losses, mean_where
-from hamr_lib.model.hamr import HAMR, NUM_BETAS, conv, heatmap_peaks
+from hamr_lib.model.hamr import HAMR, NUM_BETAS
+from hamr_lib.model.heatmaps import heatmap_peaks
+from hamr_lib.model.hourglass import conv
 
 HIDDEN = 512
 BLOCKS = 2
@@ -88,7 +90,7 @@ class Pavlakos(TrainedMesh):
 
     def build(self, settings, hand, crops):
         network = HAMR(replace(settings.model, maps=NUM_JOINTS + 1), hand)
-        network.regression = Priors(settings.model.channels, network.regression.start)
+        network.regressor = Priors(settings.model.channels, network.regressor.start)
         return network
 
     def losses(self, network, output, batch, settings):

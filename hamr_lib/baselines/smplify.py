@@ -21,7 +21,8 @@ from hamr_lib.camera import project_weak
 from hamr_lib.evaluation.predict import output_answer
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.losses import difference, geometric_loss, heatmaps_loss
-from hamr_lib.model.hamr import HAMR, START_SCALE, Output, heatmap_peaks
+from hamr_lib.model.hamr import HAMR, START_SCALE, Output
+from hamr_lib.model.heatmaps import heatmap_peaks
 
 VIEWS = 200  # directions from which the mean hand is held against the joints found
 STARTS = 2  # views from which a fit starts; after the first stage the better goes on
@@ -38,8 +39,8 @@ class Joints2D(HAMR):
 
     def __init__(self, settings, hand, kind):
         super().__init__(settings, hand)
-        self.kind, self.start = kind, self.regression.start
-        del self.regression
+        self.kind, self.start = kind, self.regressor.start
+        del self.regressor
 
     def forward(self, image):
         """Each stack's maps of the joints."""

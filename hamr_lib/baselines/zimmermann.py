@@ -15,7 +15,8 @@ from torch import nn
 from hamr_lib.baselines.common import Trained, joint, mean_lengths
 from hamr_lib.joints import NUM_JOINTS, WRIST
 from hamr_lib.losses import heatmaps_loss, mean_where
-from hamr_lib.model.hamr import PoseModule, conv, heatmap_peaks
+from hamr_lib.model.heatmaps import heatmap_peaks
+from hamr_lib.model.hourglass import PoseModule, conv
 
 # The bone that measures a hand, as in the authors' code.
 BONE = (joint("middle MCP"), joint("middle PIP"))

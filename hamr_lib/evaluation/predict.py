@@ -42,7 +42,7 @@ from hamr_lib.data.stb import ROOT_SHIFTS
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.files import commit, write_aside
-from hamr_lib.model.hamr import heatmap_peaks
+from hamr_lib.model.heatmaps import heatmap_peaks
 from hamr_lib.render import silhouette
 
 REQUIRED = (

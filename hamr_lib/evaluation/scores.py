@@ -25,7 +25,7 @@ from hamr_lib.evaluation.predict import (
 )
 from hamr_lib.files import commit, write_aside, write_json
 from hamr_lib.joints import WRIST
-from hamr_lib.model.checkpoint import load_model
+from hamr_lib.model.hamr import load_model
 from hamr_lib.recovery.result import frame_box, recover
 
 COLUMNS = [

@@ -1,25 +1,33 @@
-"""Checkpoints: what a trained network is, where it came from, and nothing that could run code.
+"""Checkpoints: a trained network and where it came from, in a file that can run no code.
 
-A checkpoint is one file with two parts: `state_dict`, tensors, and `hamr`, plain values: the
-settings, the digest of the data, the seed, the commit, the step and the metrics. `last.ckpt` also
-carries what Lightning needs to go on. All are read with `weights_only=True`.
+A checkpoint holds `state_dict`, tensors by name, and `hamr`, plain values: the settings, the digest
+of the data, the seed, the commit, the step and the metrics. `last.ckpt` also holds `run`, from
+which a training resumes.
 
-The hand layer's own arrays are left out (the hand sees to that): MANO's may not be passed on, and
-both hands are rebuilt where the checkpoint is read. A fingerprint of the hand makes sure that it
-is the same one.
+The hand layer's arrays are left out: MANO's may not be passed on, and both hands are rebuilt where
+the checkpoint is read. A fingerprint of the hand makes sure that it is the same one.
 """
 
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
 
-from hamr_lib.config import from_dict
-from hamr_lib.errors import HamrError
+from hamr_lib.config import Settings, from_dict
+from hamr_lib.errors import HamrError, quoted
 from hamr_lib.files import ROOT, commit, write_aside
+from hamr_lib.joints import NUM_JOINTS
 
 FORMAT = 1
+# The plain values that describe a checkpoint of a `Task`, and their types.
+DESCRIPTION = {
+    "task": str, "settings": dict, "data_digest": str, "seed": int, "commit": str, "step": int,
+    "metrics": dict, "hand": str,
+}  # fmt: skip
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 # Settings that decide where a run computes, not what.
-PLACES = ("train.devices", "train.nodes", "train.workers")
+MAY_DIFFER = ("train.devices", "train.nodes", "train.workers")
 SECTIONS = ("data", "hand", "model", "losses", "augment", "train")
 RELEASE_BYTES = 40e6
 
@@ -88,38 +96,90 @@ def save_release(source, path):
     save(path, {"hamr": checkpoint["hamr"], "state_dict": state})
 
 
-def read(path):
-    """The content of a checkpoint; a missing, truncated or foreign file is a `HamrError`."""
+def read(path: Path | str, task: str | None = None) -> dict:
+    """Read a checkpoint and check everything in it but how the weights fit a network.
+
+    Args:
+        path: the file.
+        task: the `training.task.Task` that it must be of; None takes any.
+
+    Raises:
+        HamrError: for a missing, broken or foreign file, one of another task, and values of a
+            wrong type or that are not finite.
+    """
     path = Path(path)
     if not path.is_file():
         raise HamrError(f"{path} is missing: expected a checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch would also take older formats and inflate
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError("compressed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can fail in any of a dozen ways
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise HamrError(f"{path} is no readable checkpoint, or cut short: {reason}") from error
-    found = content.get("hamr", {}).get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise HamrError(f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {found}")
+    except Exception:  # a broken file can fail in any of a dozen ways; torch's advice is not ours
+        raise HamrError(
+            f"{path} is no readable checkpoint: it is cut short, damaged, or holds more than "
+            "tensors and plain values"
+        ) from None
+    description = content.get("hamr") if isinstance(content, dict) else None
+    found = description.get("format") if isinstance(description, dict) else None
+    if type(found) is not int or found != FORMAT:
+        raise HamrError(
+            f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}"
+        )
+    of = description.get("task")
+    if task is not None and of != task:
+        what = "a localiser" if "kind" in description else f"a network of {quoted(of)}"
+        raise HamrError(f"{path} holds {what}, expected one of {task!r}")
+    for key, kind in DESCRIPTION.items() if task is not None else ():
+        if type(description.get(key)) is not kind:
+            raise HamrError(
+                f"{path}: hamr.{key}: expected {kind.__name__}, got {quoted(description.get(key))}"
+            )
+    if task is not None:
+        _check_tensor(path, "hamr.hand_fingerprint", description.get("hand_fingerprint"))
+        if description["hand_fingerprint"].shape != (NUM_JOINTS, 3):
+            raise HamrError(f"{path}: hamr.hand_fingerprint: expected shape (21, 3)")
+    state = content.get("state_dict")
+    if type(state) not in (dict, OrderedDict) or not state:
+        raise HamrError(f"{path}: state_dict: expected weights by name, got {quoted(state)}")
+    for key, value in state.items():
+        _check_tensor(path, key, value)
+    content["state_dict"] = {_today(key): value for key, value in state.items()}
     return content
 
 
+def _today(key):
+    return key.replace("regression.local.", "regressor.joint_features.").replace(
+        "regression.", "regressor."
+    )
+
+
+def _check_tensor(path, key, value):
+    """Refuse what is no plain, finite tensor on the CPU that the file holds in full."""
+    if not isinstance(key, str):
+        raise HamrError(f"{path}: state_dict: expected names, got {quoted(key)}")
+    problem = None
+    if not isinstance(value, torch.Tensor):
+        problem = f"got {quoted(value)}"
+    elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        problem = "got another kind of tensor"
+    elif value.is_complex() or value.dtype not in NUMBERS:
+        problem = f"got numbers of type {value.dtype}"
+    elif value.numel() * value.itemsize > value.untyped_storage().nbytes():
+        problem = f"got shape {tuple(value.shape)} over fewer numbers"
+    elif not torch.isfinite(value).all():
+        problem = "got values that are not finite"
+    if problem:
+        raise HamrError(f"{path}: {key[:100]}: expected a tensor of finite numbers, {problem}")
+
+
 def model_state(checkpoint):
-    """The network's state dict."""
+    """The network's state dict, without the name that a localiser's has before it."""
     return {key.removeprefix("network."): v for key, v in checkpoint["state_dict"].items()}
 
 
-def check_task(path, description, task):
-    """Refuse the checkpoint of another network: a comparison's is none of HAMR's.
-
-    Checkpoints from before there were comparisons do not say what they are of: HAMR.
-    """
-    found = description.get("task", "hamr")
-    if found != task:
-        raise HamrError(f"{path} holds a network of {found!r}, expected one of {task!r}")
-
-
-def check_same_run(path, description, settings, data_digest, may_differ=PLACES):
+def check_same_run(path, description, settings, data_digest, may_differ=MAY_DIFFER):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
     theirs, ours = description["settings"], settings.to_dict()
     for section in SECTIONS:
@@ -151,41 +211,14 @@ def check_hand(path, description, hand):
         )
 
 
-def load_model(path, device="cpu"):
-    """Read a network to use it.
-
-    Returns:
-        (HAMR in evaluation mode on `device`, the `Settings` it was trained with)
-
-    Raises:
-        HamrError: for a missing or broken file, or one that does not fit the code or the hand.
-    """
-    from hamr_lib.hand.layer import load_hand  # here, so that reading a checkpoint needs no network
-    from hamr_lib.model.hamr import HAMR
-
-    checkpoint = read(path)
-    description = checkpoint["hamr"]
-    if "hand" not in description:
-        raise HamrError(f"{path} holds a localiser: expected a network that recovers meshes")
-    check_task(path, description, "hamr")
-    settings = network_settings(path, description)
-    hand = load_hand(
-        description["hand"],
-        pose_components=settings.hand.pose_components,
-        joints=settings.hand.joints,
-    )
-    check_hand(path, description, hand)
-    network = HAMR(settings.model, hand, pretrained=False)
-    load_state(path, network, model_state(checkpoint))
-    network.metrics = description["metrics"]
-    return network.to(device).eval(), settings
-
-
-def network_settings(path, description):
+def stored_settings(path: Path | str, description: dict) -> Settings:
     """Read the `Settings` in a checkpoint; which further runs its study held does not matter."""
     stored = {k: v for k, v in description["settings"].items() if k != "study"}
     train = stored.get("train", {})
     stored["train"] = {k: v for k, v in train.items() if k not in ("start", "start_share")}
+    if isinstance(stored.get("model"), dict) and "places" in stored["model"]:
+        stored["model"] = dict(stored["model"])
+        stored["model"]["joint_features"] = stored["model"].pop("places")
     return from_dict(stored, source=f"{path}: settings")
 
 
@@ -210,7 +243,7 @@ def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):
     ]
     if found:
         return max(found, key=lambda path: path.stat().st_mtime)
-    for profile in ("paper", "gpu", "normalised", "everyday", "photos", "long", "cpu"):
+    for profile in ("reference", "paper", "gpu", "normalised", "everyday", "photos", "long", "cpu"):
         path = ROOT / "results" / "reference" / profile / shipped
         if path.is_file():
             return path
@@ -220,17 +253,28 @@ def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):
     )
 
 
-def load_state(path, network, state):
-    """Fill a network from its state dict; anything missing or left over is an error."""
+def load_state(path: Path | str, network: torch.nn.Module, state: dict):
+    """Fill a network, on the CPU or the meta device, from its state dict.
+
+    Raises:
+        HamrError: for the first weight that is missing, not expected, or of another shape or kind.
+    """
     expected = network.state_dict()
     for key in sorted(expected.keys() ^ state.keys()):
-        raise HamrError(f"{path}: {key} is {'missing' if key in expected else 'not expected'}")
+        where = "missing" if key in expected else "not expected"
+        raise HamrError(f"{path}: weight {key[:100]} is {where}")
+    filled = {}
     for key, value in expected.items():
-        if value.shape != state[key].shape:
+        given = state[key]
+        if value.shape != given.shape:
             raise HamrError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+                f"{path}: {key} has shape {tuple(given.shape)}, expected {tuple(value.shape)}"
             )
-    network.load_state_dict(state)
+        if value.is_floating_point() != given.is_floating_point():
+            raise HamrError(f"{path}: {key} holds {given.dtype}, expected {value.dtype}")
+        filled[key] = given.to(value.dtype)
+    meta = any(value.is_meta for value in expected.values())
+    network.load_state_dict(filled, assign=meta)
 
 
 def _first_difference(old, new, key, ignored):

@@ -218,7 +218,7 @@ def load_localiser(path, device="cpu"):
         raise HamrError(f"{path} is no localiser: expected one, as 02_train writes it")
     if description["threshold"] is None:
         raise HamrError(f"{path}: its training did not end; `make train` goes on with it")
-    settings = checkpoint.network_settings(path, description)
+    settings = checkpoint.stored_settings(path, description)
     network = HandSegmenter(settings.localiser)
     checkpoint.load_state(path, network, checkpoint.model_state(content))
     return network.to(device).eval(), description["threshold"]

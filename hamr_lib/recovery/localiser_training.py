@@ -34,6 +34,7 @@ from hamr_lib.evaluation.scores import COLUMNS, write_rows
 from hamr_lib.files import commit, digest
 from hamr_lib.model import checkpoint
 from hamr_lib.model.backbone import PretrainedStem
+from hamr_lib.model.hamr import load_model
 from hamr_lib.recovery.localiser import (
     MATCH,
     SIDES,
@@ -587,7 +588,7 @@ def evaluate_run(settings, run_dir):
     found = registry.find_sets(settings)["rhd"]
     folder = Path(run_dir) / "checkpoints"
     finder = load_localiser(folder / "localiser.ckpt", best_device())
-    model, _ = checkpoint.load_model(folder / "best.ckpt", best_device())
+    model, _ = load_model(folder / "best.ckpt", best_device())
     frames = found.load("evaluation", settings.data)
     rows = [evaluate(finder, model, settings, frames, found.title)]
     paths = find_photographs()

@@ -15,7 +15,8 @@ import roma
 import torch
 
 from hamr_lib.joints import NUM_JOINTS
-from hamr_lib.model.hamr import NUM_BETAS, cell_centres, heatmap_peaks
+from hamr_lib.model.hamr import NUM_BETAS
+from hamr_lib.model.heatmaps import cell_centres, heatmap_peaks
 
 STEPS = 2  # a third changes nothing that one could see
 # s_i: the log of the camera's scale and its offset (crop units), the rotation (radians), pose and

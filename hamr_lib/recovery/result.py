@@ -26,8 +26,8 @@ from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside, write_json
 from hamr_lib.hand.anatomy import MIRROR
 from hamr_lib.joints import NUM_JOINTS
-from hamr_lib.model.checkpoint import load_model, pretrained
-from hamr_lib.model.hamr import Estimate, Output
+from hamr_lib.model.checkpoint import pretrained
+from hamr_lib.model.hamr import Estimate, Output, load_model
 from hamr_lib.recovery.localiser import (
     SIDES,
     candidates,

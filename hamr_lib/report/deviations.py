@@ -64,7 +64,7 @@ GIVEN = {
         "2048 (3.2, 4.1); 1024 in the authors' code", 2048, CPU),
     "model.dropout": Row("dropout", "0.4 (3.2, 4.1); 0.5 in the authors' code", 0.4,
         "A short training needs less regularisation."),
-    "model.places": Row("the layers see the joints' 2-D keypoints and features there", "no", False,
+    "model.joint_features": Row("the layers see 2-D keypoints and the features there", "no", False,
         "Fewer convolutions need to learn to read coordinates off maps."),
     "model.mesh": Row("a mesh is regressed", "yes (3.1)", True),
     "model.rotation": Row("form of the rotation", "axis-angle (3.1)", "axis_angle",

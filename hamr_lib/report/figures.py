@@ -29,7 +29,7 @@ from hamr_lib.evaluation.scores import (
     published,
 )
 from hamr_lib.files import write_aside
-from hamr_lib.model.hamr import describe
+from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.render import render
 from hamr_lib.report.tables import (
     STAND_IN,
@@ -581,10 +581,10 @@ def _fitting_camera(vertices):
 @_styled
 def fig2(model, out_dir):
     """Fig. 2: the network as it is built: every block with its output's shape and parameters."""
-    blocks = pd.DataFrame(describe(model), columns=["block", "shape", "parameters"])
-    of_regression = blocks.block.str.startswith(("encoder", "local", "layers"))
+    blocks = pd.DataFrame(describe_blocks(model), columns=["block", "shape", "parameters"])
+    of_regression = blocks.block.str.startswith(("encoder", "joint_features", "layers"))
     pose, regression = blocks[~of_regression], blocks[of_regression]
-    branch = regression.block == "local"
+    branch = regression.block == "joint_features"
     tall = 0.9 * branch.any()  # inches, for what is drawn above the chain
     fig, axes = plt.subplots(2, 1, figsize=(WIDTH, 3.8 + tall), height_ratios=(1.9, 1.9 + tall))
     _boxes(axes[0], pose, "2-D pose module (Section 3.3)", "image", (3, *[model.image_size] * 2))
@@ -593,7 +593,7 @@ def fig2(model, out_dir):
     side = joined["shape"].iloc[-1][-1]
     _boxes(axes[1], regression[~branch], "iterative regression (Section 3.2)", "features + maps",
            (channels, side, side), last="hand layer")  # fmt: skip
-    _feedback(axes[1], (~branch).sum(), model.regression.iterations)
+    _feedback(axes[1], (~branch).sum(), model.regressor.iterations)
     if branch.any():
         _branch(axes[1], *regression[branch].iloc[0], (~branch).sum())
     fig.tight_layout(h_pad=0.5)
@@ -605,7 +605,7 @@ def fig2(model, out_dir):
     )
     caption += " `layers` also sees the last estimate, to which it adds."
     if branch.any():
-        caption += " `local`, beside the encoder, sees the features at the joints' places."
+        caption += " `joint_features`, beside the encoder, sees the features at the joints' places."
     data = blocks.assign(shape=["x".join(map(str, s)) for s in blocks["shape"]])
     return save_figure(fig, data, caption, out_dir, "fig2_network")
 
@@ -627,7 +627,7 @@ def fig3(model, out_dir):
                                edgecolor=colour))  # fmt: skip
         ax.text(left + width / 2, 0.7, f"{name}\n{size}", ha="center", va="center", fontsize=7)
         left += width
-    times = f"{model.regression.iterations} iteration{'s' * (model.regression.iterations > 1)}"
+    times = f"{model.regressor.iterations} iteration{'s' * (model.regressor.iterations > 1)}"
     ax.annotate(
         "",
         xy=(0.02, 0.9),

@@ -107,8 +107,7 @@ def _resumable(path, settings, data, hand, task):
     """The checkpoint that this run resumes from, None for a new run."""
     if not path.is_file():
         return None
-    saved = checkpoint.read(path)
-    checkpoint.check_task(path, saved["hamr"], task.name)
+    saved = checkpoint.read(path, task.name)
     checkpoint.check_same_run(path, saved["hamr"], settings, data)
     checkpoint.check_hand(path, saved["hamr"], hand)
     return saved

@@ -30,13 +30,13 @@ def lift(network, settings, generator, tell=lambda step: None):
     """Train the regression's layers for `train.lift_steps` steps.
 
     Args:
-        network: `hamr.HAMR` with `model.places`; it is changed in place.
+        network: `hamr.HAMR` with `model.joint_features`; it is changed in place.
         settings: `Settings`.
         generator: a CPU `torch.Generator`, the only source of randomness.
         tell: called with the number of steps done, after each.
     """
     train = settings.train
-    weights = list(network.regression.layers.parameters())
+    weights = list(network.regressor.layers.parameters())
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.lift_steps)
     for step in range(train.lift_steps):
@@ -47,7 +47,7 @@ def lift(network, settings, generator, tell=lambda step: None):
         schedule.step()
         tell(step + 1)
     # Features have had no say here, and their random first weights would only disturb.
-    network.regression.silence_features()
+    network.regressor.silence_features()
 
 
 def lifting_loss(network, settings, count, generator):
@@ -56,12 +56,12 @@ def lifting_loss(network, settings, count, generator):
     Returns:
         the weighted sum of the losses of joints and camera, a scalar in single precision.
     """
-    regression = network.regression
+    regression = network.regressor
     losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
     with torch.autocast(network.hand.poses.device.type, enabled=False):
         batch = random_hands(network.hand, settings.augment, count, generator)
         places = seen(batch["joints_2d"], settings, generator)
-        raw = regression.iterate(regression.known(None, places), places, network.project)
+        raw = regression.iterate(regression.first_layer(None, places), places, network.project)
         output = Output([], [network.decode(raw[-1], mesh=False)])
         return hamr_losses(output, batch, losses, network.hand.faces)["total"]
 
@@ -105,7 +105,7 @@ def random_hands(hand, augment, count, generator):
 def seen(joints_2d, settings, generator):
     """Where maps would see joints (B, 21, 2), and how sure they would be: (B, 21, 3).
 
-    Like `hamr.heatmap_places`: a map whose Gaussian is wide is as far off as it is wide. Some
+    Like `hamr.softargmax_keypoints`: a map whose Gaussian is wide is as far off as it is wide. Some
     images blur all joints, some joints are blurred in any image.
     """
     count = len(joints_2d)
