@@ -275,8 +275,8 @@ class Settings:
 
     def __post_init__(self):
         for section, name, needs in (
-            ("train", "lift_steps", "places"),
-            ("train", "lift_beside", "places"),
+            ("train", "lift_steps", "joint_features"),
+            ("train", "lift_beside", "joint_features"),
             ("losses", "silhouette", "mesh"),
         ):
             value = getattr(getattr(self, section), name)
