@@ -54,7 +54,7 @@ VARIANTS = {
     ),
     "frozen-stem": Variant("stem not trained", {"model.frozen_blocks": 16}),
     "no-joint-features": Variant(
-        "without places of joints",
+        "without keypoints and joint-aligned features",
         {"model.joint_features": False, "train.lift_steps": 0, "train.lift_beside": 0},
     ),
     "no-lifting": Variant("without lifting", {"train.lift_steps": 0, "train.lift_beside": 0}),
