@@ -7,7 +7,7 @@ methods   list the comparisons that have a notebook run of their own
 execute   NOTEBOOK OUT [name=value ...]: check settings and parameters, execute one notebook
 train     [RUN]: train one network without a notebook, for torchrun to start in every process; the
           notebook then finds it done
-publish   copy what a study shows to `results/reference/`, and its tables into the README
+publish   copy what a study shows to `results/reference/`, and its tables into the README and docs/
 """
 
 import argparse
@@ -119,10 +119,10 @@ def publish(profile):
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
     run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
-    gallery; predictions, caches and optimiser states stay behind. The README's tables, each between
-    its two marks, become this study's, and those "of bench" what `make bench` last wrote. A study
-    that is long on its way may be published as soon as its main run is evaluated, and one that was
-    made for its ablations alone (`make ablations`) has no main run to publish.
+    gallery; predictions, caches and optimiser states stay behind. The tables in the README and in
+    `docs/`, each between its two marks, become this study's, and those "of bench" what `make bench`
+    last wrote. A study may be published as soon as its main run is evaluated. One that was made for
+    its ablations alone (`make ablations`) has no main run to publish.
 
     Raises:
         HamrError: for a study that has not come so far.
@@ -155,10 +155,10 @@ def publish(profile):
         save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")
         save_release(main / "checkpoints" / "localiser.ckpt", target / "localiser.pt")
 
-    readme = ROOT / "README.md"
-    with write_aside(readme) as aside:
-        text = with_tables(readme.read_text(), profile, target / "tables")
-        aside.write_text(with_tables(text, "bench", target.parent / "bench"))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = with_tables(page.read_text(), profile, target / "tables")
+        with write_aside(page) as aside:
+            aside.write_text(with_tables(text, "bench", target.parent / "bench"))
 
 
 def without_paths(text):
@@ -167,17 +167,15 @@ def without_paths(text):
 
 
 def with_tables(text, profile, tables):
-    """A text whose marks `<!-- NAME of PROFILE -->` ... `<!-- end -->` hold `tables/NAME.md`.
+    """Fill the marks `<!-- NAME of PROFILE -->` ... `<!-- end -->` of a text with `tables/NAME.md`.
 
-    Raises:
-        HamrError: for a mark whose table is not there.
+    Where a study has no such table, the text between the marks becomes "Not run.".
     """
 
     def filled(mark):
         path = tables / f"{mark[1]}.md"
-        if not path.is_file():
-            raise HamrError(f"README.md asks for {mark[1]!r}, but {path} is missing")
-        return f"<!-- {mark[1]} of {profile} -->\n{path.read_text().strip()}\n<!-- end -->"
+        table = path.read_text().strip() if path.is_file() else "Not run."
+        return f"<!-- {mark[1]} of {profile} -->\n{table}\n<!-- end -->"
 
     return re.sub(f"<!-- (\\w+) of {profile} -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
 

@@ -64,6 +64,14 @@ def test_results_are_the_measured_rows_of_the_study(results):
         assert found.protocol.item().startswith("hand3d's: 3-D, 20-50 mm cut from 0-50 in 20")
 
 
+def test_the_headline_holds_the_main_run_as_in_the_results(results):
+    table = tables.headline(results).set_index("data set")
+    assert sorted(table.index) == ["open-dexter", "open-rhd", "open-stb"]
+    whole = tables.results(results).set_index(["data set", "method"])
+    for dataset, row in table.iterrows():
+        assert (row == whole.loc[(dataset, "HAMR (this study)")][row.index]).all()
+
+
 def test_table_1_keeps_measured_and_published_apart(results):
     table = tables.table1(results)
     measured, literature = table[table.source == "measured"], table[table.source == "published"]
