@@ -99,10 +99,10 @@ class HAMR(nn.Module):
         """Load a trained network in evaluation mode.
 
         Args:
-            path: a checkpoint; None takes `checkpoint.default_path()`.
+            path: a checkpoint; None takes `checkpoint.pretrained()`.
             device: where the network goes.
         """
-        return load_model(checkpoint.default_path() if path is None else path, device)[0]
+        return load_model(checkpoint.pretrained() if path is None else path, device)[0]
 
     def _start(self) -> Tensor:
         """Make the estimate before the first iteration: (22,) with the paper's settings."""
