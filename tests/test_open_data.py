@@ -14,7 +14,7 @@ from hamr_lib.data import check, dexter, registry, rhd, stb
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.joints import BONES, TIPS
-from hamr_lib.synth import backgrounds, environments, people, sets
+from hamr_lib.synth import backgrounds, blocks, environments, lens, people, scene, sets
 
 FACTORS = OpenData(rhd_training=10, rhd_evaluation=2, stb_frames=1, dexter_frames=2)
 
@@ -54,12 +54,12 @@ def test_every_set_is_complete_and_passes_its_check(rendered):
 def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(rendered, tmp_path):
     settings = asking()
     dataset = registry.stand_in("rhd", settings, tmp_path)
-    first, second, evaluation = sets._blocks(dataset)
+    first, second, evaluation = blocks.blocks_of(dataset)
     # An interrupted run: one block is whole, another has an image but no labels yet.
     assert not sets._begun(dataset, settings.data.open)
-    sets._render_block((dataset.root, settings.data.open, second))
-    sets._render_block((dataset.root, settings.data.open, evaluation))
-    sets._labels_path(dataset.root, evaluation).unlink()
+    blocks.render_block((dataset.root, settings.data.open, second))
+    blocks.render_block((dataset.root, settings.data.open, evaluation))
+    blocks.labels_path(dataset.root, evaluation).unlink()
     kept = rhd.split_folder(dataset.root, "training") / "color" / "00009.png"
     written = kept.stat().st_mtime_ns
     synth.render_open_sets(settings, tmp_path, processes=1)
@@ -71,14 +71,14 @@ def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(
 
 def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, capsys):
     dataset = registry.stand_in("rhd", asking(), tmp_path)
-    block = sets._blocks(dataset)[1]
+    block = blocks.blocks_of(dataset)[1]
     sets._begun(dataset, FACTORS)
-    sets._render_block((dataset.root, FACTORS, block))
+    blocks.render_block((dataset.root, FACTORS, block))
     other = dataclasses.replace(FACTORS, seed=2)
     assert not sets._begun(dataset, other)
     assert "rendered anew" in capsys.readouterr().out
     assert contents(dataset.root) == {}
-    sets._render_block((dataset.root, other, block))
+    blocks.render_block((dataset.root, other, block))
     name = "open-rhd/RHD_published_v2/training/color/00008.png"
     assert contents(dataset.root.parent)[name] != contents(rendered / "open/test")[name]
     # A folder that someone else filled is left alone.
@@ -114,9 +114,9 @@ def test_a_hand_around_the_camera_is_not_photographed():
         hands = iter(depths)
         return lambda hand: np.array([[0, 0, next(hands)]] + [[0, 0, 1.0]] * 20)
 
-    assert sets._at_arms_length(at(0.5, 0.2), Person)
-    assert not sets._at_arms_length(at(0.5, 0.05), Person)  # nearly touching the lens
-    assert not sets._at_arms_length(at(-0.1, 0.5), Person)  # half behind it
+    assert blocks.at_arms_length(at(0.5, 0.2), Person)
+    assert not blocks.at_arms_length(at(0.5, 0.05), Person)  # nearly touching the lens
+    assert not blocks.at_arms_length(at(-0.1, 0.5), Person)  # half behind it
 
 
 def test_parts_lie_where_their_joints_are(rendered):
@@ -157,8 +157,8 @@ def test_hands_are_those_of_the_open_hand_layer():
 def test_splits_share_no_person_pose_or_photograph():
     drawn = {}
     for split in ("training", "evaluation"):
-        block = sets.Block("rhd", split, "", 0, 8)
-        phenotypes, arms, _ = sets.sample_people(FACTORS, block)
+        block = blocks.Block("rhd", split, "", 0, 8)
+        phenotypes, arms, _ = blocks.sample_people(FACTORS, block)
         drawn[split] = {tuple(p.values()) for p in phenotypes} | {
             tuple(arm.fingers) for pair in arms for arm in pair
         }
@@ -180,10 +180,10 @@ def test_splits_share_no_person_pose_or_photograph():
 def test_hands_rest_in_training_images_only():
     resting = dataclasses.replace(FACTORS, resting=1.0)
     for split, same in (("training", False), ("evaluation", True)):
-        block = sets.Block("rhd", split, "", 0, 8)
+        block = blocks.Block("rhd", split, "", 0, 8)
         lively, asked = (
             np.array(
-                [[arm.fingers for arm in pair] for pair in sets.sample_people(factors, block)[1]]
+                [[arm.fingers for arm in pair] for pair in blocks.sample_people(factors, block)[1]]
             )
             for factors in (FACTORS, resting)
         )
@@ -191,30 +191,31 @@ def test_hands_rest_in_training_images_only():
 
 
 @pytest.mark.parametrize(
-    "factor, part", [("environments", "draw_surroundings"), ("spectrum", "_mixed_spectrum")]
+    "factor, module, part",
+    [("environments", scene, "draw_surroundings"), ("spectrum", lens, "mixed_spectrum")],
 )
 def test_places_and_spectra_are_drawn_only_where_they_are_asked_for(
-    factor, part, tmp_path, monkeypatch
+    factor, module, part, tmp_path, monkeypatch
 ):
-    splits, drawn = [], getattr(sets.scene, part)
+    splits, drawn = [], getattr(module, part)
 
     def counted(*arguments):
         splits.extend(a for a in arguments if isinstance(a, str))
         return drawn(*arguments)
 
-    monkeypatch.setattr(sets.scene, part, counted)
-    block = sets.Block("rhd", "evaluation", "", 0, 8)
-    sets._render_block((tmp_path / "with", FACTORS, block))
+    monkeypatch.setattr(module, part, counted)
+    block = blocks.Block("rhd", "evaluation", "", 0, 8)
+    blocks.render_block((tmp_path / "with", FACTORS, block))
     assert 0 < len(splits) < 8 and set(splits) == {"evaluation"}
     splits.clear()
     without = dataclasses.replace(FACTORS, **{factor: False})
-    sets._render_block((tmp_path / "without", without, block))
+    blocks.render_block((tmp_path / "without", without, block))
     assert splits == []
 
 
 def test_a_mixed_spectrum_changes_only_what_is_coarse():
     image = np.random.default_rng(0).uniform(0.2, 0.8, (320, 320, 3)).astype(np.float32)
-    mixed = sets.scene._mixed_spectrum(np.random.default_rng(1), image, "training")
+    mixed = lens.mixed_spectrum(np.random.default_rng(1), image, "training")
     change = np.abs(np.fft.rfft2(mixed - image, axes=(0, 1)))
     y, x = np.fft.fftfreq(320, 1 / 320), np.fft.rfftfreq(320, 1 / 320)
     coarse = np.maximum(np.abs(y)[:, None], x[None]) <= 5
@@ -292,11 +293,11 @@ def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
 def test_every_factor_changes_the_picture(factor, tmp_path):
     # Some factors are in a share of the images only, so more of them are drawn for those.
     rare = factor in ("objects", "environments", "spectrum")
-    block = sets.Block("rhd", "training", "", 0, 8 if rare else 1)
+    block = blocks.Block("rhd", "training", "", 0, 8 if rare else 1)
     images = []
     for name, value in (("with", True), ("without", False)):
         asked = dataclasses.replace(FACTORS, **{factor: value})
-        sets._render_block((tmp_path / name, asked, block))
+        blocks.render_block((tmp_path / name, asked, block))
         paths = sorted((tmp_path / name).rglob("color/*.png"))
         images.append(np.array([rhd.read_image(path) for path in paths]))
     assert len(images[0]) == block.stop and (images[0] != images[1]).any()

@@ -1,0 +1,93 @@
+"""The camera after the lens: exposure, white balance, blur, noise, sharpening and JPEG."""
+
+import functools
+
+import cv2
+import numpy as np
+
+from hamr_lib.synth.backgrounds import draw_photograph
+
+
+def develop(rng, lens, image: np.ndarray, split: str, factors) -> np.ndarray:
+    """Turn an image (H, W, 3) in [0, 1] into the uint8 image that a phone would save.
+
+    Args:
+        rng: numpy Generator, the same for all images of a sequence.
+        lens: numpy Generator of the noise, which differs from image to image.
+        split: whose photographs may lend their spectrum.
+        factors: `settings.data.open`.
+    """
+    if factors.spectrum and rng.random() < 0.4:
+        image = mixed_spectrum(rng, image, split)
+    image = (255 * image.clip(0, 1)).round().astype(np.uint8)
+    if not factors.lens:
+        return image
+    # In one image of ten each, the white balance or the exposure is far off.
+    astray = 1 + 0.8 * (rng.random(2) < 0.1)
+    balance = rng.normal(0, 0.03, 3) + rng.normal(0, 0.06) * np.array([1, 0, -1])
+    gamma, contrast, brightness = rng.normal(0, (0.18, 0.12, 0.04))
+    tones = np.arange(256)[:, None] / 255 * np.exp(astray[0] * balance)
+    tones = tones ** np.exp(astray[1] * gamma)
+    tones = (tones - 0.5) * np.exp(contrast) + 0.5 + brightness
+    image = cv2.LUT(image, tones[None].astype(np.float32))
+    saturation = rng.uniform(0.6, 1.2)
+    image = cv2.transform(image, saturation * np.eye(3) + (1 - saturation) / 3)
+    blur = rng.random()
+    if blur < 0.45:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1))
+    elif blur < 0.55:
+        image = cv2.filter2D(image, -1, _streak(rng))
+    elif blur < 0.75:  # phones sharpen
+        image = image + rng.uniform(0.3, 1.0) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
+    if rng.random() < 0.7:
+        strength = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.03))))
+        noise = _noise_from(lens, image.shape)
+        if rng.random() < 0.5:  # coarser grains, as noise reduction leaves them
+            noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), 0.8)
+        image = image + strength * noise * (1.2 - image.clip(0, 1))
+    image = (255 * image.clip(0, 1)).round().astype(np.uint8)
+    if rng.random() < 0.7:
+        quality = int(rng.integers(30, 96))
+        _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    return image
+
+
+@functools.cache
+def _noise_store():
+    return np.random.default_rng(8).standard_normal(2**22, np.float32)
+
+
+def _noise_from(rng, shape):
+    """Cut white noise of unit variance from a store: to draw it takes 2 ms an image."""
+    start = int(rng.integers(len(_noise_store()) - np.prod(shape)))
+    return _noise_store()[start : start + np.prod(shape)].reshape(shape)
+
+
+def mixed_spectrum(rng, image: np.ndarray, split: str, size: int = 64) -> np.ndarray:
+    """Mix the amplitudes of a photograph into the lowest frequencies of an image, keeping phases.
+
+    After Yang and Soatto (FDA, CVPR 2020) and Zhao et al. (CVPR 2025).
+    """
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    other = draw_photograph(rng, split, (size, size))
+    spectrum, wanted = (np.fft.rfft2(each, axes=(0, 1)) for each in (small, other))
+    y, x = np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size)
+    low = np.maximum(np.abs(y)[:, None], x[None]) <= rng.integers(1, 5)
+    weight = rng.uniform(0.1, 0.45) * low[..., None]
+    ratio = np.abs(wanted) / np.maximum(np.abs(spectrum), 1e-6)
+    change = np.fft.irfft2(weight * (ratio - 1) * spectrum, (size, size), axes=(0, 1))
+    change = cv2.resize(
+        change.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_CUBIC
+    )
+    return image + change
+
+
+def _streak(rng):
+    """Draw the kernel of a motion blur, along a line of a few pixels."""
+    size = int(rng.integers(3, 10)) | 1
+    kernel = np.zeros((size, size), np.float32)
+    kernel[size // 2] = 1
+    turn = cv2.getRotationMatrix2D((size // 2, size // 2), rng.uniform(0, 180), 1)
+    kernel = cv2.warpAffine(kernel, turn, (size, size))
+    return kernel / kernel.sum()

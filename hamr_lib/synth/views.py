@@ -1,0 +1,58 @@
+"""Cameras: from where a hand is photographed."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from hamr_lib.synth.vectors import cross, unit
+
+
+class View(NamedTuple):
+    """A camera's pose: it maps world points p to `R (p - center)`, metres."""
+
+    rotation: np.ndarray  # (3, 3)
+    center: np.ndarray  # (3,)
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        return (points - self.center) @ self.rotation.T
+
+
+def sample_view(
+    rng: np.random.Generator, person, side: int, K: np.ndarray, shape: tuple, length: float,
+    centred: bool = False,
+) -> View:  # fmt: skip
+    """Draw a camera that photographs a hand: from any side, from the front, or from the eyes.
+
+    Args:
+        person: `scene.Person`.
+        side: 0 left, 1 right: the hand that is photographed.
+        K: (3, 3) intrinsics.
+        shape: (height, width) of the image, pixels.
+        length: pixels that 18 cm, a hand's length, should measure.
+        centred: place the hand near the image's centre and upright, as before a camera on a table.
+    """
+    joints = person.joints[side]
+    middle = joints.mean(0)
+    kind = "front" if centred else rng.choice(["sphere", "front", "eyes"], p=(0.45, 0.3, 0.25))
+    if kind == "sphere":
+        direction = unit(rng.normal(size=3))
+    elif kind == "front":
+        direction = unit(unit(rng.normal(size=3)) * 0.6 + (0, -1, 0))
+    else:
+        direction = unit(unit(person.eyes - middle) + 0.25 * rng.normal(size=3))
+    x = unit(cross(-direction, np.array([0, 0, 1.0]) + 0.05 * rng.normal(size=3)))
+    rotation = np.stack([x, cross(-direction, x), -direction])
+    # Phones are held upright, mostly.
+    upright = centred or rng.random() < 0.6
+    roll = rng.normal(0, np.radians(20)) if upright else rng.uniform(-np.pi, np.pi)
+    rotation = Rotation.from_rotvec([0, 0, roll]).as_matrix() @ rotation
+    # The hand lies anywhere in the picture, and now and then over its border.
+    spread = 0.62 if rng.random() < 0.15 else 0.4
+    room = np.maximum(np.array(shape[::-1]) / 2 - spread * length, 0.12 * length)
+    if spread > 0.5:
+        room = np.array(shape[::-1]) / 2
+    aim = rng.uniform(-1, 1, 2) * (0.2 * room if centred else room)
+    distance = K[0, 0] * 0.18 / length
+    offset = np.array([*(aim / K[[0, 1], [0, 1]]), 1.0]) * distance
+    return View(rotation, middle - rotation.T @ offset)
