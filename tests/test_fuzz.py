@@ -1,0 +1,368 @@
+"""Damaged files of every kind that is read: the answer is a result or a `HamrError`, and no more.
+
+One good file of each kind is mutated, by its bytes and by its values, with a seed. A child process
+reads each mutation under a limit of memory and of its own processor time. The slow lane reads some
+hundred of each kind; `FUZZ=20000 pytest tests/test_fuzz.py` reads as many as you like.
+"""
+
+import faulthandler
+import json
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hamr_lib.errors import HamrError
+
+SECONDS = 20  # of processor time for one file
+MEMORY = 3 << 30  # bytes, on top of what is taken before the first mutation
+MESSAGE = 2000  # characters of the longest message
+FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
+             "socket.connect", "ctypes.dlopen", "webbrowser.open")  # fmt: skip
+
+
+class Hang(BaseException):
+    """Not an Exception, so that no reader takes it for its own."""
+
+
+# --- one good file of each kind, and how it is read ----------------------------------------------
+
+
+def picture(side=48):
+    return np.random.default_rng(0).integers(0, 255, (side, side + 16, 3), np.uint8)
+
+
+class Kind:
+    """A kind of file: `path` of the good one, which `read` reads; `values` of it, if it has any."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def write_values(self, values):
+        """Write the file with other values in it."""
+        raise NotImplementedError
+
+
+class Png(Kind):
+    """An image of a data set or a background."""
+
+    suffix, save = "png", {}
+
+    def __init__(self, folder):
+        from PIL import Image
+
+        self.path = folder / f"image.{self.suffix}"
+        Image.fromarray(picture()).save(self.path, **self.save)
+
+    def read(self):
+        from hamr_lib.data.frame import read_image
+
+        read_image(self.path)
+
+
+class Jpeg(Png):
+    suffix, save = "jpg", {"quality": 90}
+
+
+class Annotations(Kind):
+    """RHD's pickle."""
+
+    def __init__(self, folder):
+        from hamr_lib.data import rhd
+
+        self.path = folder / "anno.pickle"
+        rng = np.random.default_rng(0)
+        K = np.array([[300.0, 0, 160], [0, 300, 160], [0, 0, 1]])
+        joints = rng.normal(size=(2, 21, 3)) * 0.1 + [0, 0, 0.6]
+        self.values = {i: rhd.annotation(joints, K, np.ones((2, 21), bool)) for i in range(3)}
+        self.write_values(self.values)
+
+    def write_values(self, values):
+        self.path.write_bytes(pickle.dumps(values, protocol=random.Random(0).choice([2, 4])))
+
+    def read(self):
+        from hamr_lib.data import rhd
+
+        rhd.read_annotations(self.path)
+
+
+class Mano(Kind):
+    def __init__(self, folder):
+        from test_hand import made_up_mano
+
+        self.root, self.path = folder, folder / "raw" / "mano" / "MANO_RIGHT.pkl"
+        self.path.parent.mkdir(parents=True)
+        self.values = made_up_mano()
+        self.write_values(self.values)
+
+    write_values = Annotations.write_values
+
+    def read(self):
+        from hamr_lib.hand import mano
+
+        mano.load_mano(self.root, "right")
+
+
+class Mat(Kind):
+    """STB's labels."""
+
+    def __init__(self, folder):
+        from hamr_lib.data import stb
+
+        self.root, self.path = folder, stb.label_path(folder, "B1Counting")
+        joints = np.random.default_rng(0).normal(size=(4, 21, 3)) * 0.1 + [0, 0, 0.6]
+        stb.write_labels(folder, "B1Counting", joints)
+
+    def read(self):
+        from hamr_lib.data import stb
+
+        stb.read_labels(self.root, "B1Counting")
+
+
+class Dexter(Kind):
+    text = True
+
+    def __init__(self, folder):
+        from hamr_lib.data import dexter
+
+        self.root, self.path = folder, dexter.annotation_path(folder, "Grasp1")
+        self.path.parent.mkdir(parents=True)
+        tips = np.random.default_rng(0).uniform(-200, 500, (6, 5, 3)).round(2)
+        lines = (";".join(",".join(map(str, tip)) for tip in row) + ";" for row in tips)
+        self.path.write_text("\n".join(lines) + "\n")
+
+    def read(self):
+        from hamr_lib.data import dexter
+
+        dexter.read_annotations(self.root, "Grasp1")
+
+
+class Checkpoint(Kind):
+    def __init__(self, folder):
+        from tiny import TinyHand, tiny_settings
+
+        from hamr_lib.hand import layer
+        from hamr_lib.model import checkpoint
+        from hamr_lib.model.hamr import HAMR
+
+        layer.load_hand = lambda name, **options: TinyHand(options.get("pose_components", 6))
+        self.path, settings, hand = folder / "best.ckpt", tiny_settings(), TinyHand()
+        described = checkpoint.describe(settings, "data", hand, 40, {"val_joints_3d_mm": 12.5})
+        checkpoint.save_model(self.path, HAMR(settings.model, hand), described)
+        self.values = torch.load(self.path, weights_only=True)
+
+    def write_values(self, values):
+        torch.save(values, self.path)
+
+    def read(self):
+        from hamr_lib.model import checkpoint
+
+        network, _ = checkpoint.load_model(self.path)
+        with torch.no_grad():
+            network(torch.zeros(1, 3, network.image_size, network.image_size))
+
+
+class Profile(Kind):
+    text = True
+
+    def __init__(self, folder):
+        from hamr_lib.config import PROFILES
+
+        self.path = folder / "mine.yaml"
+        self.path.write_text("base: cpu\n" + (PROFILES / "smoke.yaml").read_text())
+
+    def read(self):
+        from hamr_lib.config import load_settings
+
+        load_settings(self.path)
+
+
+KINDS = {kind.__name__.lower(): kind for kind in (
+    Png, Jpeg, Annotations, Mano, Mat, Dexter, Checkpoint, Profile
+)}  # fmt: skip
+
+
+# --- mutations ----------------------------------------------------------------------------------
+
+EXTREMES = [b"\0", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\0\0\0\0",
+            b"\x01\0\0\0", b"\0\0\0\x01", b"\xff" * 8]  # fmt: skip
+WORDS = ["-1", "0", "nan", ".nan", "inf", "-.inf", "1e999", "9" * 30, "9" * 5000, "''", "null", "~",
+         "true", "[]", "{}", "[[[[", "*a", "&a", "<<", "!!int x", "2020-13-45", "é\0", ":", "- ", ",",
+         ";", "\t", "../../x", "!!python/object/apply:os.system [ls]"]  # fmt: skip
+
+
+def mutate_bytes(rng, data):
+    """The content of a file, changed in one to four places."""
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        # Headers and tables of contents decide most.
+        place = rng.choice([rng.randrange(len(data) + 1), rng.randrange(min(300, len(data) + 1)),
+                            len(data) - rng.randrange(min(300, len(data) + 1))])  # fmt: skip
+        length = rng.choice([1, 2, 4, 16, len(data) // 4])
+        part = data[place : place + length]
+        new = rng.choice([
+            lambda: rng.randbytes(len(part)), lambda: rng.choice(EXTREMES), lambda: b"",
+            lambda: part + part, lambda: bytes(len(part)), lambda: part[::-1],
+            lambda: bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:] if part else b"\x80",
+        ])()  # fmt: skip
+        data[place : place + length] = new
+        if rng.random() < 0.1:
+            del data[rng.randrange(len(data) + 1) :]
+    return bytes(data)
+
+
+def mutate_text(rng, data):
+    """A text with words replaced, lines repeated, moved or lost."""
+    lines = data.decode().splitlines(keepends=True)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        at = rng.randrange(len(lines))
+        tokens = [t for t in lines[at].replace(",", " ").replace(":", " ").split() if t]
+        change = rng.randrange(4)
+        if change < 2 and tokens:
+            lines[at] = lines[at].replace(rng.choice(tokens), rng.choice(WORDS), 1)
+        elif change == 2:
+            lines.insert(at, rng.choice([*lines, rng.choice(WORDS) + "\n"]))
+        elif len(lines) > 1:
+            del lines[at]
+    return "".join(lines).encode(errors="replace")
+
+
+def odd_values(rng, old):
+    """Something else in the place of a value."""
+    laughs = ()
+    for _ in range(25):
+        laughs = (laughs, laughs)
+    cycle = []
+    cycle.append(cycle)
+    odd = [None, -1, 0, 10**9, 10**400, float("nan"), float("inf"), -5.5, True, "x", "x" * 10**5,
+           b"x", [], {}, (), [[1], [2, 3]], {"x": 1}, laughs, cycle, range(3),
+           np.zeros(0), np.array(None), np.full((3, 3), np.nan), np.zeros((3, 3), complex),
+           np.zeros((2, 2), "S5"), np.float64(3), np.broadcast_to(0.0, (2000, 2000))]  # fmt: skip
+    if isinstance(old, np.ndarray) and old.dtype.kind in "biuf" and old.size:
+        worse = old.copy()
+        worse.flat[rng.randrange(old.size)] = rng.choice([0, 1, 200])
+        odd += [old.T, old[..., None], old[:1], -old.astype(float), old * 1e30, old.astype(int),
+                old.astype(object), old.astype(str), worse] * 2  # fmt: skip
+    if isinstance(old, torch.Tensor):
+        odd += [old[..., None], old.T if old.ndim == 2 else old[:1], old.double(), old.int(),
+                old.to_sparse(), old * torch.nan, old.half(), old.bool(), old * 1e30,
+                torch.zeros(old.shape, device="meta"), old.expand(2, *old.shape),
+                old.requires_grad_() if old.is_floating_point() else old] * 2  # fmt: skip
+    if isinstance(old, int | float):
+        odd += [-old, old * 2, old + 1, float(old), str(old), [old]] * 3
+    return rng.choice(odd)
+
+
+def mutate_values(rng, value):
+    """Nested values with one of them, anywhere, replaced, lost or under another name."""
+    if not isinstance(value, dict | list | tuple) or not value or rng.random() < 0.1:
+        return odd_values(rng, value)
+    if isinstance(value, dict):
+        key = rng.choice(sorted(value, key=str))
+        new, chance = dict(value), rng.random()
+        if chance < 0.1:
+            del new[key]
+        elif chance < 0.2:
+            new[rng.choice([key, "x", 5, None, (), "__class__"])] = new.pop(key)
+        else:
+            new[key] = mutate_values(rng, value[key])
+        return new
+    at = rng.randrange(len(value))
+    return type(value)([*value[:at], mutate_values(rng, value[at]), *value[at + 1 :]])
+
+
+def mutate(kind, good, seed):
+    """Write the mutation of this number in the place of the good file."""
+    rng = random.Random(seed)
+    if hasattr(kind, "values") and rng.random() < 0.5:
+        kind.write_values(mutate_values(rng, kind.values))
+    elif hasattr(kind, "text") and rng.random() < 0.7:
+        kind.path.write_bytes(mutate_text(rng, good))
+    else:
+        kind.path.write_bytes(mutate_bytes(rng, good))
+
+
+# --- the child process ----------------------------------------------------------------------------
+
+
+def limit_memory():
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.RLIM_INFINITY))
+
+
+def read_mutations(name, folder, first, count):
+    """Print a line of JSON for each mutation that ended in anything but a result or a refusal."""
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    kind = KINDS[name](folder)
+    good = kind.path.read_bytes()
+    kind.read()  # the good one; and all that is imported on the way
+    watched = []
+    sys.addaudithook(lambda event, _: watched.append(event) if event in FORBIDDEN else None)
+
+    def hang(*_):
+        raise Hang(f"it took more than {SECONDS} s")
+
+    signal.signal(signal.SIGVTALRM, hang)
+    limit_memory()
+    for seed in range(first, first + count):
+        mutate(kind, good, seed)
+        print(json.dumps({"begun": seed}), flush=True)
+        watched.clear()
+        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+        problem = None
+        try:
+            kind.read()
+        except HamrError as error:
+            if len(str(error)) > MESSAGE:
+                problem = f"a message of {len(str(error))} characters: {str(error)[:200]}"
+        except BaseException:
+            problem = traceback.format_exc()[-1500:]
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        if watched:
+            problem = f"it did {watched}"
+        if problem:
+            print(json.dumps({"seed": seed, "problem": problem}), flush=True)
+
+
+# --- the test -------------------------------------------------------------------------------------
+
+
+def fuzz(name, folder, first, count):
+    """Problems with `count` mutations of a kind, from number `first` on, each as a text."""
+    command = [sys.executable, __file__, name, str(folder), str(first), str(count)]
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = [f"{name} {line['seed']}: {line['problem']}" for line in lines if "problem" in line]
+    if done.returncode:
+        begun = [line["begun"] for line in lines if "begun" in line]
+        found.append(f"{name} {begun[-1:]}: the process ended: {done.stderr[-1500:]}")
+    return found
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_few_damaged_files(name, tmp_path):
+    problems = fuzz(name, tmp_path, 0, 10)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_some_hundred_damaged_files(name, tmp_path):
+    problems = fuzz(name, tmp_path, 10, int(os.environ.get("FUZZ", 400)))
+    assert not problems, "\n".join(problems)
+
+
+if __name__ == "__main__":
+    read_mutations(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
