@@ -150,23 +150,21 @@ class Checkpoint(Kind):
     def __init__(self, folder):
         from tiny import TinyHand, tiny_settings
 
-        from hamr_lib.hand import layer
-        from hamr_lib.model import checkpoint
-        from hamr_lib.model.hamr import HAMR
+        from hamr_lib.model import checkpoint, hamr
 
-        layer.load_hand = lambda name, **options: TinyHand(options.get("pose_components", 6))
+        hamr.load_hand = lambda name, **options: TinyHand(options.get("pose_components", 6))
         self.path, settings, hand = folder / "best.ckpt", tiny_settings(), TinyHand()
         described = checkpoint.describe(settings, "data", hand, 40, {"val_joints_3d_mm": 12.5})
-        checkpoint.save_model(self.path, HAMR(settings.model, hand), described)
+        checkpoint.save_model(self.path, hamr.HAMR(settings.model, hand), described)
         self.values = torch.load(self.path, weights_only=True)
 
     def write_values(self, values):
         torch.save(values, self.path)
 
     def read(self):
-        from hamr_lib.model import checkpoint
+        from hamr_lib.model.hamr import load_model
 
-        network, _ = checkpoint.load_model(self.path)
+        network, _ = load_model(self.path)
         with torch.no_grad():
             network(torch.zeros(1, 3, network.image_size, network.image_size))
 
@@ -253,7 +251,7 @@ def odd_values(rng, old):
         odd += [old.T, old[..., None], old[:1], -old.astype(float), old * 1e30, old.astype(int),
                 old.astype(object), old.astype(str), worse] * 2  # fmt: skip
     if isinstance(old, torch.Tensor):
-        odd += [old[..., None], old.T if old.ndim == 2 else old[:1], old.double(), old.int(),
+        odd += [old[..., None], old.T if old.ndim == 2 else old.flatten()[:1], old.double(), old.int(),
                 old.to_sparse(), old * torch.nan, old.half(), old.bool(), old * 1e30,
                 torch.zeros(old.shape, device="meta"), old.expand(2, *old.shape),
                 old.requires_grad_() if old.is_floating_point() else old] * 2  # fmt: skip
