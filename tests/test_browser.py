@@ -10,9 +10,12 @@ from tiny import draw_frames
 
 from hamr_lib.recovery.result import recover
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine (on Debian: apt install chromium)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on this machine (on Debian: apt install chromium)"
+    ),
+]
 
 
 @pytest.fixture

@@ -194,8 +194,8 @@ KINDS = {kind.__name__.lower(): kind for kind in (
 EXTREMES = [b"\0", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\0\0\0\0",
             b"\x01\0\0\0", b"\0\0\0\x01", b"\xff" * 8]  # fmt: skip
 WORDS = ["-1", "0", "nan", ".nan", "inf", "-.inf", "1e999", "9" * 30, "9" * 5000, "''", "null", "~",
-         "true", "[]", "{}", "[[[[", "*a", "&a", "<<", "!!int x", "2020-13-45", "é\0", ":", "- ", ",",
-         ";", "\t", "../../x", "!!python/object/apply:os.system [ls]"]  # fmt: skip
+         "true", "[]", "{}", "[[[[", "*a", "&a", "<<", "!!int x", "2020-13-45", "é\0", ":", "- ",
+         ",", ";", "\t", "../../x", "!!python/object/apply:os.system [ls]"]  # fmt: skip
 
 
 def mutate_bytes(rng, data):
@@ -207,12 +207,10 @@ def mutate_bytes(rng, data):
                             len(data) - rng.randrange(min(300, len(data) + 1))])  # fmt: skip
         length = rng.choice([1, 2, 4, 16, len(data) // 4])
         part = data[place : place + length]
-        new = rng.choice([
-            lambda: rng.randbytes(len(part)), lambda: rng.choice(EXTREMES), lambda: b"",
-            lambda: part + part, lambda: bytes(len(part)), lambda: part[::-1],
-            lambda: bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:] if part else b"\x80",
-        ])()  # fmt: skip
-        data[place : place + length] = new
+        flipped = bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:] if part else b"\x80"
+        new = [rng.randbytes(len(part)), rng.choice(EXTREMES), b"", part + part, bytes(len(part)),
+               part[::-1], flipped]  # fmt: skip
+        data[place : place + length] = rng.choice(new)
         if rng.random() < 0.1:
             del data[rng.randrange(len(data) + 1) :]
     return bytes(data)
@@ -251,7 +249,8 @@ def odd_values(rng, old):
         odd += [old.T, old[..., None], old[:1], -old.astype(float), old * 1e30, old.astype(int),
                 old.astype(object), old.astype(str), worse] * 2  # fmt: skip
     if isinstance(old, torch.Tensor):
-        odd += [old[..., None], old.T if old.ndim == 2 else old.flatten()[:1], old.double(), old.int(),
+        odd += [old[..., None], old.mT if old.ndim > 1 else old.flatten()[:1], old.double(),
+                old.int(),
                 old.to_sparse(), old * torch.nan, old.half(), old.bool(), old * 1e30,
                 torch.zeros(old.shape, device="meta"), old.expand(2, *old.shape),
                 old.requires_grad_() if old.is_floating_point() else old] * 2  # fmt: skip

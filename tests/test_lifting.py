@@ -87,6 +87,7 @@ def test_hands_are_exact_whatever_the_images_are_computed_in():
     assert loss.dtype == torch.float32 and again.item() == loss.item()
 
 
+@pytest.mark.slow
 def test_it_learns_to_lift():
     chosen = settings(lift_steps=600)
     torch.manual_seed(0)

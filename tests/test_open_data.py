@@ -51,6 +51,7 @@ def test_every_set_is_complete_and_passes_its_check(rendered):
         assert "CC0" in (dataset.root / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(rendered, tmp_path):
     settings = asking()
     dataset = registry.stand_in("rhd", settings, tmp_path)

@@ -286,6 +286,7 @@ def test_the_method_needs_no_data_and_draws_each_of_its_parts(monkeypatch, tmp_p
     assert [f"tag{{{n}}}" in texts for n in ("1", "2", "3", "4-5", "6", "7", "8")] == [True] * 7
 
 
+@pytest.mark.slow
 def test_the_whole_study_and_that_a_second_call_runs_nothing():
     make("reproduce", "PROFILE=smoke")
     results = ROOT / "results" / "smoke"
@@ -305,6 +306,7 @@ def test_the_whole_study_and_that_a_second_call_runs_nothing():
     assert times == {path: path.stat().st_mtime_ns for path in results.rglob("*.ipynb")}
 
 
+@pytest.mark.slow
 def test_torchrun_trains_a_run_that_the_notebook_finds_done():
     """Two processes share every batch."""
     make("data", "PROFILE=smoke")  # there already, after the study above

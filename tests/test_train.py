@@ -269,6 +269,7 @@ def frozen(*arguments):
     return network
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(tmp_path):
     """A real SIGKILL in the middle of training; AdamW, clipping and the cosine schedule."""
     options = {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.01, "clip": 1.0}
@@ -283,6 +284,7 @@ def test_a_killed_process_goes_on(tmp_path):
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path, monkeypatch):
     """Two processes over gloo, half the batch each, against one with the whole batch.
 
@@ -402,6 +404,7 @@ def test_what_the_profiles_optimise_with_works_together(profile, crops, tmp_path
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_few_samples_are_learnt_by_heart(tmp_path):
     """Eight samples, no augmentation: joints to 6 mm, where the mean hand is over 40 mm off."""
     plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
