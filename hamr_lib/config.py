@@ -82,9 +82,6 @@ class Model:
     stem: Literal["convolutions", "hand_landmark", "efficientnet_lite0"] = "convolutions"
     frozen_blocks: int = within(3, 0, 100)  # first blocks of a pretrained encoder, not trained
     map_stride: Literal[4, 8] = 4  # pixels of the image a pixel of the maps
-    # Fraction of each image's own statistics in the normalisation of the pretrained stem's first
-    # blocks (see backbone.py).
-    own_statistics: float = within(0.0, 0, 1)
     convs: int = within(2, 1, 8)  # 3x3 convolutions in place of each residual block
     # Output maps of each stack, the first 21 supervised; their side is image_size / map_stride.
     maps: int = within(64, 21, 2048)
@@ -109,9 +106,10 @@ class Model:
             )
         if self.stem == "convolutions" and stride != 4:
             raise ValueError("map_stride=8: expected 4 where the stem is not pretrained")
-        if self.stem == "convolutions" and self.own_statistics:
+        if self.stem != "convolutions" and self.image_size % 32:
             raise ValueError(
-                f"own_statistics={self.own_statistics}: expected 0 where the stem is not pretrained"
+                f"image_size={self.image_size}: expected a multiple of 32, the stride of the "
+                "pretrained encoder"
             )
 
 

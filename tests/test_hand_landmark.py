@@ -86,26 +86,6 @@ def test_landmarks_are_mediapipes_own():
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_convolutions_and_their_gradients(kernel, stride):
-    """Against torch's own convolution, padded by TensorFlow's rule."""
-    torch.manual_seed(0)
-    layer = hand_landmark.Depthwise(6, kernel, stride).double()
-    x = torch.randn(2, 6, 8, 12, dtype=torch.float64, requires_grad=True)
-    low = (kernel - stride) // 2
-    high = kernel - stride - low
-    padded = nn.functional.pad(x, (low, high, low, high))
-    expected = nn.functional.conv2d(padded, layer.weight, layer.bias, stride, groups=6)
-    wanted = [x, layer.weight, layer.bias]
-    along = torch.randn_like(expected)
-    theirs = torch.autograd.grad((expected * along).sum(), wanted)
-    ours = layer(x)
-    torch.testing.assert_close(ours, expected)
-    torch.testing.assert_close(torch.autograd.grad((ours * along).sum(), wanted), theirs)
-    torch.testing.assert_close(layer.requires_grad_(False)(x), expected)
-
-
 @pytest.mark.parametrize("stride, frozen, expected", [(4, 3, 24), (8, 3, 12), (4, 15, 24)])
 def test_a_stem_of_every_stride_and_depth_of_freezing(stride, frozen, expected):
     torch.manual_seed(0)

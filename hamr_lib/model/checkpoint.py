@@ -19,7 +19,7 @@ from hamr_lib.errors import HamrError, quoted
 from hamr_lib.files import ROOT, commit, write_aside
 from hamr_lib.joints import NUM_JOINTS
 
-FORMAT = 1
+FORMAT = 2  # 1: other names of settings and weights
 # The plain values that describe a checkpoint of a `Task`, and their types.
 DESCRIPTION = {
     "task": str, "settings": dict, "data_digest": str, "seed": int, "commit": str, "step": int,
@@ -123,6 +123,11 @@ def read(path: Path | str, task: str | None = None) -> dict:
         ) from None
     description = content.get("hamr") if isinstance(content, dict) else None
     found = description.get("format") if isinstance(description, dict) else None
+    if type(found) is int and 0 < found < FORMAT:
+        raise HamrError(
+            f"{path} was written by an earlier version of this project (format {found}, now "
+            f"{FORMAT}): train anew, or take the network that is shipped"
+        )
     if type(found) is not int or found != FORMAT:
         raise HamrError(
             f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}"
@@ -145,14 +150,7 @@ def read(path: Path | str, task: str | None = None) -> dict:
         raise HamrError(f"{path}: state_dict: expected weights by name, got {quoted(state)}")
     for key, value in state.items():
         _check_tensor(path, key, value)
-    content["state_dict"] = {_today(key): value for key, value in state.items()}
     return content
-
-
-def _today(key):
-    return key.replace("regression.local.", "regressor.joint_features.").replace(
-        "regression.", "regressor."
-    )
 
 
 def _check_tensor(path, key, value):
@@ -214,11 +212,6 @@ def check_hand(path, description, hand):
 def stored_settings(path: Path | str, description: dict) -> Settings:
     """Read the `Settings` in a checkpoint; which further runs its study held does not matter."""
     stored = {k: v for k, v in description["settings"].items() if k != "study"}
-    train = stored.get("train", {})
-    stored["train"] = {k: v for k, v in train.items() if k not in ("start", "start_share")}
-    if isinstance(stored.get("model"), dict) and "places" in stored["model"]:
-        stored["model"] = dict(stored["model"])
-        stored["model"]["joint_features"] = stored["model"].pop("places")
     return from_dict(stored, source=f"{path}: settings")
 
 

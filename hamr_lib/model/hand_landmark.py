@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamr_lib.errors import HamrError
+from hamr_lib.model.depthwise import Depthwise
 
 FILE = "modules/hand_landmark/hand_landmark_full.tflite"
 # Expanded channels, output channels, kernel and stride of each inverted bottleneck.
@@ -30,90 +31,17 @@ TAPS = {2: 24, 4: 40, 10: 112, 14: 192}
 class FirstConv2d(nn.Conv2d):
     """The first 3x3 convolution, of stride 2; like TensorFlow it pads at the far ends alone."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
-class Depthwise(nn.Conv2d):
-    """A depthwise convolution, (B, C, h, h) to (B, C, h / stride, h / stride).
-
-    Like TensorFlow, it pads at stride 2 more at the far ends: its output is every second pixel,
-    from pixel 1 on, of that of stride 1. Where it is trained on a CPU it takes ways with fast
-    gradients: oneDNN's gradient by the weights is fast at 3x3 and stride 1 alone.
-    """
-
-    def __init__(self, channels, kernel, stride=1):
-        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        self.every = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        trained = torch.is_grad_enabled() and self.weight.requires_grad
-        if x.is_cuda or not trained:
-            y = super().forward(x)
-            return y[:, :, 1::2, 1::2] if self.every == 2 else y
-        if self.every == 2:
-            return self.by_phase(x)
-        if self.kernel_size[0] == 3:
-            return super().forward(x)
-        y = Depthwise5x5.apply(x, self.weight.to(x.dtype))
-        return y + self.bias.to(y.dtype)[:, None, None]
-
-    def by_phase(self, x):
-        """At stride 2: a sum of 3x3 convolutions of stride 1 of the four phases of x."""
-        kernel, (channels, height, width) = self.kernel_size[0], x.shape[1:]
-        # Taps from pixel 2i - 2 to 2i + 3, of which the kernel's begin at 2i - (kernel - 2) // 2.
-        before = 2 - (kernel - 2) // 2
-        taps = F.pad(self.weight[:, 0], (before, 6 - kernel - before) * 2)
-        taps = taps.unflatten(2, (3, 2)).unflatten(1, (3, 2)).permute(2, 4, 0, 1, 3)
-        phases = x.permute(0, 2, 3, 1).unflatten(2, (width // 2, 2)).unflatten(1, (height // 2, 2))
-        phases = phases.permute(0, 1, 3, 2, 4, 5).flatten(3).permute(0, 3, 1, 2)
-        y = F.conv2d(phases, taps.reshape(-1, 1, 3, 3), padding=1, groups=4 * channels)
-        y = y.permute(0, 2, 3, 1).unflatten(3, (4, channels)).sum(dim=3)
-        return (y + self.bias.to(y.dtype)).permute(0, 3, 1, 2)
-
-
-class Depthwise5x5(torch.autograd.Function):
-    """A padded 5x5 depthwise convolution of stride 1.
-
-    The gradient by the weights is put together from those of the four 3x3 corners of the kernels.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, padding=2, groups=len(weight))
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        by_x = _gradients(gradient, x, weight, 2, [True, False, False])[0]
-        by_weight = torch.empty_like(weight)
-        padded, (height, width) = F.pad(x, (2,) * 4), x.shape[2:]
-        for row in (0, 2):
-            for column in (0, 2):
-                window = padded[:, :, row : row + height + 2, column : column + width + 2]
-                window = window.contiguous(memory_format=torch.channels_last)
-                corner = (..., slice(row, row + 3), slice(column, column + 3))
-                by_weight[corner] = _gradients(
-                    gradient, window, weight[corner], 0, [False, True, False]
-                )[1]
-        return by_x, by_weight
-
-
-def _gradients(gradient, x, weight, padding, wanted):
-    return torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], len(weight), wanted
-    )
-
-
 class Bottleneck(nn.Module):
     """An inverted bottleneck: expand, filter each channel, project; ReLU6 after the first two."""
 
-    def __init__(self, inputs, expanded, outputs, kernel, stride):
+    def __init__(self, inputs: int, expanded: int, outputs: int, kernel: int, stride: int):
         super().__init__()
         expand = [nn.Conv2d(inputs, expanded, 1), nn.ReLU6(inplace=True)]
         self.layers = nn.Sequential(

@@ -46,7 +46,6 @@ def make_stem(settings: Model, pretrained: bool = True) -> nn.Module:
     if settings.stem != "convolutions":
         return PretrainedStem(
             width,
-            own=settings.own_statistics,
             encoder=settings.stem,
             stride=settings.map_stride,
             frozen=settings.frozen_blocks,

@@ -158,7 +158,7 @@ LEFT_OPEN = {
 
 # Settings that detail another row (an option's own options), or that change no result.
 NO_ROW = {
-    "model.frozen_blocks", "model.own_statistics", "train.stem_rate",
+    "model.frozen_blocks", "train.stem_rate",
     "train.seed", "train.compile", "train.workers", "train.devices", "train.nodes",
     "evaluate.bootstrap", "evaluate.batch_size", "evaluate.examples",
 }  # fmt: skip
