@@ -70,6 +70,14 @@ def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(
     assert again == before
 
 
+def test_an_incomplete_real_set_stops_before_anything_is_rendered(tmp_path):
+    settings = dataclasses.replace(asking(), data=dataclasses.replace(asking().data, sets="auto"))
+    (tmp_path / "raw" / "dexter").mkdir(parents=True)
+    with pytest.raises(HamrError, match=r"Dexter\+Object is not complete.*raw/dexter or remove it"):
+        synth.render_open_sets(settings, tmp_path, processes=1)
+    assert not (tmp_path / "open").exists()
+
+
 def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, capsys):
     dataset = registry.stand_in("rhd", asking(), tmp_path)
     block = blocks.blocks_of(dataset)[1]

@@ -44,9 +44,8 @@ def render_open_sets(settings, folder=registry.ROOT / "data", processes=None):
             BACKGROUNDS, or a full disk.
     """
     factors, wanted = settings.data.open, {}
-    for name in registry.TITLES:
-        if registry.real_set(name, settings, folder) is not None:
-            continue
+    names = [n for n in registry.TITLES if registry.real_set(n, settings, folder) is None]
+    for name in names:
         dataset = registry.stand_in(name, settings, folder)
         if not _begun(dataset, factors):
             wanted[name] = dataset
