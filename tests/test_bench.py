@@ -5,82 +5,70 @@ import pandas as pd
 import pytest
 import torch
 
-from hamr_lib import bench, bench_training
+from hamr_lib import bench
 from hamr_lib.camera import ground_truth_camera
 from hamr_lib.config import load_settings
-from hamr_lib.data.augment import centre_crop
-from hamr_lib.losses import hamr_losses
+from hamr_lib.model.hamr import HAMR
+from hamr_lib.render.agreement import random_hands
+from hamr_lib.training.loop import start_fabric
+from hamr_lib.training.run import Run, seed_of
+from hamr_lib.training.task import Task
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
 def small():
-    """Settings, hands and crops small enough to time in a moment."""
-    settings = load_settings("smoke", train__batch_size=4)
-    hands = bench.random_hands(4)
-    return settings, hands, bench_training.noise_crops(settings, hands)
+    """Settings and crops small enough to time in a moment."""
+    settings = load_settings(
+        "smoke", train__batch_size=4, train__lift_beside=4, model__joint_features=True
+    )
+    return settings, bench.noise_crops(settings, 4)
 
 
 def test_noise_crops_are_labelled_with_the_hands(small):
-    settings, hands, crops = small
-    batch = crops.batch(np.arange(4))
-    camera = ground_truth_camera(
-        batch["joints_3d"], batch["joints_2d"], batch["valid_2d"] & batch["valid_3d"]
-    )
-    torch.testing.assert_close(camera[:, 0], hands.camera[:, 0], rtol=1e-4, atol=0)
-    assert batch["mask"].float().std() > 60  # of noise over 0 to 255: 74
+    batch = small[1].batch(np.arange(4))
+    labels = (batch[name] for name in ("joints_3d", "joints_2d"))
+    camera = ground_truth_camera(*labels, batch["valid_2d"] & batch["valid_3d"])
+    torch.testing.assert_close(camera[:, 0], random_hands(4).camera[:, 0], rtol=1e-4, atol=0)
 
 
-def test_the_silhouette_apart_leaves_the_loss_whole(small):
-    settings, hands, crops = small
-    bare = bench_training.Bare(settings, crops, hands.hand)
-    batch = centre_crop(bare.load(), settings.model.image_size)
-    with torch.no_grad():
-        output = bare.network(batch["image"])
-        whole, *parts = (
-            hamr_losses(output, batch, losses, hands.hand.faces)
-            for losses in (settings.losses, *bench_training.silhouette_apart(settings.losses))
-        )
-    assert set(parts[1]) == {"silhouette", "total"} and "silhouette" not in parts[0]
-    assert sum(part["total"] for part in parts).item() == pytest.approx(whole["total"].item())
+def test_the_bare_step_moves_the_weights_as_the_loop_does(small):
+    """The same network on the same batch: what is timed as bare leaves out no part of a step."""
+    settings, crops = small
+    fabric = start_fabric(settings.train)
+    torch.manual_seed(0)
+    network = HAMR(settings.model, bench.load_hand("open", pose_components=6))
+    start = {k: v.clone() for k, v in network.state_dict().items()}
+    run = Run(fabric, settings, network, Task(), crops, crops)
+    batch = next(iter(run.batches()))
+    seen, generator = run.augmented(batch), torch.Generator().manual_seed(seed_of(0, 0, 0, 1))
+    run._seed_dropout(0)
+    bench.bare_step(settings, seen, network, generator)()
+    bare = {k: v.clone() for k, v in network.state_dict().items()}
+    network.load_state_dict(start)
+    run.step(batch)
+    assert any(not torch.equal(bare[k], start[k]) for k in start)
+    for name, weight in network.state_dict().items():
+        torch.testing.assert_close(weight, bare[name], rtol=1e-3, atol=1e-5)
 
 
-def test_the_loop_and_the_bare_network_take_turns(small):
-    settings, hands, crops = small
-    loop, bare, ratio, parts = bench_training.loop_and_bare(settings, crops, hands.hand, 3)
-    assert 0 < ratio < 2 and 0.3 < loop / bare / ratio < 3
-    shares = {
-        name: value for name, value, unit in bench_training._shares(parts, "x") if unit == "%"
-    }
-    assert sum(shares.values()) == pytest.approx(100)
-    names = ("load", "augment", "forward", "losses", "silhouette", "backward", "step")
-    assert set(shares) == {f"share of {name}, x" for name in names}
-
-
-def test_what_is_taught_beside_the_images_is_a_part_of_a_step(small):
-    settings, hands, crops = small
-    settings = load_settings(
-        "smoke", train__batch_size=4, train__lift_beside=8, model__joint_features=True
-    )
-    bare = bench_training.Bare(settings, crops, hands.hand)
-    bare.step()
-    assert bare.spent["lifting"] > 0
+def test_every_section_gives_rows(small):
+    rows = list(bench.network([("tiny", "smoke", {"train__batch_size": 4}, 2)]))
+    rows += bench.silhouettes(2, [16])
+    assert all(np.isfinite(value) and value > 0 for _, value, _ in rows)
+    loop, bare, ratio = (value for _, value, _ in rows[:3])
+    assert loop / bare == pytest.approx(ratio, rel=0.9)
 
 
 def test_a_section_is_written_beside_the_others(tmp_path):
     path = tmp_path / "bench.csv"
-    row = ("n", 1.5, "ms", "machine", "commit")
+    row = ("n", 1017.9, "ms", "a machine", "abc")
     bench.save("renderer", [("renderer", *row)], path)
     bench.save("training", [("training", *row)], path)
     bench.save("renderer", [("renderer", "m", 2.0, *row[2:])], path)
     found = pd.read_csv(path)
-    assert found.section.tolist() == ["training", "renderer"] and found.value.tolist() == [1.5, 2.0]
-
-
-def test_the_readme_shows_some_of_the_figures(tmp_path):
-    rows = [("training loop, here", 1017.9, "images a second"), ("share of load, here", 2.0, "%")]
-    bench.save("training", [("training", *row, "a machine", "abc") for row in rows], tmp_path / "b")
-    shown = bench.speed(tmp_path / "b", tmp_path)
-    assert shown.values.tolist() == [["training loop, here", "1018 images a second", "abc"]]
+    assert found.section.tolist() == ["training", "renderer"]
+    shown = bench.speed(path, tmp_path)
+    assert shown.values.tolist() == [["n", "1018 ms", "abc"], ["m", "2 ms", "abc"]]
     assert "on a machine." in (tmp_path / "speed.md").read_text()

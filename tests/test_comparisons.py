@@ -22,7 +22,6 @@ from hamr_lib.baselines import (
     zimmermann,
 )
 from hamr_lib.baselines.common import mean_lengths
-from hamr_lib.bench import random_hands
 from hamr_lib.camera import ground_truth_camera, project_weak
 from hamr_lib.config import Augment, from_dict, load_comparison, load_settings
 from hamr_lib.data.augment import centre_crop
@@ -33,6 +32,7 @@ from hamr_lib.joints import BONES, WRIST
 from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import load_model
 from hamr_lib.model.heatmaps import cell_centres, soft_argmax
+from hamr_lib.render.agreement import random_hands
 from hamr_lib.training.run import Run
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged

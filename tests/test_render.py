@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from smplx.lbs import batch_rodrigues
 
-from hamr_lib import bench
 from hamr_lib.errors import HamrError
 from hamr_lib.render import (
     Lights,
@@ -18,6 +18,13 @@ from hamr_lib.render import (
     sample_texture,
     silhouette,
     vertex_normals,
+)
+from hamr_lib.render.agreement import (
+    FILL,
+    fit_from_random_starts,
+    gradient_agreement,
+    overlap,
+    random_hands,
 )
 
 BOTH = ("deodr", "pytorch3d")
@@ -254,7 +261,7 @@ def test_other_float_types_keep_their_type():
 
 
 def test_the_silhouette_is_the_outline_of_the_picture():
-    hands = bench.random_hands(12, seed=5)
+    hands = random_hands(12, seed=5)
     with torch.no_grad():
         drawn = silhouette(hands.vertices(), hands.hand.faces, hands.camera, 128)
         vertices = hands.vertices().numpy()
@@ -263,28 +270,75 @@ def test_the_silhouette_is_the_outline_of_the_picture():
         render(v, faces, c, 128, supersample=4, cull=False).coverage
         for v, c in zip(vertices, hands.camera.numpy(), strict=True)
     ]
-    assert bench.overlap(drawn, torch.from_numpy(np.stack(pictures))).min() >= 0.975
+    assert overlap(drawn, torch.from_numpy(np.stack(pictures))).min() >= 0.975
 
 
 # ----------------------------------------------------------------- figures that both backends hold
 
 
 def test_both_backends_draw_the_same_masks():
-    overlap = bench.mask_agreement(bench.random_hands(24))
-    assert overlap.min() >= 0.99
+    hands = random_hands(24)
+    with torch.no_grad():
+        vertices = hands.vertices()
+    drawn = [silhouette(vertices, hands.hand.faces, hands.camera, 128, name) for name in BOTH]
+    assert overlap(*drawn).min() >= 0.99
 
 
 def test_both_backends_pull_the_same_way():
-    cosines = bench.gradient_agreement(bench.random_hands(16))
+    cosines = gradient_agreement(random_hands(16))
     assert cosines["camera"].median() >= 0.9
     assert cosines["pose"].median() >= 0.9
+
+
+def finite_differences(hands, backend, size=64, step=0.5, seed=0):
+    """Slopes of a smooth function of the picture: by the gradient, and by differences.
+
+    A picture is made of pixels, so a difference over much less than one pixel sees single pixels
+    switch; over half a pixel, and over many hands, it measures the slope.
+
+    Args:
+        step: pixels, half of what a difference moves the hand's rim.
+        seed: of the random weights of the picture.
+
+    Returns:
+        two (7, B) tensors: gradient and difference, for scale, tx, ty, turns about the three axes,
+        and the curl of all fingers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(len(hands.camera), 1, 5, 5, generator=generator)
+    weights = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")[:, 0]
+    with torch.no_grad():
+        start = hands.vertices()
+        middle = (start.amin(1, keepdim=True) + start.amax(1, keepdim=True)) / 2
+    curl = torch.zeros(45)
+    curl[2::3] = 1
+
+    def value(amounts):
+        turned = (
+            hands.vertices(hands.hand_pose + amounts[:, 6:] * curl) - middle
+        ) @ batch_rodrigues(amounts[:, 3:6]).transpose(1, 2) + middle
+        change = torch.cat([hands.camera[:, :1] * amounts[:, :1], amounts[:, 1:3]], dim=1)
+        drawn = silhouette(turned, hands.hand.faces, hands.camera + change, size, backend)
+        return (drawn * weights).sum((1, 2))
+
+    amounts = torch.zeros(len(weights), 7, requires_grad=True)
+    value(amounts).sum().backward()
+    differences = []
+    with torch.no_grad():
+        for column in range(7):
+            moved = torch.zeros(7)
+            moved[column] = step * 2 / size
+            differences.append(
+                (value(amounts + moved) - value(amounts - moved)) / (2 * moved.sum())
+            )
+    return amounts.grad.T, torch.stack(differences)
 
 
 @pytest.mark.parametrize(
     ("backend", "count", "least"), [("deodr", 100, 0.95), ("pytorch3d", 8, 0.7)]
 )
 def test_gradients_agree_with_finite_differences(backend, count, least):
-    gradient, difference = bench.finite_differences(bench.random_hands(count, seed=1), backend)
+    gradient, difference = finite_differences(random_hands(count, seed=1), backend)
     cosine = torch.nn.functional.cosine_similarity(gradient, difference)
     assert cosine.min() >= least
     slope = (gradient * difference).sum(1) / (gradient**2).sum(1)
@@ -292,30 +346,30 @@ def test_gradients_agree_with_finite_differences(backend, count, least):
 
 
 def test_fits_from_fifty_random_starts_converge():
-    hands = bench.random_hands(50, seed=2)
+    hands = random_hands(50, seed=2)
     with torch.no_grad():
         vertices = hands.vertices()
-    before, after = bench.fit_from_random_starts(vertices, hands.hand.faces, hands.camera, "deodr")
+    before, after = fit_from_random_starts(vertices, hands.hand.faces, hands.camera, "deodr")
     assert before.mean() < 0.7  # or the test would show nothing
     assert after.min() >= 0.97
 
 
 def test_fits_with_pytorch3d_converge():
-    """PyTorch3D is too slow for fifty hands here (`make bench` has them): a few simpler bodies."""
+    """PyTorch3D is too slow for fifty hands here: a few simpler bodies."""
     vertices, faces = ball(4, level=1)
     bent = vertices * (torch.rand(4, 1, 3, generator=torch.Generator().manual_seed(0)) + 0.3)
     bent[..., 0] += 4 * bent[..., 1] ** 2
     camera = cameras((7, 0, 0)).expand(4, 3)
-    before, after = bench.fit_from_random_starts(bent, faces, camera, "pytorch3d")
+    before, after = fit_from_random_starts(bent, faces, camera, "pytorch3d")
     assert before.mean() < 0.75
     assert after.min() >= 0.97
 
 
 def test_random_hands_are_seeded_and_fill_the_image():
-    one, same, other = (bench.random_hands(3, seed=s) for s in (1, 1, 2))
+    one, same, other = (random_hands(3, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.hand_pose, same.hand_pose) and not torch.equal(one.betas, other.betas)
     xy = one.camera[:, None, :1] * one.vertices()[..., :2] + one.camera[:, None, 1:]
-    torch.testing.assert_close(xy.abs().amax((1, 2)), torch.full((3,), bench.FILL))
+    torch.testing.assert_close(xy.abs().amax((1, 2)), torch.full((3,), FILL))
 
 
 # --------------------------------------------------------------------------- bad input and backends
