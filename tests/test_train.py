@@ -209,7 +209,7 @@ def test_a_kill_while_saving(unbroken, crops, tmp_path, monkeypatch, lost):
 
 
 def test_pre_training_comes_once_and_before_the_first_image(crops, tmp_path, monkeypatch):
-    settings = tiny_settings({"places": True}, lift_steps=2, lift_beside=2)
+    settings = tiny_settings({"joint_features": True}, lift_steps=2, lift_beside=2)
     whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
     with monkeypatch.context() as patched:
         patched.setattr(Run, "step", dying(5))
