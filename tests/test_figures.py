@@ -1,6 +1,7 @@
 """Every figure from saved results alone: its four files, its numbers, and its words."""
 
 import dataclasses
+import shutil
 
 import matplotlib
 
@@ -18,7 +19,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict, protocols, scores
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.report import figures
+from hamr_lib.report import curves, figures, meshes
 
 SETTINGS = small_settings()
 
@@ -75,7 +76,8 @@ def test_plotted_numbers_are_those_of_the_lines(results):
             rows = data[(data.dataset == dataset) & (data.method == method)]
             np.testing.assert_allclose(line.get_xdata(), rows.threshold, rtol=1e-5)
             np.testing.assert_allclose(line.get_ydata(), rows.pck, rtol=1e-5)
-            assert f"{rows.value.iloc[0]:.3f}" in [t.get_text() for t in ax.texts]
+            name = f"{scores.LABELS[method]} {rows.value.iloc[0]:.3f}"
+            assert name in [t.get_text() for t in ax.texts]
     scored = scores.read_rows(results / "metrics.csv").query("metric == 'auc'")
     scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
     found = data.drop_duplicates(["dataset", "method"]).set_index(["dataset", "method"]).value
@@ -99,6 +101,18 @@ def test_published_numbers_stand_under_real_sets_only(results, tmp_path, monkeyp
     assert sum(len(ax.get_lines()) for ax in fig.axes) == 3  # published numbers are no curves
     assert any("Zimmermann & Brox 0.948" in t.get_text() for t in fig.axes[0].texts)
     assert "stand-in" not in (tmp_path / "figures" / "fig6_pck_3d.md").read_text()
+
+
+def test_fig_6_shows_the_best_methods(results, tmp_path):
+    """Eight methods, the seventh and eighth with the lowest AUC, whose names are not drawn."""
+    (tmp_path / "runs").symlink_to(results / "runs")
+    for name in ("hmr", "pavlakos", "bodynet", "iqbal", "smplify", "mean-pose"):
+        quality = "untrained" if name in ("smplify", "mean-pose") else "mean-pose"
+        shutil.copytree(results / "comparisons" / quality, tmp_path / "comparisons" / name)
+    shutil.copytree(results / "comparisons" / "mean-pose", tmp_path / "comparisons" / "boukhayma")
+    for ax in figures.fig6(tmp_path, SETTINGS).axes:
+        assert len(ax.get_lines()) == len(ax.texts) == curves.LINES
+        assert not any("SMPLify" in t.get_text() or "mean" in t.get_text() for t in ax.texts)
 
 
 def test_the_ablations_are_means_over_seeds(results):
@@ -129,8 +143,8 @@ def test_a_left_hand_is_shown_as_a_left_hand(results):
     found = predict.load_predictions(path)
     assert found["mirrored"].all()
     for what in ("image", "overlay", "left", "mesh"):
-        shown = figures._tile(found, 0, what)
-        straight = figures._tile(found | {"mirrored": ~found["mirrored"]}, 0, what)
+        shown = meshes._tile(found, 0, what)
+        straight = meshes._tile(found | {"mirrored": ~found["mirrored"]}, 0, what)
         np.testing.assert_array_equal(shown, straight[:, ::-1])
 
 
@@ -138,11 +152,11 @@ def test_an_overlay_lies_where_the_camera_says(results):
     """Blue where the mesh projects to, and the photo where it does not."""
     path = predict.predictions_path(results / "runs" / "main", "open-rhd")
     found = predict.load_predictions(path)
-    overlay, image = (figures._tile(found, 0, what) for what in ("overlay", "image"))
+    overlay, image = (meshes._tile(found, 0, what) for what in ("overlay", "image"))
     changed = np.abs(overlay - image).max(-1) > 0.1
     flat = 9.0 * found["example_vertices"][0][:, :2] + [0, 0.7]
-    pixels = ((flat + 1) * figures.TILE - 1) / 2
-    inside = (pixels > 2).all(1) & (pixels < figures.TILE - 3).all(1)
+    pixels = ((flat + 1) * meshes.TILE - 1) / 2
+    inside = (pixels > 2).all(1) & (pixels < meshes.TILE - 3).all(1)
     low, high = pixels[inside].min(0), pixels[inside].max(0)
     rows, columns = np.nonzero(changed)
     assert abs(columns.min() - low[0]) < 3 and abs(columns.max() - high[0]) < 3
@@ -152,7 +166,7 @@ def test_an_overlay_lies_where_the_camera_says(results):
 def test_labels_never_overlap():
     fig, ax = plt.subplots()
     ends = [(y, str(y), "k") for y in (0.99, 0.985, 0.98, 0.2, 0.19, 1.0, 0.0)]
-    figures._label_ends(ax, ends)
+    curves._label_ends(ax, ends)
     places = sorted(t.xyann[1] for t in ax.texts)
     assert np.diff(places).min() > 0.0849 and places[0] >= 0 and places[-1] <= 1 + 1e-9
     order = [float(t.get_text()) for t in sorted(ax.texts, key=lambda t: t.xyann[1])]

@@ -1,5 +1,9 @@
-"""Tables from saved results: each as CSV, Markdown and LaTeX, and as the DataFrame it shows."""
+"""Tables from saved results: each as CSV, Markdown and LaTeX, and as the DataFrame it shows.
 
+In Markdown and LaTeX, results on several data sets are one table a set, a method a row.
+"""
+
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,34 +12,48 @@ import pandas as pd
 from hamr_lib.baselines import departures
 from hamr_lib.data.photographs import TITLE
 from hamr_lib.errors import HamrError
-from hamr_lib.evaluation import metrics
-from hamr_lib.evaluation.predict import load_predictions
-from hamr_lib.evaluation.protocols import THRESHOLDS
 from hamr_lib.evaluation.scores import (
     METRICS,
-    errors_3d,
     is_stand_in,
-    main_protocol,
-    protocol_name,
     published,
     read_rows,
     score,
 )
 from hamr_lib.files import read_json, write_aside
+from hamr_lib.report.results import (
+    ablation_differences,
+    intervals_over,
+    method_folders,
+    paired_difference,
+    run_predictions,
+    variant_predictions,
+)
+from hamr_lib.report.style import STAND_IN
 from hamr_lib.variants import CLAIMS, LABELS, VARIANTS
 
-STAND_IN = (
-    "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
-    "sets."
-)
+MAIN = ("auc", "epe_mean", "auc_2d", "miou")  # where a table has columns of another kind, too
+SET = "data set"
+LOCALISER = {
+    "hands_found": "hands found",
+    "finds_right": "finds that are hands",
+    "box_iou": "box IoU of those found",
+    "side_accuracy": "side right",
+}
 
 HEADLINE = ("auc", "auc_hand3d", "auc_2d", "miou")
 
 
-def write_table(table, caption, out_dir, name):
-    """Write a table as `<name>.csv`, `.md` and `.tex`, each aside and renamed; returns it.
+def write_table(table, caption, out_dir, name, by=None):
+    """Write a table as `<name>.csv`, `.md` and `.tex`, each aside and renamed.
 
-    The caption of a table that names a stand-in is completed by what that means.
+    A caption that names a stand-in is completed by what that means.
+
+    Args:
+        by: column by whose values Markdown and LaTeX are split into tables, each without the
+            columns that are empty in it; None keeps one table.
+
+    Returns:
+        The table as written to the CSV file: missing cells are "-".
     """
     table = table.fillna("-").reset_index(drop=True)
     text = table.astype(str)
@@ -45,13 +63,32 @@ def write_table(table, caption, out_dir, name):
     with write_aside(out_dir / f"{name}.csv") as aside:
         table.to_csv(aside, index=False)
     with write_aside(out_dir / f"{name}.md") as aside:
-        rows = [list(text.columns), ["---"] * text.shape[1], *text.to_numpy().tolist()]
-        lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows]
-        aside.write_text("\n".join(lines) + f"\n\n{caption}\n")
+        pages = [
+            (f"**{title}**\n\n" if title else "")
+            + part.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+            for title, part in _pages(text, by)
+        ]
+        aside.write_text("\n\n".join([*pages, caption]) + "\n")
     with write_aside(out_dir / f"{name}.tex") as aside:
-        escaped = text.map(_latex).rename(columns=_latex)
-        aside.write_text(escaped.to_latex(index=False, escape=False, caption=_latex(caption)))
+        pages = []
+        for title, part in _pages(text, by):
+            about = _latex(f"{title}. {caption}" if title else caption)
+            pages.append(part.to_latex(index=False, escape=True, caption=about))
+        aside.write_text("\n".join(pages))
     return table
+
+
+def _pages(text, by):
+    """Yield (title, table) of each part of a table."""
+    if by is None:
+        yield None, text
+        return
+    for title, part in text.groupby(by, sort=False):
+        yield title, part.loc[:, (part != "-").any()].drop(columns=by)
+
+
+def _latex(text):
+    return re.sub(r"([&%_#])", r"\\\1", text)
 
 
 def results(results_dir):
@@ -61,16 +98,17 @@ def results(results_dir):
     """
     results_dir = Path(results_dir)
     rows = read_rows(results_dir / "metrics.csv")
-    shown = _wide(_of_the_study(rows[rows.source == "measured"]), hand3d=True)
+    shown = _wide(_of_the_study(rows[rows.source == "measured"]))
     shown = shown.rename(columns={METRICS["auc"]: f"{METRICS['auc']}, our reading"})
     caption = (
-        "Results of this study, all measured by us, with 95 % bootstrap intervals over images. "
-        "3-D AUC twice: under our reading of the paper's protocol (20-50 mm, wrists or labelled "
-        "fingertips aligned, no scaling), and as the code of Zimmermann & Brox (hand3d) scores, "
-        "which published numbers follow: palm aligned, scaled by one bone, visible joints only, "
-        "21-50 mm; it has no protocol for Dexter+Object. 2-D AUC over 0-30 pixels of the photo."
+        "Results of this study, all measured by us; brackets: 95 % bootstrap intervals over "
+        "images. 3-D AUC twice: under our reading of the paper's protocol (20-50 mm, wrists or "
+        "labelled fingertips aligned, no scaling), and as the code of Zimmermann & Brox (hand3d) "
+        "scores, which published numbers follow: palm aligned, scaled by one bone, visible joints "
+        "only, 21-50 mm; it has no protocol for Dexter+Object. 2-D AUC over 0-30 pixels of the "
+        "photo."
     )
-    return write_table(shown, caption, results_dir / "tables", "results")
+    return write_table(shown, caption, results_dir / "tables", "results", by=SET)
 
 
 def headline(results_dir):
@@ -79,7 +117,7 @@ def headline(results_dir):
     rows = read_rows(results_dir / "metrics.csv")
     rows = rows[(rows.source == "measured") & (rows.method == "main")]
     rows = rows[rows.metric.isin(HEADLINE)]
-    shown = _wide(_of_the_study(rows), hand3d=True).drop(columns="method")
+    shown = _wide(_of_the_study(rows)).drop(columns="method")
     shown = shown.rename(columns={METRICS["auc"]: f"{METRICS['auc']}, our reading"})
     caption = (
         "The trained network, measured by this study, with 95 % bootstrap intervals over images. "
@@ -92,9 +130,9 @@ def headline(results_dir):
 def literature(results_dir):
     """What others report for the real sets, with where it stands and what could be checked."""
     table = published()[["dataset", "method", "metric", "value", "protocol", "where", "checked"]]
-    table = table.replace({"metric": METRICS})
+    table = table.replace({"metric": METRICS}).rename(columns={"dataset": SET})
     caption = "Published numbers on the real sets. None of them was measured by this study."
-    return write_table(table, caption, Path(results_dir) / "tables", "published")
+    return write_table(table, caption, Path(results_dir) / "tables", "published", by=SET)
 
 
 def table1(results_dir):
@@ -108,11 +146,11 @@ def table1(results_dir):
     table = pd.concat([measured, rows[rows.source == "published"]])
     table = pd.DataFrame({
         "source": table.source,
-        "data set": table.dataset,
+        SET: table.dataset,
         "method": table.method.replace(LABELS),
         "mIoU": [_value(row) for row in table.itertuples()],
         "protocol": table.protocol,
-    }).sort_values(["source", "data set", "mIoU"], kind="stable")  # fmt: skip
+    }).sort_values(["source", SET, "mIoU"], kind="stable")  # fmt: skip
     caption = (
         "Table 1. Overlap of the predicted mask (of HAMR: the projected mesh) with the hand's "
         "labelled mask: measured by this study (mean over images, with its 95 % interval), and as "
@@ -146,18 +184,18 @@ def ablations(results_dir, settings):
     Values are means over seeds with 95 % intervals over images and seeds, and so is the difference
     of the 3-D AUC, paired by image and seed; beside it stands that of each seed.
     """
-    runs = _ablation_runs(results_dir, settings)
+    runs = variant_predictions(results_dir, ("full", *settings.study.ablations), settings)
     scored = [
         score(sets[name], settings.evaluate) for name in runs["full"] for sets in runs.values()
     ]
-    table = _wide(pd.concat(scored))
+    table = _wide(pd.concat(scored), MAIN)
     gains = ablation_differences(results_dir, settings)
     gains = gains.set_index([gains.dataset, gains.variant.replace(LABELS)])
     own = [
         (_signed(gains.loc[key]), ", ".join(f"{one:+.3f}" for one in gains.loc[key, "each"]))
         if key in gains.index
         else ("-", "-")
-        for key in zip(table["data set"], table.method, strict=True)
+        for key in zip(table[SET], table.method, strict=True)
     ]
     table["3-D AUC minus the full model's"], table["of each seed"] = zip(*own, strict=True)
     caption = (
@@ -165,7 +203,7 @@ def ablations(results_dir, settings):
         f"95 % intervals over {intervals_over(settings)}, and the difference to the full model of "
         "the same budget and seed."
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "ablations")
+    return write_table(table, caption, Path(results_dir) / "tables", "ablations", by=SET)
 
 
 def claims(results_dir, settings):
@@ -174,7 +212,7 @@ def claims(results_dir, settings):
     A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
 
     Returns:
-        the table; an empty one, and nothing written, where a study asks for none of the four.
+        The table; an empty one, and nothing written, where a study asks for none of the four.
     """
     caption = (
         "The paper's claims about its parts (its Fig. 8), and what leaving each out does here:"
@@ -185,10 +223,10 @@ def claims(results_dir, settings):
 
 
 def choices(results_dir, settings):
-    """What each choice changes that the paper leaves open, and each departure of a profile's.
+    """What each choice changes that the paper leaves open, and each deviation of a profile's.
 
     Returns:
-        the table, as `claims` gives it; an empty one, and nothing written, where a study asks for
+        The table, as `claims` gives it; an empty one, and nothing written, where a study asks for
         no ablations but the paper's four.
     """
     named = {name: LABELS[name] for name in settings.study.ablations if name not in CLAIMS}
@@ -217,40 +255,14 @@ def _verdicts(results_dir, settings, named, title, how, caption, name):
     return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", name)
 
 
-def intervals_over(settings):
-    """What the ablations' intervals reach over, in words."""
-    seeds = len(settings.study.ablation_seeds)
-    return f"images and {seeds} seeds" if seeds > 1 else "the images of one seed (not over seeds)"
-
-
-def ablation_differences(results_dir, settings):
-    """What each ablation does to the 3-D AUC under the main protocol, set by set.
-
-    Returns:
-        DataFrame, a row a set and variant: dataset, variant, protocol, and of the variant's AUC
-        minus the full model's `difference`, `ci_low`, `ci_high` and `each`, a list with a
-        difference a seed.
-    """
-    runs = _ablation_runs(results_dir, settings)
-    rows = []
-    for dataset, full in runs["full"].items():
-        name = protocol_name(main_protocol(full[0]).name, full[0])
-        for variant in settings.study.ablations:
-            test = _paired(runs[variant][dataset], full, settings)
-            kept = {key: test[key] for key in ("difference", "ci_low", "ci_high", "each")}
-            rows.append({"dataset": dataset, "variant": variant, "protocol": name, **kept})
-    return pd.DataFrame(rows)
-
-
 def comparisons(results_dir, settings):
     """The methods of `comparisons/` beside the network, with paired differences to HAMR.
 
     The difference is to HAMR with the comparisons' budget; where that was not run, to the main
-    run, as the column's title says. What a method stands for, how it departs from it and what it
+    run, as the column's title says. What a method stands for, how it deviates from it and what it
     costs is written as a second table, `methods`.
     """
-    results_dir = Path(results_dir)
-    folders = {"main": results_dir / "runs" / "main"} | comparison_folders(results_dir)
+    folders = method_folders(results_dir)
     methods = {name: run_predictions(folder) for name, folder in folders.items()}
     if len(methods) == 1:
         raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
@@ -262,73 +274,53 @@ def comparisons(results_dir, settings):
             if scored.empty:  # a method of masks alone has no row on a set without them
                 continue
             rows.append(scored)
-            test = _paired([methods[ours][dataset]], [found[dataset]], settings)
-            # Nothing to compare: no joints, or the very method that the others are compared with.
+            test = paired_difference([methods[ours][dataset]], [found[dataset]], settings)
             alike = test is None or found is methods[ours]
             gains.append(("-", "-") if alike else (_signed(test), f"{test['p_value']:.2g}"))
-    table = _wide(pd.concat(rows))
+    table = _wide(pd.concat(rows), MAIN)
     title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
     table[title], table["p"] = zip(*gains, strict=True)
-    costs = _costs(folders, settings)
-    for place, column in enumerate(costs, start=2):
-        table.insert(place, column, table.method.map(costs[column]))
     caption = (
         "Other methods on the same crops under the same protocol, each rebuilt by us and trained "
         f"for {settings.study.comparison_steps} steps (HAMR's main run: {settings.train.steps}). "
-        "Differences are paired by image; p from a Wilcoxon signed-rank test. Seconds and "
-        "milliseconds were taken on whatever else the machine did meanwhile. How each departs from "
-        "the work whose name it has: table `methods`."
+        "Differences are paired by image; p from a Wilcoxon signed-rank test. What each costs and "
+        "how it deviates from the work whose name it has: table `methods`."
     )
-    _methods(folders, costs, results_dir)
-    return write_table(table, caption, results_dir / "tables", "comparisons")
+    out_dir = Path(results_dir) / "tables"
+    _write_methods(folders, settings, out_dir)
+    return write_table(table, caption, out_dir, "comparisons", by=SET)
 
 
-def comparison_folders(results_dir):
-    """Name -> folder of each comparison that was scored, in the order of `LABELS`."""
-    folder = Path(results_dir) / "comparisons"
-    return {name: folder / name for name in LABELS if (folder / name / "metrics.csv").is_file()}
-
-
-def _costs(folders, settings):
-    """What each method costs, indexed by its label: text, "-" where it was not recorded."""
-    rows = {}
-    for name, folder in folders.items():
-        row = dict.fromkeys(("parameters (M)", "GFLOP an image", "fit (s)", "ms an image"), "-")
-        if (folder / "cost.json").is_file():
-            cost = read_json(folder / "cost.json")
-            row["parameters (M)"] = f"{cost['parameters'] / 1e6:.2f}"
-            row["GFLOP an image"] = f"{cost['gflop']:.2f}"
-            row["ms an image"] = f"{cost['ms_an_image']:.3g}"
-        if (folder / "log.csv").is_file():
-            log = pd.read_csv(folder / "log.csv")
-            images = log.step.diff().fillna(log.step) * settings.train.batch_size
-            row["fit (s)"] = f"{(images / log.images_per_second).sum():.0f}"
-        rows[LABELS.get(name, name)] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _methods(folders, costs, results_dir):
-    """The second table of `comparisons`: what each method is."""
-    known = [folder for folder in folders.values() if (folder / "about.json").is_file()]
-    if not known:
+def _write_methods(folders, settings, out_dir):
+    """Write the second table of `comparisons`: what each method is, and what it costs."""
+    folders = {name: path for name, path in folders.items() if (path / "about.json").is_file()}
+    if not folders:
         return
-    table = departures(known)
-    for place, column in enumerate(costs, start=3):
-        table.insert(place, column, table.method.map(costs[column]))
+    table = departures(list(folders.values()))
+    costs = pd.DataFrame([_costs(folder, settings) for folder in folders.values()])
+    table = pd.concat([table.iloc[:, :3], costs, table.iloc[:, 3:]], axis=1)
     caption = (
         "The methods compared: what each stands for, what it costs (parameters; floating-point "
         "operations of one image, drawing not counted; training without validation; answering a "
-        "batch), and how it departs from that work. None uses the authors' code or weights."
+        "batch, on a machine that may have done other work meanwhile), and how it deviates from "
+        "that work. None uses the authors' code or weights."
     )
-    write_table(table, caption, results_dir / "tables", "methods")
+    write_table(table, caption, out_dir, "methods")
 
 
-LOCALISER = {
-    "hands_found": "hands found",
-    "finds_right": "finds that are hands",
-    "box_iou": "box IoU of those found",
-    "side_accuracy": "side right",
-}
+def _costs(folder, settings):
+    """What a method costs, as text; "-" where it was not recorded."""
+    row = dict.fromkeys(("parameters (M)", "GFLOP an image", "fit (s)", "ms an image"), "-")
+    if (folder / "cost.json").is_file():
+        cost = read_json(folder / "cost.json")
+        row["parameters (M)"] = f"{cost['parameters'] / 1e6:.2f}"
+        row["GFLOP an image"] = f"{cost['gflop']:.2f}"
+        row["ms an image"] = f"{cost['ms_an_image']:.3g}"
+    if (folder / "log.csv").is_file():
+        log = pd.read_csv(folder / "log.csv")
+        images = log.step.diff().fillna(log.step) * settings.train.batch_size
+        row["fit (s)"] = f"{(images / log.images_per_second).sum():.0f}"
+    return row
 
 
 def localiser(results_dir):
@@ -337,7 +329,7 @@ def localiser(results_dir):
     rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
     table = rows.pivot(index="dataset", columns="metric", values="text")
     table = table.reindex(columns=list(LOCALISER)).rename(columns=LOCALISER)
-    table = table.rename_axis(columns=None).reset_index().rename(columns={"dataset": "data set"})
+    table = table.rename_axis(columns=None, index=SET).reset_index()
     caption = (
         "Hands found in whole images: the share of hands whose box is overlapped by half, the "
         "share of finds that are on a hand, the mean overlap of those found, and how often their "
@@ -360,46 +352,6 @@ def photographs(results_dir):
     return write_table(table, caption, Path(results_dir) / "tables", "photographs")
 
 
-def run_predictions(folder):
-    """Display name of a set -> predictions, of one run's folder; an error where there are none."""
-    paths = sorted(Path(folder).glob("predictions-*.npz"))
-    if not paths:
-        raise HamrError(f"{folder} holds no predictions-*.npz: run the evaluation first")
-    found = [load_predictions(path) for path in paths]
-    return dict(sorted(((str(p["dataset"]), p) for p in found), key=lambda item: _order(item[0])))
-
-
-def variant_runs(results_dir, variant, settings):
-    """Display name of a set -> list of predictions, one a seed of the ablations."""
-    seeds = [
-        run_predictions(Path(results_dir) / "runs" / f"{variant}-s{seed}")
-        for seed in settings.study.ablation_seeds
-    ]
-    return {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
-
-
-def _ablation_runs(results_dir, settings):
-    """Variant -> what `variant_runs` gives, the full model first."""
-    variants = ("full", *settings.study.ablations)
-    return {variant: variant_runs(results_dir, variant, settings) for variant in variants}
-
-
-def _order(dataset):
-    """The order in which sets are shown, as in the paper: STB, RHD, Dexter+Object."""
-    kind = dataset.lower().removeprefix("open-")
-    return [kind.startswith(name) for name in ("stb", "rhd", "dexter")].index(True), dataset
-
-
-def _paired(runs_a, runs_b, settings):
-    """`metrics.paired_test` of predictions under their main protocol; None without joints."""
-    protocol = main_protocol(runs_a[0])
-    a, b = ([errors_3d(run, protocol) for run in runs] for runs in (runs_a, runs_b))
-    if np.isnan(a).all() or np.isnan(b).all():
-        return None  # a method that gives no joints
-    thresholds = THRESHOLDS[protocol.thresholds]
-    return metrics.paired_test(a, b, thresholds, settings.evaluate.bootstrap)
-
-
 def _signed(test):
     """A difference with its interval, from a paired test or a row of `ablation_differences`."""
     return f"{test['difference']:+.3f} [{test['ci_low']:+.3f}, {test['ci_high']:+.3f}]"
@@ -417,28 +369,21 @@ def _of_the_study(rows):
     return rows[~rows.method.isin([*VARIANTS, "localiser"]) & (rows.dataset != TITLE)]
 
 
-def _wide(rows, hand3d=False):
-    """Long rows to one row a set and method, one column a metric; hand3d's only if asked for."""
-    rows = rows[hand3d | (rows.metric != "auc_hand3d")]
+def _wide(rows, metrics=tuple(METRICS)):
+    """Long rows to one row a set and method, one column a metric that any of them has."""
     rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
     wide = rows.pivot(index=["dataset", "method"], columns="metric", values="text")
-    wide = wide.reindex(columns=[m for m in METRICS if m in wide]).rename(columns=METRICS)
+    wide = wide.reindex(columns=[m for m in metrics if m in wide]).rename(columns=METRICS)
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[["dataset", "method"]].drop_duplicates()))
     wide = wide.rename_axis(columns=None).reset_index()
     wide["method"] = wide.method.replace(LABELS)
-    return wide.rename(columns={"dataset": "data set"})
+    return wide.rename(columns={"dataset": SET})
 
 
 def _value(row):
-    digits = 1 if row.metric.startswith("epe") else 3
-    text = f"{row.value:.{digits}f}"
+    """A number as text. Errors in mm or pixels stand without the interval that metrics.csv has."""
+    if row.metric.startswith("epe"):
+        return f"{row.value:.1f}"
     if np.isnan(row.ci_low):
-        return text
-    return f"{text} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
-
-
-def _latex(text):
-    for mark, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"),
-                          ("#", r"\#"), (">=", r"$\ge$")):  # fmt: skip
-        text = text.replace(mark, escaped)
-    return text
+        return f"{row.value:.3f}"
+    return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"

@@ -1,0 +1,117 @@
+"""The saved predictions of a study by method, data set and seed, and the differences they show."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hamr_lib.errors import HamrError
+from hamr_lib.evaluation import metrics
+from hamr_lib.evaluation.predict import load_predictions
+from hamr_lib.evaluation.protocols import THRESHOLDS
+from hamr_lib.evaluation.scores import errors_3d, main_protocol, protocol_name
+from hamr_lib.variants import LABELS
+
+KINDS = ("stb", "rhd", "dexter")  # the paper's order
+
+
+def run_predictions(folder):
+    """Load the predictions of one run.
+
+    Returns:
+        dict of data set (display name) to predictions, in the paper's order of the sets.
+
+    Raises:
+        HamrError: where there are none.
+    """
+    paths = sorted(Path(folder).glob("predictions-*.npz"))
+    if not paths:
+        raise HamrError(f"{folder} holds no predictions-*.npz: run the evaluation first")
+    found = {str(p["dataset"]): p for p in map(load_predictions, paths)}
+    return {name: found[name] for name in sorted(found, key=_rank)}
+
+
+def _rank(dataset):
+    kinds = (i for i, kind in enumerate(KINDS) if _is_kind(dataset, kind))
+    return next(kinds, len(KINDS)), dataset
+
+
+def _is_kind(dataset, kind):
+    return dataset.lower().removeprefix("open-").startswith(kind)
+
+
+def find_set(sets, kind):
+    """Return the display name of the set of a kind ("stb", "rhd", "dexter"), real or stand-in."""
+    for dataset in sets:
+        if _is_kind(dataset, kind):
+            return dataset
+    raise HamrError(f"there are no predictions for {kind!r}, only for {', '.join(sets)}")
+
+
+def method_folders(results_dir):
+    """Return name -> folder of the main run and the scored comparisons, as ordered in `LABELS`."""
+    results_dir = Path(results_dir)
+    others = {name: results_dir / "comparisons" / name for name in LABELS}
+    scored = {name: path for name, path in others.items() if (path / "metrics.csv").is_file()}
+    return {"main": results_dir / "runs" / "main"} | scored
+
+
+def method_predictions(results_dir):
+    """Load name -> `run_predictions` of the main run and the comparisons."""
+    return {name: run_predictions(path) for name, path in method_folders(results_dir).items()}
+
+
+def variant_predictions(results_dir, variants, settings):
+    """Load the predictions of ablations.
+
+    Returns:
+        dict of variant to dict of data set to a list of predictions, one a training seed.
+    """
+    runs = {}
+    for variant in variants:
+        names = [f"{variant}-s{seed}" for seed in settings.study.ablation_seeds]
+        seeds = [run_predictions(Path(results_dir) / "runs" / name) for name in names]
+        runs[variant] = {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
+    return runs
+
+
+def paired_difference(runs_a, runs_b, settings):
+    """Compare the 3-D AUC of two methods on the same images, see `metrics.paired_test`.
+
+    Args:
+        runs_a, runs_b: predictions of one set, one a seed.
+
+    Returns:
+        The test's dict; None where one of the methods gives no joints.
+    """
+    protocol = main_protocol(runs_a[0])
+    a, b = ([errors_3d(run, protocol) for run in runs] for runs in (runs_a, runs_b))
+    if np.isnan(a).all() or np.isnan(b).all():
+        return None
+    thresholds = THRESHOLDS[protocol.thresholds]
+    return metrics.paired_test(a, b, thresholds, settings.evaluate.bootstrap)
+
+
+def ablation_differences(results_dir, settings):
+    """Compare each ablation's 3-D AUC with that of the full model, set by set.
+
+    Returns:
+        DataFrame, a row a set and variant: dataset, variant, protocol, and of the variant's AUC
+        minus the full model's `difference`, `ci_low`, `ci_high` and `each`, a list with a
+        difference a seed.
+    """
+    runs = variant_predictions(results_dir, ("full", *settings.study.ablations), settings)
+    rows = []
+    for dataset, full in runs["full"].items():
+        protocol = protocol_name(main_protocol(full[0]).name, full[0])
+        for variant in settings.study.ablations:
+            test = paired_difference(runs[variant][dataset], full, settings)
+            kept = {key: test[key] for key in ("difference", "ci_low", "ci_high", "each")}
+            rows.append({"dataset": dataset, "variant": variant, "protocol": protocol, **kept})
+    return pd.DataFrame(rows)
+
+
+def intervals_over(settings):
+    """Say what the ablations' intervals are taken over."""
+    seeds = len(settings.study.ablation_seeds)
+    return f"images and {seeds} seeds" if seeds > 1 else "the images of one seed (not over seeds)"

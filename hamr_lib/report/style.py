@@ -1,0 +1,86 @@
+"""The look of the figures, and their files: PDF, PNG, the plotted numbers and the caption."""
+
+import functools
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from hamr_lib.evaluation.scores import is_stand_in
+from hamr_lib.files import write_aside
+
+STAND_IN = (
+    "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
+    "sets."
+)
+
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,  # text stays text
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+}
+# Okabe and Ito's colour-blind safe colours, without the yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+WIDTH = 7.2  # inches, both columns of a page
+
+
+def save_figure(fig, data, caption, out_dir, name):
+    """Write a figure as `<name>.pdf`, `.png`, `.csv` and `.md`, each aside and renamed.
+
+    Args:
+        fig: matplotlib figure.
+        data: DataFrame, exactly what is plotted. Where its column `dataset` holds a stand-in, the
+            caption is completed by what that means.
+        caption: Markdown.
+        out_dir: None writes nothing.
+
+    Returns:
+        `fig`.
+    """
+    if out_dir is None:
+        return fig
+    out_dir = Path(out_dir)
+    if "dataset" in data and data.dataset.map(is_stand_in).any():
+        caption = f"{caption} {STAND_IN}"
+    with write_aside(out_dir / f"{name}.pdf") as aside:  # without a date: the same every time
+        fig.savefig(aside, metadata={"CreationDate": None}, bbox_inches="tight", pad_inches=0.02)
+    with write_aside(out_dir / f"{name}.png") as aside:
+        fig.savefig(aside, bbox_inches="tight", pad_inches=0.02)
+    with write_aside(out_dir / f"{name}.csv") as aside:
+        data.to_csv(aside, index=False, float_format="%.6g")
+    with write_aside(out_dir / f"{name}.md") as aside:
+        aside.write_text(caption + "\n")
+    return fig
+
+
+def styled(draw):
+    """Draw under `STYLE`.
+
+    Not by `plt.rc_context`, which afterwards puts back all settings: among them those by which
+    Jupyter, at a notebook's first figure, sees to it that figures are shown.
+    """
+
+    @functools.wraps(draw)
+    def drawn(*args, **kwargs):
+        before = {name: plt.rcParams[name] for name in STYLE}
+        plt.rcParams.update(STYLE)
+        try:
+            return draw(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
+
+    return drawn
+
+
+def set_title(dataset):
+    """Return a set's name as a title, which tells a stand-in."""
+    return f"{dataset} (rendered stand-in)" if is_stand_in(dataset) else dataset
