@@ -20,6 +20,7 @@ from hamr_lib.evaluation import predict, protocols, scores
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.report import curves, figures, meshes
+from hamr_lib.variants import LABELS
 
 SETTINGS = small_settings()
 
@@ -76,7 +77,7 @@ def test_plotted_numbers_are_those_of_the_lines(results):
             rows = data[(data.dataset == dataset) & (data.method == method)]
             np.testing.assert_allclose(line.get_xdata(), rows.threshold, rtol=1e-5)
             np.testing.assert_allclose(line.get_ydata(), rows.pck, rtol=1e-5)
-            name = f"{scores.LABELS[method]} {rows.value.iloc[0]:.3f}"
+            name = f"{LABELS[method]} {rows.value.iloc[0]:.3f}"
             assert name in [t.get_text() for t in ax.texts]
     scored = scores.read_rows(results / "metrics.csv").query("metric == 'auc'")
     scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
