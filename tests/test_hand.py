@@ -9,6 +9,7 @@ import smplx
 import torch
 from scipy.spatial.transform import Rotation
 
+from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.hand import anatomy
 from hamr_lib.hand.layer import MANO_TIPS, Hand, load_hand, mirrored
@@ -317,7 +318,7 @@ class TestMano:
 
     def test_missing(self, tmp_path):
         with pytest.raises(HamrError, match=r"raw/mano/MANO_RIGHT.pkl is missing: .*mano.is.tue"):
-            load_hand("mano", root=tmp_path)
+            load_hand(load_settings("paper").hand.model, root=tmp_path)  # never another hand
 
     def test_truncated(self, mano, tmp_path):
         path = mano(made_up_mano())
