@@ -5,10 +5,11 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from hamr_lib.errors import HamrError, quoted
@@ -77,6 +78,26 @@ def read_json(path):
         raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise HamrError(f"{path} is not JSON: {error}") from error
+
+
+def read_arrays(path: str | Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Read the arrays of a .npz file.
+
+    Raises:
+        HamrError: naming the file, for one that is missing, damaged, or without one of the keys.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise HamrError(f"{path} is missing")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except Exception as error:  # of zip, zlib, the header, memory: what a damaged file ends in
+        raise HamrError(f"{path} is damaged: {str(error)[:200]}") from error
+    for key in keys:
+        if key not in arrays:
+            raise HamrError(f"{path}: expected the array {key!r} in it")
+    return arrays
 
 
 class _Loader(yaml.SafeLoader):

@@ -169,6 +169,22 @@ class Checkpoint(Kind):
             network(torch.zeros(1, 3, network.image_size, network.image_size))
 
 
+class Predictions(Kind):
+    def __init__(self, folder):
+        from hamr_lib.evaluation.predict import REQUIRED
+
+        self.path = folder / "predictions-open-rhd.npz"
+        self.write_values({name: np.zeros((4, 21, 3), np.float32) for name in REQUIRED})
+
+    def write_values(self, values):
+        np.savez(self.path, **values)
+
+    def read(self):
+        from hamr_lib.evaluation.predict import load_predictions
+
+        load_predictions(self.path)
+
+
 class Profile(Kind):
     text = True
 
@@ -185,7 +201,7 @@ class Profile(Kind):
 
 
 KINDS = {kind.__name__.lower(): kind for kind in (
-    Png, Jpeg, Annotations, Mano, Mat, Dexter, Checkpoint, Profile
+    Png, Jpeg, Annotations, Mano, Mat, Dexter, Checkpoint, Predictions, Profile
 )}  # fmt: skip
 
 

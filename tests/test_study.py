@@ -128,20 +128,20 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("goal", ["clean", "reproduce", "help"])
+@pytest.mark.parametrize("goal", ["clean", "reproduce"])
 @pytest.mark.parametrize("way", ["argument", "environment"])
-def test_only_the_name_of_a_profile_reaches_a_shell(tmp_path, name, goal, way):
+def test_only_the_name_of_a_profile_reaches_a_shell(tmp_path, goal, way):
     """Under make -n, which also runs every `$(shell ...)`."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
-    environment = {**os.environ, **({"PROFILE": name} if way == "environment" else {})}
-    command = ["make", "-n", goal, *([f"PROFILE={name}"] if way == "argument" else [])]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode != 0 and "expected one of" in done.stderr
-    assert done.stdout == "" and not (tmp_path / "X").exists()
+    for name in HOSTILE:
+        environment = {**os.environ, **({"PROFILE": name} if way == "environment" else {})}
+        command = ["make", "-n", goal, *([f"PROFILE={name}"] if way == "argument" else [])]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode != 0 and "expected one of" in done.stderr, name
+        assert done.stdout == "" and not (tmp_path / "X").exists(), name
 
 
 def test_cleaning_removes_what_a_profile_made_and_nothing_else(tmp_path):

@@ -32,7 +32,7 @@ import torch
 
 from hamr_lib.camera import pixels_to_crop
 from hamr_lib.errors import HamrError
-from hamr_lib.files import ROOT, digest, read_json, write_aside, write_json
+from hamr_lib.files import ROOT, digest, read_arrays, read_json, write_aside, write_json
 from hamr_lib.joints import NUM_JOINTS, WRIST
 
 CACHE = ROOT / "data" / "cache"
@@ -289,9 +289,8 @@ def load_crops(frames, identity, image_size, augment=None, cache=CACHE, name="cr
     meta = read_json(folder / "meta.json")
     try:
         pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-        with np.load(folder / "labels.npz") as stored:
-            labels = dict(stored)
-    except (OSError, ValueError, EOFError) as error:
+        labels = read_arrays(folder / "labels.npz", ["keys"])
+    except (OSError, ValueError, EOFError, HamrError) as error:
         raise HamrError(f"{folder} is a broken cache: delete it ({error})") from error
     keys = [str(key) for key in labels.pop("keys")]
     rows = np.stack([np.zeros(len(keys), np.int64), np.arange(len(keys))], axis=1)

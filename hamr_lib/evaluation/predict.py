@@ -27,7 +27,6 @@ only what is in photo pixels is mirrored back):
 """
 
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ from hamr_lib.data.crops import EvenBatches
 from hamr_lib.data.stb import ROOT_SHIFTS
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
-from hamr_lib.files import commit, write_aside
+from hamr_lib.files import commit, read_arrays, write_aside
 from hamr_lib.model.heatmaps import heatmap_peaks
 from hamr_lib.render import silhouette
 
@@ -196,18 +195,9 @@ def save_predictions(path, predictions):
 
 def load_predictions(path):
     """Read a predictions dict; a missing, broken or foreign file is a `HamrError`."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise HamrError(f"{path} is missing: run the evaluation first")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            predictions = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise HamrError(f"{path} is no readable predictions file: {error}") from error
-    missing = [name for name in REQUIRED if name not in predictions]
-    if missing:
-        raise HamrError(f"{path} is no predictions file: {missing[0]} is missing from it")
-    return predictions
+    return read_arrays(path, REQUIRED)
 
 
 class Timed:

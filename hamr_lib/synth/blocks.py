@@ -10,7 +10,7 @@ import threadpoolctl
 import torch
 
 from hamr_lib.data import dexter, rhd, stb
-from hamr_lib.files import write_aside
+from hamr_lib.files import read_arrays, write_aside
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.synth import people, scene, skin
 from hamr_lib.synth.things import sample_things
@@ -72,8 +72,7 @@ def labels_path(root: Path, block: Block) -> Path:
 
 def read_labels(root: Path, block: Block) -> dict[str, np.ndarray]:
     """Read the labels of a rendered block."""
-    with np.load(labels_path(root, block)) as stored:
-        return dict(stored)
+    return read_arrays(labels_path(root, block))
 
 
 def render_block(job: tuple) -> int:
