@@ -85,7 +85,7 @@ def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, ca
     blocks.render_block((dataset.root, FACTORS, block))
     other = dataclasses.replace(FACTORS, seed=2)
     assert not sets._begun(dataset, other)
-    assert "rendered anew" in capsys.readouterr().out
+    assert "rendered again" in capsys.readouterr().out
     assert contents(dataset.root) == {}
     blocks.render_block((dataset.root, other, block))
     name = "open-rhd/RHD_published_v2/training/color/00008.png"
