@@ -16,18 +16,18 @@ from hamr_lib.errors import HamrError
 from hamr_lib.joints import BONES
 
 
-def project_weak(points, camera):
-    """Weak perspective, Eq. 4-5: (B, N, 3) metres and (B, 3) camera -> (B, N, 2) crop units."""
+def project_weak(points: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
+    """Project (B, N, 3) metres by a camera (B, 3) to (B, N, 2) crop units, Eq. 4-5."""
     return camera[:, None, :1] * points[..., :2] + camera[:, None, 1:]
 
 
 def offset_in_metres(camera):
-    """The same (B, 3) cameras in the paper's form: s, and t of s (X + t) in metres."""
+    """Convert (B, 3) cameras to the paper's form: s, and t of s (X + t) in metres."""
     return torch.cat([camera[:, :1], camera[:, 1:] / camera[:, :1]], dim=1)
 
 
 def ground_truth_camera(joints_3d, joints_2d, valid=None, scale="projected"):
-    """Estimate the camera of paired labels; the paper's formula for it has no number.
+    """Estimate the camera of paired 2-D and 3-D labels (Section 3.3, not numbered).
 
     The scale is the mean 2-D bone length over a mean 3-D one. The offset is then the mean
     difference between the 2-D joints and the scaled 3-D ones.
@@ -62,13 +62,13 @@ def ground_truth_camera(joints_3d, joints_2d, valid=None, scale="projected"):
 
 
 def project_pinhole(points, K):
-    """Full perspective: (..., N, 3) metres and (..., 3, 3) intrinsics -> (..., N, 2) pixels."""
+    """Project (..., N, 3) metres by pinhole intrinsics (..., 3, 3) to (..., N, 2) pixels."""
     uvw = points @ K.transpose(-1, -2)
     return uvw[..., :2] / uvw[..., 2:]
 
 
 def pixels_to_crop(pixels, center, side):
-    """Pixels of an image -> crop units of the square with this centre and side length.
+    """Convert pixels of an image to crop units of the square with this centre and side.
 
     Args:
         pixels: (..., N, 2) pixels.
@@ -79,12 +79,12 @@ def pixels_to_crop(pixels, center, side):
 
 
 def crop_to_pixels(points, center, side):
-    """The inverse of `pixels_to_crop`."""
+    """Convert crop units to pixels of the image, the inverse of `pixels_to_crop`."""
     return points * side[..., None, None] / 2 + center[..., None, :]
 
 
 def crop_units_to_grid(points, size):
-    """Crop units -> pixel coordinates of that crop drawn at `size` pixels a side."""
+    """Convert crop units to pixel coordinates of that crop, drawn at `size` pixels a side."""
     return ((points + 1) * size - 1) / 2
 
 

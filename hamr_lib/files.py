@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one, and saying which commit wrote them."""
+"""Write files whole or not at all, read JSON and YAML, and name the commit."""
 
 import hashlib
 import json
@@ -62,13 +62,13 @@ def _is_running(process):
     return True
 
 
-def write_json(path, value):
+def write_json(path: Path, value) -> None:
     """Write `value` as indented JSON, aside and renamed."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path):
+def read_json(path: Path):
     """Read JSON; a missing or broken file is a `HamrError` that names it."""
     try:
         return json.loads(Path(path).read_text())
@@ -141,14 +141,14 @@ def read_yaml(path: Path) -> object:
         raise HamrError(f"{path} is not YAML: {reason}") from error
 
 
-def digest(*parts):
-    """A short stable hash of JSON-like values: the identity of settings and data sets."""
+def digest(*parts) -> str:
+    """Hash JSON-like values to 12 hexadecimal digits: the identity of settings and data sets."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def commit():
-    """This checkout's commit, with a '+' when tracked files differ; 'unknown' outside git."""
+def commit() -> str:
+    """Name this checkout's commit, with a '+' when tracked files differ; 'unknown' outside git."""
 
     def git(*args):
         return subprocess.run(

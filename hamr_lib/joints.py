@@ -1,4 +1,4 @@
-"""The joint orders, all in one place.
+"""Define the order of the 21 joints, and the permutations from other orders.
 
 Everything inside the library uses one order, `NAMES`: the wrist, then thumb, index, middle, ring
 and little finger, each from base to tip. Every file format that orders its joints otherwise is
@@ -19,7 +19,7 @@ WRIST = 0
 MIDDLE_MCP = NAMES.index("middle MCP")
 RING_MCP = NAMES.index("ring MCP")
 TIPS = tuple(NAMES.index(f"{finger} tip") for finger in FINGERS)
-# PARENTS[j] is the joint that joint j hangs on; the wrist hangs on nothing.
+# PARENTS[j] is the parent of joint j; the wrist has none.
 PARENTS = (-1,) + tuple(0 if j % 4 == 1 else j - 1 for j in range(1, NUM_JOINTS))
 # (20, 2): every bone as (parent, child).
 BONES = tuple((PARENTS[j], j) for j in range(1, NUM_JOINTS))

@@ -1,9 +1,9 @@
-"""Augmentation of whole batches with plain tensor operations, Section 4.1 of the paper.
+"""Augment whole batches by tensor operations, Section 4.1 of the paper.
 
-One affine map a sample (scale, rotation, shift) is read off the stored crop in a single
-`grid_sample`, and 2-D joints, 3-D joints and mask follow it. Brightness, contrast, saturation and
-hue are the operations of `torchvision.transforms.v2.functional`, which take one factor a call;
-here every sample of the batch has its own. It runs on whatever device the batch is on.
+Each sample has one affine map (scale, rotation, shift). Image and mask are resampled by it in a
+single `grid_sample`, and 2-D and 3-D joints follow it. Brightness, contrast, saturation and hue are
+the operations of `torchvision.transforms.v2.functional`, with a factor for each sample in place of
+one a call. All of it runs on the device of the batch.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ GRAY = (0.2989, 0.587, 0.114)  # as torchvision weighs red, green and blue
 
 
 class Draw(NamedTuple):
-    """The random numbers of a batch, one of each a sample."""
+    """The random numbers of a batch, one of each for a sample."""
 
     scale: torch.Tensor  # (B,) enlargement of the picture
     angle: torch.Tensor  # (B,) radians, clockwise as seen
@@ -32,10 +32,10 @@ class Draw(NamedTuple):
     hue: torch.Tensor  # (B,) turns of the hue circle
     noise: torch.Tensor  # (B, 3 * size * size) deviations, of an image in [0, 1]
     patch: torch.Tensor | None = None  # (B, 4) x, y and half sides in crop units; 0 where none is
-    coarse: torch.Tensor | None = None  # (B,) shares of the coarse picture
+    coarse: torch.Tensor | None = None  # (B,) weights of the coarse copy
 
-    def to(self, device):
-        """The same numbers on a device."""
+    def to(self, device) -> "Draw":
+        """Move the numbers to a device."""
         return Draw(*(n if n is None else n.to(device, non_blocking=True) for n in self))
 
 
@@ -63,8 +63,8 @@ def draw(augment, count, size, generator, part=slice(None)):
         uniform(*augment.saturation),
         (uniform(*hue) - 1) / 8,  # see `Augment.hue`
     ]
-    # Drawing fresh normal numbers for every pixel would cost as much as all the rest. One field
-    # twice a sample's size is drawn instead and each sample reads it from its own random place.
+    # Normal numbers for every pixel would cost as much as everything else. One field of twice a
+    # sample's size is drawn, and each sample reads it from its own random offset.
     pixels = 3 * size * size
     field = torch.randn(2 * pixels, generator=generator, device=generator.device) * augment.noise
     start = uniform(0, pixels).long()
@@ -110,7 +110,7 @@ def augment(batch, settings, size, generator, part=slice(None), count=None):
 
 
 def centre_crop(batch, size):
-    """A batch of stored crops as the network sees it without augmentation; see `augment`."""
+    """Cut a batch of stored crops as the network sees it without augmentation; see `augment`."""
     edge = (_stored(batch, size) - size) // 2
     inside = slice(edge, edge + size)
     return {
@@ -121,9 +121,9 @@ def centre_crop(batch, size):
 
 
 def warp(batch, scale, angle, shift, size):
-    """Scale (B,), turn by angle (B,) radians and shift (B, 2) crop units, about the crop's centre.
+    """Scale by (B,), rotate by angle (B,) radians and shift by (B, 2) crop units, about the centre.
 
-    A point x of the crop goes to s R x + t; labels follow, and the picture is read at the inverse.
+    A point x of the crop goes to s R x + t; labels follow, and the image is read at the inverse.
     """
     reach = _stored(batch, size) / size  # half sides of the network crop that are stored
     cos, sin = angle.cos() / (scale * reach), angle.sin() / (scale * reach)
@@ -157,21 +157,20 @@ def _sample(image, mask, theta, size):
 
 
 def _chunks(image, mask, theta):
-    """A batch in parts that stay in a processor's cache, which halves the time; whole on a GPU."""
+    """Split a batch into parts that fit a processor's cache, twice as fast; whole on a GPU."""
     count = len(image) if image.is_cuda else max(2, CACHED // (4 * image.shape[-1] ** 2))
     return zip(image.split(count), mask.split(count), theta.split(count), strict=True)
 
 
 def occlude(image, mask, patch):
-    """Lay a patch of each picture, turned upside down, before its hand.
+    """Lay a patch of each image, turned upside down, over its hand.
 
-    Hands in photographs are hidden by all sorts of things. What a patch shows (the background, an
-    arm, fingers that are somebody else's) is as sharp and lit as the picture itself, which a patch
-    of one colour is not.
+    A patch of the image itself (background, arm, other fingers) has the image's sharpness and
+    light, which a patch of one colour has not.
 
     Args:
         image: (B, 3, size, size).
-        mask: (B, size, size), of which what is hidden is taken away.
+        mask: (B, size, size), from which the hidden part is removed.
         patch: (B, 4) as in `Draw`; its corners are round.
 
     Returns:
@@ -189,26 +188,26 @@ def occlude(image, mask, patch):
     }
 
 
-def coarsen(image, share):
-    """(B, 3, H, W) mixed with shares (B,) of itself in `COARSE` times fewer pixels a side."""
+def coarsen(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mix (B, 3, H, W) with itself in `COARSE` times fewer pixels a side, by weights (B,)."""
     size = image.shape[-2:]
     few = F.interpolate(image, [max(1, side // COARSE) for side in size], mode="area")
-    return image.lerp_(F.interpolate(few, size, mode="bilinear"), _each(share))
+    return image.lerp_(F.interpolate(few, size, mode="bilinear"), _each(weight))
 
 
 def adjust_brightness(image, factor):
-    """(B, 3, H, W) in [0, 1] times factor (B,), clamped. Works in place, like its siblings."""
+    """Multiply (B, 3, H, W) in [0, 1] by factor (B,), clamped, in place like the next three."""
     return image.mul_(_each(factor)).clamp_(0, 1)
 
 
 def adjust_contrast(image, factor):
-    """Away from (factor > 1) or towards the mean grey of each image."""
+    """Move away from (factor > 1) or towards the mean grey of each image."""
     mean = (image.mean((2, 3)) * image.new_tensor(GRAY)).sum(1)
     return image.mul_(_each(factor)).add_(_each((1 - factor) * mean)).clamp_(0, 1)
 
 
 def adjust_saturation(image, factor):
-    """Away from (factor > 1) or towards the grey of each pixel."""
+    """Move away from (factor > 1) or towards the grey of each pixel."""
     red, green, blue = image.unbind(1)
     gray = red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]
     gray *= (1 - factor)[:, None, None]
@@ -216,7 +215,7 @@ def adjust_saturation(image, factor):
 
 
 def adjust_hue(image, turn):
-    """Turn the hue of each image by turn (B,) of the HSV circle."""
+    """Rotate the hue of each image by turn (B,) of the HSV circle."""
     red, green, blue = image.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
@@ -244,6 +243,6 @@ def _stored(batch, size):
     if stored < size or (stored - size) % 2:
         raise HamrError(
             f"stored crops of {stored} pixels do not hold network crops of {size}: "
-            "cut them anew with data.crops.load_crops"
+            "cut them again with data.crops.load_crops"
         )
     return stored

@@ -1,7 +1,7 @@
-"""Frames to crops: decoded once, cached on disk, and read as whole batches.
+"""Cut frames to crops once, keep them on disk, and read them in batches.
 
-The crop rule, in one place
----------------------------
+The crop rule
+-------------
 - The *network crop* is a square. Its centre is the centre of the box of the labelled 2-D joints,
   its side `BOX_FACTOR` times the longer side of that box, so that flesh beyond the joints and the
   augmentation's enlargement stay inside.
@@ -43,8 +43,8 @@ RULE = 2  # raise whenever this file would cut other crops from the same frames
 CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of the set
 
 
-def margin(augment):
-    """How far the augmentation reaches, in half sides of the network crop (1 is no further).
+def margin(augment) -> float:
+    """Return the reach of the augmentation, in half sides of the network crop (1: no margin).
 
     A corner of the crop, shifted by at most `shift`, turned by at most `rotation` and shrunk by at
     least `scale[0]`, lies at most this far from the centre along either axis.
@@ -53,14 +53,14 @@ def margin(augment):
     return (1 + 2 * augment.shift) * (math.cos(turn) + math.sin(turn)) / min(augment.scale[0], 1.0)
 
 
-def stored_size(image_size, augment=None):
-    """Pixels a side of a stored crop; without `augment`, no margin."""
+def stored_size(image_size: int, augment=None) -> int:
+    """Return the side of a stored crop in pixels; without `augment`, it has no margin."""
     reach = margin(augment) if augment else 1.0
     return image_size + 2 * math.ceil(image_size * (reach - 1) / 2)
 
 
-def crop_square(frame):
-    """The network crop of a frame by the rule above: its centre (2,) and side, in pixels."""
+def crop_square(frame) -> tuple[np.ndarray, float]:
+    """Return the network crop of a frame by the rule above: centre (2,) and side, in pixels."""
     labelled = np.isfinite(frame.joints_2d).all(1)
     if labelled.sum() < 2:
         raise HamrError(
@@ -79,8 +79,8 @@ def crop_square(frame):
     return (low + high) / 2, BOX_FACTOR * longest
 
 
-def cut(image, center, side, size, mirror=False):
-    """Cut a square out of an image and draw it at `size` pixels.
+def cut(image: np.ndarray, center, side: float, size: int, mirror: bool = False) -> np.ndarray:
+    """Cut a square out of an image and resample it to `size` pixels.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
@@ -93,7 +93,7 @@ def cut(image, center, side, size, mirror=False):
         (size, size) or (size, size, 3) uint8; black beyond the image. Where the square is shrunk,
         every pixel averages what it covers.
     """
-    # Drawn finer, then averaged: no aliasing. No photo needs more; a label far outside one might.
+    # Sampled finely, then averaged, against aliasing. Only labels far outside a photo need a limit.
     finer = min(max(1, math.ceil(side / size - 1e-6)), FINEST)
     n = size * finer
     step = side / n
@@ -109,7 +109,7 @@ def cut(image, center, side, size, mirror=False):
 
 
 def crop_frame(frame, image_size, size):
-    """One frame -> its stored pixels (4, size, size) uint8, colour then mask, and its labels."""
+    """Cut one frame: its stored pixels (4, size, size) uint8, colour then mask, and its labels."""
     image = frame.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise HamrError(
@@ -153,7 +153,7 @@ def crop_frame(frame, image_size, size):
 
 
 def folder_identity(*folders):
-    """The identity of the files below these folders: names, sizes and times, not contents."""
+    """Digest the files below these folders: names, sizes and times, not contents."""
     listing = []
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -167,7 +167,7 @@ def folder_identity(*folders):
 
 
 class Crops:
-    """A set of stored crops: pixels mapped from disk, labels in memory, read by the batch.
+    """A set of stored crops: pixels mapped from disk, labels in memory, read in batches.
 
     `batch(indices)` gives a dict of tensors, B samples of stored size S:
 
@@ -177,7 +177,7 @@ class Crops:
     - visible (B, 21) bool, of the labelled joints those that the set flags as visible
     - root (B, 3) metres, camera frame; has_root (B,) bool, False where it is no wrist
     - center (B, 2) and side (B,) pixels of the network crop in its frame; left (B,) bool, mirrored
-    - index (B,) long, the sample's place in this set
+    - index (B,) long, the sample's row in this set
     """
 
     def __init__(self, pixels, rows, labels, keys, digest, image_size):
@@ -192,7 +192,7 @@ class Crops:
         return len(self.rows)
 
     def batch(self, indices):
-        """The samples at `indices` (B,) as one dict of tensors (see the class)."""
+        """Read the samples at `indices` (B,) as one dict of tensors (see the class)."""
         indices = np.asarray(indices, dtype=np.int64)
         which, row = self.rows[indices].T
         if len(self.pixels) == 1:
@@ -211,7 +211,7 @@ class Crops:
         }
 
     def subset(self, indices):
-        """The samples at `indices`, in that order, as a set of their own."""
+        """Select the samples at `indices`, in that order, as another `Crops`."""
         indices = np.asarray(indices, dtype=np.int64)
         return Crops(
             self.pixels,
@@ -222,18 +222,18 @@ class Crops:
             self.image_size,
         )
 
-    def split(self, share, seed):
-        """Hold out a seeded share of the samples: (training set, validation set).
+    def split(self, fraction: float, seed: int) -> tuple["Crops", "Crops"]:
+        """Hold out a seeded fraction of the samples: (training set, validation set).
 
-        Whole runs of neighbouring samples are held out, since neighbours in a video (STB) are so
-        alike that a frame held out alone would measure memory.
+        Whole runs of neighbouring samples are held out. Neighbours in a video (STB) are nearly the
+        same image, so a single frame held out would measure memory.
         """
         run = max(1, min(50, len(self) // 100))
         starts = np.arange(0, len(self), run)
-        held = round(share * len(starts))
+        held = round(fraction * len(starts))
         if not 0 < held < len(starts):
             raise HamrError(
-                f"data.validation={share} of {len(self)} samples leaves an empty training or "
+                f"data.validation={fraction} of {len(self)} samples leaves an empty training or "
                 "validation set"
             )
         chosen = np.random.default_rng([seed, 17]).permutation(len(starts))[:held]
@@ -242,7 +242,7 @@ class Crops:
 
     @staticmethod
     def join(sets):
-        """Several sets, one after the other, as one (for training on RHD and STB together)."""
+        """Concatenate several sets (to train on RHD and STB together)."""
         shapes = {(s.image_size, s.pixels[0].shape[-1]) for s in sets}
         if len(shapes) != 1:
             raise HamrError(f"crops of different sizes cannot be joined: {sorted(shapes)}")
@@ -261,7 +261,7 @@ class Crops:
 
 
 def load_crops(frames, identity, image_size, augment=None, cache=CACHE, name="crops"):
-    """The crops of a list of frames, cut once and afterwards read from the cache.
+    """Load the crops of a list of frames, cut once and afterwards read from the cache.
 
     Args:
         frames: anything with len() and [i] -> Frame, such as the readers in this package.
@@ -303,8 +303,7 @@ def _store(frames, folder, image_size, size, name):
     content = hashlib.sha256()
     started = shown = time.monotonic()
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 4, size, size)}
-    # Written as a plain stream and not through a memory map: a full disk is then an error that
-    # can be told, and no bus error.
+    # Written as a plain stream, not through a memory map, where a full disk is a bus error.
     with (
         write_aside(folder / "pixels.npy") as aside,
         open(aside, "wb") as file,
@@ -341,7 +340,7 @@ def _store(frames, folder, image_size, size, name):
 
 
 class StepBatches(torch.utils.data.Dataset):
-    """The batches of a training run: [step] -> a dict of tensors, a pure function of (seed, step).
+    """The batches of a training run: [step] is a dict of tensors, a function of seed and step.
 
     Samples come in a new seeded order each pass, and a batch may span two passes, so that every
     sample is seen equally often. With several processes each gets its part of the same batch.
@@ -362,16 +361,16 @@ class StepBatches(torch.utils.data.Dataset):
         self._order = (None, None)  # the pass and its order, kept between steps
 
     def indices(self, step):
-        """(batch_size,) sample indices of a step, for all processes together."""
+        """Return (batch_size,) sample indices of a step, for all processes together."""
         count = len(self.crops)
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = np.empty(len(places), np.int64)
-        for turn in np.unique(places // count):
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        chosen = np.empty(len(numbers), np.int64)
+        for turn in np.unique(numbers // count):
             if self._order[0] != turn:
                 order = np.random.default_rng([self.seed, int(turn)]).permutation(count)
                 self._order = (turn, order)
-            now = places // count == turn
-            chosen[now] = self._order[1][places[now] % count]
+            now = numbers // count == turn
+            chosen[now] = self._order[1][numbers[now] % count]
         return chosen
 
     def __getitem__(self, step):
@@ -379,7 +378,7 @@ class StepBatches(torch.utils.data.Dataset):
 
 
 class EvenBatches(torch.utils.data.Dataset):
-    """All samples once, in order, in batches of nearly equal size, cut evenly among processes."""
+    """All samples once, in order, in batches of nearly equal size, divided among processes."""
 
     def __init__(self, crops, batch_size, rank=0, world=1):
         if len(crops) < world:

@@ -1,11 +1,10 @@
-"""Hand poses as anatomy names them: joint angles, their limits, and named gestures.
+"""Describe hand poses by anatomical joint angles, with their limits, and by named gestures.
 
 A pose is 22 angles in radians (`ANGLES`). Zero is a flat hand: straight fingers side by side in
 the plane of the palm, the thumb straight and laid along it. Flexion bends towards the palm; a
 finger's spread moves it away from the middle finger (the middle finger's own: towards the thumb).
-The thumb's base is placed like a direction on a globe: `radial` turns it in the plane of the palm
-away from the fingers, `palmar` lifts it out of that plane, and `twist` turns its pad towards the
-fingers, as opposition does.
+The base of the thumb has three angles: `radial` turns it in the plane of the palm away from the
+fingers, `palmar` lifts it out of that plane, and `twist` turns its pad towards the fingers.
 
 The axes are those of the rest skeleton of `anny`'s right hand, whose finger bones carry an
 anatomical frame each: x the flexion axis, y along the bone, z palmar. `angles_to_axis_angle` gives
@@ -74,7 +73,7 @@ MIRROR = np.array([1.0, -1.0, -1.0])
 
 
 def _read_gestures():
-    """Named poses from `gestures.csv`, in degrees there.
+    """Read named poses from `gestures.csv`, which has degrees.
 
     Where fingers touch, the thumb was fitted so that pads meet and nothing overlaps. Letters are
     those of American finger spelling (F is "OK", L "thumb and index", S "fist", V "two", W
@@ -89,7 +88,7 @@ COUNTING = ("point", "two", "three", "four", "open")  # one to five
 
 
 class Skeleton(NamedTuple):
-    """The right hand at rest, of Anny's average adult; fingers thumb to little, base to tip."""
+    """The right hand of Anny's average adult at rest; fingers thumb to little, base to tip."""
 
     heads: np.ndarray  # (5, 4, 3) metres, wrist at the origin: three joints and the tip
     frames: np.ndarray  # (5, 3, 3, 3): columns x flexion axis, y along the bone, z palmar
@@ -116,7 +115,7 @@ def skeleton() -> Skeleton:
             along = (flesh - heads[f, k]) @ bone / length
             shaft = (along > 0.2 * length) & (along < 0.8 * length)
             across = flesh - heads[f, k] - along[:, None] * bone / length
-            # The bone does not run through the middle of the flesh, so find that first.
+            # The bone is not in the middle of the finger: its axis is found first.
             low, high = across[shaft].min(0), across[shaft].max(0)
             offsets[f, k] = (low + high) / 2
             radii[f, k] = np.median(np.linalg.norm(across[shaft] - offsets[f, k], axis=1))
@@ -144,12 +143,12 @@ def skeleton() -> Skeleton:
 
 
 def _turn(axis, angle):
-    """Rotations about x, y or z by (n,) radians -> (n, 3, 3)."""
+    """Return rotations (n, 3, 3) about x, y or z by (n,) radians."""
     return Rotation.from_euler(axis, angle[:, None]).as_matrix()
 
 
 def _orientations(angles):
-    """How each phalanx has turned from rest, in the hand's axes: (n, 22) -> (n, 5, 3, 3, 3)."""
+    """Return the rotation of each phalanx from rest, in the hand's axes: (n, 5, 3, 3, 3)."""
     hand = skeleton()
     palm, frames = hand.palm, hand.frames
     world = np.empty((len(angles), 5, 3, 3, 3))  # anatomical frames, posed
@@ -178,8 +177,8 @@ def _checked(angles):
     return angles
 
 
-def angles_to_axis_angle(angles):
-    """Anatomical angles as the 15 joint rotations of MANO's format.
+def angles_to_axis_angle(angles: np.ndarray) -> np.ndarray:
+    """Convert anatomical angles to the 15 joint rotations of MANO's format.
 
     Args:
         angles: (n, 22) or (22,) radians, in the order of `ANGLES`.
@@ -197,8 +196,8 @@ def angles_to_axis_angle(angles):
     return vectors if angles.ndim == 2 else vectors[0]
 
 
-def anny_pose(angles, side):
-    """Anatomical angles as pose parameters of Anny's finger bones, for bodies and hands.
+def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
+    """Convert anatomical angles to pose parameters of Anny's finger bones.
 
     For models with `pose_parameterization="local-ref"`, Anny's default. The metacarpals stay
     at identity.
@@ -227,7 +226,7 @@ def anny_pose(angles, side):
 
 
 def _phalanges(angles):
-    """(n, 22) -> starts and ends of the flesh's middle lines, (n, 5, 3, 3) metres each."""
+    """Return the starts and ends of the axes of the phalanges, (n, 5, 3, 3) metres each."""
     hand = skeleton()
     turned = _orientations(angles)
     starts, ends = np.empty((2, len(angles), 5, 3, 3))
@@ -243,9 +242,9 @@ def _phalanges(angles):
     return starts, ends
 
 
-# Flesh gives way: two phalanges may come this much closer than their radii, as a share of them.
+# Flesh yields: two phalanges may come this much closer than their radii, as a fraction of them.
 _GIVE = 0.35
-# Pairs of phalanges (finger, bone) that can run into each other. Neighbours' bases and the ball of
+# Pairs of phalanges (finger, bone) that can collide. Neighbours' bases and the ball of
 # the thumb always touch, so they are left out.
 _PAIRS = np.array(
     [
@@ -259,22 +258,22 @@ _PAIRS = np.array(
 )
 
 
-def limit(angles):
-    """Clip to the joint limits; a finger spreads less the more its knuckle is bent."""
+def limit(angles: np.ndarray) -> np.ndarray:
+    """Clip (..., 22) to the joint limits; a finger spreads less the more its knuckle bends."""
     angles = np.clip(_checked(angles), LOWER, UPPER)
     room = 1 - 0.8 * np.clip(angles[..., MCP] / np.radians(80), 0, 1)
     angles[..., SPREAD] = np.clip(angles[..., SPREAD], LOWER[SPREAD] * room, UPPER[SPREAD] * room)
     return angles
 
 
-def blend(a, b, t):
-    """Between two poses: (..., 22) radians at share `t` (scalar or broadcastable) from a to b."""
+def blend(a: np.ndarray, b: np.ndarray, t) -> np.ndarray:
+    """Interpolate two poses (..., 22) radians: a at t = 0, b at t = 1; t is broadcast."""
     a, b = _checked(a), _checked(b)
     return a + np.asarray(t)[..., None] * (b - a)
 
 
-def overlap(angles):
-    """How deep the worst two parts of the hand run into each other beyond what flesh allows.
+def overlap(angles: np.ndarray):
+    """Return how far two parts of the hand penetrate each other, at most, beyond what flesh allows.
 
     Phalanges are capsules with the radii of `skeleton`; flesh gives way by 35 % of them.
 
@@ -301,7 +300,7 @@ def overlap(angles):
 
 
 def _between_segments(p, q, r, s):
-    """Least distance of segments pq and rs, (..., 3) each (Ericson, Real-Time Collision, 5.1.9)."""
+    """Return the least distance of segments pq and rs, (..., 3) each (Ericson 2005, 5.1.9)."""
     u, v, w = q - p, s - r, p - r
     uu, vv, uv = (u * u).sum(-1), (v * v).sum(-1), (u * v).sum(-1)
     uw, vw = (u * w).sum(-1), (v * w).sum(-1)

@@ -3,7 +3,7 @@
 One layer, `smplx`'s MANO, serves two hands in the same format: the licensed MANO model of Romero
 et al. where its files lie in `data/raw/mano`, and the open hand built from Anny (`open_hand`).
 
-Neither brings the same axes or vertices as the other, so numbers of one mean nothing to the other.
+Their axes and vertices differ, so parameters of one do not fit the other.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from hamr_lib.joints import FROM_MANO, MIDDLE_MCP, NAMES, WRIST
 
 
 class HandMesh(NamedTuple):
-    """What the hand layer gives, in metres in the model's own frame (not root-centred)."""
+    """The output of the hand layer, in metres in the model's own frame (not root-centred)."""
 
     vertices: torch.Tensor  # (B, V, 3)
     joints: torch.Tensor  # (B, 21, 3), in the order of `joints.NAMES`
@@ -79,15 +79,15 @@ class Hand(nn.Module):
                 module.register_buffer(key, buffer, persistent=False)
 
     @property
-    def faces(self):
+    def faces(self) -> torch.Tensor:
         return self.layer.faces_tensor
 
     @property
-    def weights(self):
+    def weights(self) -> torch.Tensor:
         return self.layer.lbs_weights
 
     @property
-    def hand_mean(self):
+    def hand_mean(self) -> torch.Tensor:
         return self.layer.hand_mean
 
     def forward(self, betas, global_orient, hand_pose):
@@ -117,7 +117,7 @@ class Hand(nn.Module):
         return HandMesh(vertices, joints)
 
     def skeleton(self, betas, global_orient, hand_pose):
-        """The joints (B, 21, 3) that `forward` gives, without making its mesh.
+        """Return the joints (B, 21, 3) that `forward` gives, without its mesh.
 
         Each joint of Eq. 3 is a mean of vertices, and linear blend skinning is linear in them: the
         vertices of one joint that follow one bone are averaged first, and their mean is moved.
@@ -161,7 +161,7 @@ class Hand(nn.Module):
         self.register_buffer("rest", torch.einsum("jv,nvc->njc", regressor, shapes))
 
     def _check(self, betas, global_orient, hand_pose):
-        """Whether the orientation is a matrix; a `HamrError` for other shapes than `forward`'s."""
+        """Tell whether the orientation is a matrix; raise `HamrError` for a wrong shape."""
         batch = len(betas)
         rotated = tuple(global_orient.shape) == (batch, 3, 3)
         for key, value, shape in (
@@ -180,7 +180,7 @@ class Hand(nn.Module):
 def load_hand(
     name="auto", side="right", pose_components=6, joints="regressed", tips=None, root=None
 ):
-    """The hand layer, float32 on the CPU.
+    """Load a hand layer, float32 on the CPU.
 
     Args:
         name: "mano" (the official files), "open" (built from Anny, `open_hand`), or "auto": MANO
@@ -230,7 +230,7 @@ def load_hand(
     return Hand(data, name, side, pose_components, joints, tips.astype(np.int64)).float()
 
 
-def upright(hand):
+def upright(hand: Hand) -> np.ndarray:
     """Find the (3, 3) rotation that turns the palm to the camera and the fingers up."""
     joints = hand.skeleton(*(torch.zeros(1, n) for n in (NUM_BETAS, 3, hand.pose_components)))
     joints = joints[0].double().numpy()
@@ -246,7 +246,7 @@ def upright(hand):
 
 
 def mirrored(data):
-    """The other side's hand, in MANO's format: mirrored at x = 0, triangles turned outside again.
+    """Mirror a hand in MANO's format at x = 0, with its triangles still facing outwards.
 
     Only for hands without pose blend shapes (`posedirs` of zeros), such as the open one.
     """

@@ -1,7 +1,7 @@
-"""The official files of MANO (Romero et al.): where they lie, and what must be in them.
+"""Find, read and check the official files of MANO (Romero et al.).
 
 They are licensed and not part of this project. A file that is damaged or of another model is
-refused here: smplx takes whatever it is given, and would answer with a wrong hand.
+refused here, since smplx does not check it.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ _LARGEST = 1000  # of any number in the file but the wrist's parent
 
 
 def find_mano(root, side):
-    """The official file below the data folder `root`, alone or in MANO's own folders; or None."""
+    """Return the official file below the data folder `root`, or None where there is none."""
     for place in (".", "models", "mano_v1_2/models"):
         path = root / "raw" / "mano" / place / _file(side)
         if path.is_file():
@@ -87,7 +87,7 @@ def _read(path):
 
 
 def _array(path, key, value, shape):
-    """One array, dense, checked to be finite numbers of this shape."""
+    """Return one array, dense; refuse other shapes and numbers that are not finite."""
     if len(getattr(value, "shape", ())) == len(shape):  # what is huge is not made dense
         shape = tuple(
             found if wanted is None else wanted
@@ -104,7 +104,7 @@ def _array(path, key, value, shape):
 
 
 def _check(path, data):
-    """Whether the numbers can be a hand's; `HamrError` with the first that cannot."""
+    """Refuse numbers that cannot be a hand's, with the first of them."""
     faces, tree = data["f"], data["kintree_table"]
     weights, regressor = data["weights"], data["J_regressor"]
     whole = {"f": faces, "kintree_table": tree}
@@ -126,5 +126,5 @@ def _check(path, data):
 
 
 def _are_means(rows):
-    """Whether each row weighs a mean; a little less than zero may be a fit's."""
+    """Tell whether each row holds the weights of a mean; a fit may be slightly below zero."""
     return rows.min() > -0.1 and np.abs(rows.sum(1) - 1).max() < 0.01

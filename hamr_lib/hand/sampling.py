@@ -1,4 +1,4 @@
-"""A seeded sampler of hand poses: gestures, blends of them, free hands, and hands at rest."""
+"""Draw hand poses: gestures, blends of them, free hands, and hands at rest."""
 
 import numpy as np
 from scipy.special import ndtr
@@ -18,30 +18,29 @@ from hamr_lib.hand.anatomy import (
 )
 
 
-def sample_poses(rng, n, resting=0.0):
-    """Poses of a lively hand, or of one at rest.
+def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.ndarray:
+    """Draw poses of active hands, and of hands at rest.
 
-    A share of `resting` are as hands lie, hang and hold while nobody poses them: the fingers side
-    by side and bent alike, the thumb along them or hidden before the palm. Of the others, 40 % are
-    named gestures (flat, open and relaxed hands three times as often as others), 30 % lie between
-    two of them, each with noise that the fingers partly share; 30 % are free: every finger curls
-    by an amount correlated with its neighbours', its last joint following the middle one by two
-    thirds as tendons make it. All respect `limit`, and poses in which the hand runs into itself
-    (`overlap`) are drawn again.
+    At rest, the fingers are side by side and bent alike, the thumb along them or hidden in front of
+    the palm. Of the other hands, 40 % are named gestures (flat, open and relaxed hands three times
+    as often as others) and 30 % blends of two, each with noise that is partly common to all
+    fingers. The last 30 % are free: each finger curls by an amount correlated with its neighbours',
+    and its last joint follows the middle one by two thirds, as the tendons do. All respect `limit`.
+    Poses in which the hand collides with itself (`overlap`) are drawn again.
 
     Args:
         rng: numpy Generator; the same state gives the same poses.
-        n: how many.
-        resting: share of hands at rest.
+        n: number of poses.
+        resting: fraction of hands at rest.
 
     Returns:
         (n, 22) radians, in the order of `ANGLES`.
 
     Raises:
-        HamrError: for a share outside [0, 1].
+        HamrError: for a fraction outside [0, 1].
     """
     if not 0 <= resting <= 1:
-        raise HamrError(f"resting={resting!r}: expected a share from 0 to 1")
+        raise HamrError(f"resting={resting!r}: expected a fraction from 0 to 1")
     poses = np.empty((0, len(ANGLES)))
     while len(poses) < n:
         drawn = _draw(rng, max(32, 2 * (n - len(poses))))
@@ -57,8 +56,8 @@ def _draw(rng, n):
     weight = np.array([3.0 if name in ("flat", "open", "relaxed") else 1.0 for name in GESTURES])
     first, second = gestures[rng.choice(len(gestures), size=(2, n), p=weight / weight.sum())]
     kind = rng.choice(3, size=n, p=(0.4, 0.3, 0.3))
-    share = np.where(kind == 1, rng.uniform(size=n), 0)
-    named = blend(first, second, share)
+    t = np.where(kind == 1, rng.uniform(size=n), 0)
+    named = blend(first, second, t)
     # Noise of 5 degrees, half of its variance common to all fingers.
     wobble = rng.normal(size=(n, 1, 4)) + rng.normal(size=(n, 4, 4))
     wobble *= np.radians((5, 2.5, 5, 3.5)) / np.sqrt(2)
@@ -67,7 +66,7 @@ def _draw(rng, n):
     return limit(np.where((kind == 2)[:, None], _draw_free(rng, n), named))
 
 
-# How alike fingers curl: neighbours most, the index finger and thumb most independent.
+# Correlation of the curls: neighbours most, the index finger and thumb least.
 _LIKENESS = np.array(
     [
         [1.0, 0.3, 0.2, 0.2, 0.1],
@@ -81,7 +80,7 @@ _LIKENESS = np.array(
 
 def _draw_free(rng, n):
     curls = rng.multivariate_normal(np.zeros(5), _LIKENESS, size=(2, n))
-    # The knuckle's bend and the middle joint's are alike too, but less.
+    # The bends of the knuckle and of the middle joint are correlated too, but less.
     knuckle = ndtr(curls[0])
     middle = ndtr(0.5 * curls[0] + np.sqrt(0.75) * curls[1])
     angles = np.empty((n, len(ANGLES)))
@@ -101,8 +100,8 @@ def _draw_free(rng, n):
     return angles
 
 
-# Where the thumb of a hand at rest may be, degrees and their deviations: beside the index finger,
-# before the palm, and loosely away from both.
+# The thumb of a hand at rest, degrees and their deviations: along the index finger, in front of the
+# palm, and loosely away from both.
 _THUMB_AT_REST = np.array(
     [(14, 20, 8, 8, 3, 12), (18, 53, 32, 22, 6, 30), (37, 35, 28, 10, 3, 16)], dtype=float
 )
@@ -110,7 +109,7 @@ _THUMB_MOVES = np.array([(8, 8, 8, 8, 4, 12), (8, 9, 9, 14, 4, 18), (10, 10, 9, 
 
 
 def _draw_resting(rng, n):
-    # Rather straight than bent, and all fingers nearly alike, each a little more than the last.
+    # More straight than bent; the fingers are nearly alike, each a little more bent than the last.
     curl = rng.beta(1.2, 1.8, size=(n, 1))
     middle = (curl + rng.normal(0, 0.15, size=(n, 1))).clip(0, 1)
     angles = np.empty((n, len(ANGLES)))
@@ -120,7 +119,7 @@ def _draw_resting(rng, n):
     angles[:, DIP] = 0.55 * angles[:, PIP] + rng.normal(0, np.radians(5), size=(n, 4))
     fan = np.abs(rng.normal(0, np.radians(4), size=(n, 1)))
     angles[:, SPREAD] = fan * (1, 0, 1, 1.8) + rng.normal(0, np.radians(1.2), size=(n, 4))
-    place = rng.choice(3, size=n, p=(0.35, 0.35, 0.3))
-    thumb = _THUMB_AT_REST[place] + rng.normal(size=(n, 6)) * _THUMB_MOVES[place]
+    pose = rng.choice(3, size=n, p=(0.35, 0.35, 0.3))
+    thumb = _THUMB_AT_REST[pose] + rng.normal(size=(n, 6)) * _THUMB_MOVES[pose]
     angles[:, THUMB] = np.radians(thumb)
     return limit(angles)

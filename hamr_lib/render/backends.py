@@ -14,7 +14,7 @@ INSTALL = {
 
 @functools.cache
 def installed(name):
-    """Whether a backend can be imported."""
+    """Tell whether a backend can be imported."""
     try:
         importlib.import_module(name)
     except (ImportError, OSError):  # OSError: a wheel whose shared libraries are missing
@@ -23,10 +23,10 @@ def installed(name):
 
 
 def choose(backend, cuda):
-    """The name of the backend that draws.
+    """Choose the backend that draws, by name.
 
     "auto" means PyTorch3D for CUDA tensors, which stay on their device, and DEODR for others; if
-    that one is missing the other steps in, which is said once.
+    that one is missing, the other draws, and a message says so once.
 
     Raises:
         HamrError: for an unknown name, or a backend that is not installed and how to install it.
@@ -53,7 +53,7 @@ def _say_once(wanted, other):
 
 
 def load_deodr():
-    """DEODR's scene class and its compiled module."""
+    """Import DEODR's scene class and its compiled module."""
     if not installed("deodr"):
         raise HamrError(
             f"DEODR is not installed, and pictures are drawn with it: {INSTALL['deodr']}"

@@ -6,7 +6,7 @@ from hamr_lib.errors import HamrError
 
 
 def check_faces(faces, count):
-    """Faces as (F, 3) int32, rows of `count` vertices."""
+    """Return faces as (F, 3) int32, rows of `count` vertices; refuse others."""
     faces = np.asarray(faces)
     if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) == 0:
         raise HamrError(f"faces has shape {faces.shape}, expected (F, 3) with at least one face")
@@ -20,7 +20,7 @@ def check_faces(faces, count):
 
 
 def check_size(size):
-    """A whole number of pixels, at least 1."""
+    """Return a whole number of pixels, at least 1; refuse others."""
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise HamrError(f"size is {size!r}, expected a whole number of pixels, at least 1")
     return int(size)

@@ -1,11 +1,11 @@
-"""Drawing on images: the one skeleton, and sheets of many small images."""
+"""Draw skeletons on images, and sheets of many small images."""
 
 import cv2
 import numpy as np
 
 from hamr_lib.joints import BONES, FINGERS
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart: one colour a finger.
+# Okabe and Ito's palette for colour-blind readers: one colour for each finger.
 FINGER_COLOURS = {
     "thumb": (230, 159, 0),
     "index": (86, 180, 233),
@@ -16,7 +16,7 @@ FINGER_COLOURS = {
 _SUBPIXEL = 4  # bits after the point in OpenCV's fixed-point coordinates
 
 
-def draw_skeleton(image, joints_2d, thickness=2):
+def draw_skeleton(image: np.ndarray, joints_2d: np.ndarray, thickness: int = 2) -> np.ndarray:
     """Draw 21 joints over a copy of an image.
 
     Args:
@@ -44,7 +44,7 @@ def draw_skeleton(image, joints_2d, thickness=2):
     return image
 
 
-def contact_sheet(images, columns=8, size=160):
+def contact_sheet(images, columns: int = 8, size: int = 160) -> np.ndarray:
     """Lay images out in rows on white.
 
     Args:
@@ -64,7 +64,7 @@ def contact_sheet(images, columns=8, size=160):
     return sheet
 
 
-def fit(image, size):
+def fit(image: np.ndarray, size: int) -> np.ndarray:
     """Scale (H, W, 3) uint8 so that its longer side has `size` pixels."""
     scale = size / max(image.shape[:2])
     height, width = (max(1, round(scale * n)) for n in image.shape[:2])

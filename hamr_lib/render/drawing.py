@@ -14,7 +14,7 @@ NEAR = 0.01  # metres; a pinhole camera sees nothing closer
 
 
 class Fragments(NamedTuple):
-    """What each covered pixel of an image sees: N pixels, in row order."""
+    """The N covered pixels of an image in row order, each with its nearest face."""
 
     shape: tuple[int, int]  # (height, width)
     pixel: np.ndarray  # (N,) int, index into the flattened image
@@ -24,7 +24,7 @@ class Fragments(NamedTuple):
     faces: np.ndarray  # (F, 3) int, as given to `rasterize`
 
     def interpolate(self, values, faces=None):
-        """(V, C) values at vertices -> (N, C) float32 at the covered pixels.
+        """Interpolate (V, C) values at vertices: (N, C) float32 at the covered pixels.
 
         `faces` (F, 3) indexes the values where they are not one a vertex, as texture
         coordinates along a seam are not.
@@ -37,7 +37,7 @@ class Fragments(NamedTuple):
         return matrix @ np.ascontiguousarray(values, np.float32)
 
     def image(self, values, background=0):
-        """(N,) or (N, C) values of the covered pixels -> (H, W) or (H, W, C).
+        """Arrange (N,) or (N, C) values of the covered pixels as (H, W) or (H, W, C).
 
         `background` fills the rest: a number, a colour, or an image of the result's shape.
         """
@@ -60,7 +60,7 @@ class Picture(NamedTuple):
 
 
 class Lights(NamedTuple):
-    """White light from everywhere, and distant lamps."""
+    """Ambient white light, and distant lamps."""
 
     ambient: float = 0.45
     # Pairs of the direction light travels in (camera frame) and its colour.
@@ -129,7 +129,7 @@ def render(
 
 
 def vertex_normals(vertices, faces):
-    """(V, 3) unit normals that point outwards: the mean of the faces around, by area."""
+    """Return (V, 3) outward unit normals: the mean of the faces around, weighted by area."""
     a, b, c = (vertices.take(faces[:, k], axis=0).T for k in range(3))
     (ux, uy, uz), (vx, vy, vz) = b - a, c - a
     # The cross product, written out: np.cross takes five times as long on these.
@@ -143,7 +143,7 @@ def vertex_normals(vertices, faces):
 
 
 def shade(normals, lights):
-    """(N, 3) unit normals -> (N, 3) light that falls there (Lambert's law, no shadows)."""
+    """Return (N, 3) the light on (N, 3) unit normals, by Lambert's law without shadows."""
     light = np.full((len(normals), 3), lights.ambient, np.float32)
     for direction, colour in lights.lamps:
         toward = -np.asarray(direction, np.float32) / np.float32(np.linalg.norm(direction))
@@ -152,7 +152,7 @@ def shade(normals, lights):
 
 
 def sample_texture(texture, uv):
-    """Bilinear samples (N, C) float32 of a texture (h, w, C) at uv (N, 2) in [0, 1], v up."""
+    """Sample a texture (h, w, C) bilinearly at uv (N, 2) in [0, 1], v up: (N, C) float32."""
     height, width = texture.shape[:2]
     x = uv[:, 0] * width - 0.5
     y = (1 - uv[:, 1]) * height - 0.5
@@ -174,7 +174,7 @@ def sample_texture(texture, uv):
 
 
 def _enlarged(camera, factor):
-    """The camera of the same image with `factor` times as many pixels a side."""
+    """Return the camera of the same image with `factor` times as many pixels a side."""
     if camera.shape == (3,):
         return camera
     camera = camera * np.array([[factor], [factor], [1]])
@@ -190,7 +190,7 @@ def _averaged(image, factor):
 
 
 def rasterize(vertices, faces, camera, size, cull=True):
-    """Which face every pixel sees, in one pass of DEODR.
+    """Find the nearest face at every pixel, in one pass of DEODR.
 
     Args:
         vertices: (V, 3) metres, camera frame.
@@ -221,7 +221,7 @@ def rasterize(vertices, faces, camera, size, cull=True):
 
 
 def depth_map(vertices, faces, camera, size):
-    """Depth (H, W) float32 in metres alone, infinite for nothing; arguments as in `rasterize`."""
+    """Return depth (H, W) float32 in metres, infinite for nothing; arguments as `rasterize`."""
     vertices, faces, camera, shape = _checked(vertices, faces, camera, size)
     kept, low, _, depth = _draw_nearest(vertices, faces, camera, shape, True, False)
     image = np.full(shape, np.float32(np.inf))
@@ -231,8 +231,11 @@ def depth_map(vertices, faces, camera, size):
 
 
 def _draw_nearest(vertices, faces, camera, shape, cull, ids):
-    """Rows of the faces drawn, the (x, y) corner of the box they lie in, and the box as
-    `_draw_corners` gives it."""
+    """Draw the nearest faces in their bounding box.
+
+    Returns:
+        Rows of the faces drawn, the (x, y) corner of the box, and what `_draw_corners` gives.
+    """
     points, near_enough = _project(vertices, camera, shape)
     kept = _seen_faces(points, faces, shape, near_enough, cull)
     if len(kept) == 0:
@@ -253,7 +256,7 @@ def _draw_nearest(vertices, faces, camera, shape, cull, ids):
 
 
 def _project(vertices, camera, shape):
-    """Pixels (V, 2), and which vertices are far enough away to be seen (V,) or None for all."""
+    """Return pixels (V, 2), and the vertices beyond `NEAR` (V,) bool, or None for all."""
     if camera.shape == (3,):
         crop = camera[0] * vertices[:, :2] + camera[1:]
         return crop * (shape[1] / 2) + (np.array(shape[::-1]) - 1) / 2, None
@@ -263,7 +266,7 @@ def _project(vertices, camera, shape):
 
 
 def _seen_faces(points, faces, shape, visible, cull):
-    """Rows of the faces that can show."""
+    """Return the rows of the faces that can be visible."""
     x, y = points[:, 0], points[:, 1]
     height, width = shape
     # One bit for each border that a vertex lies beyond: a face all of whose corners share a bit
@@ -283,9 +286,9 @@ def _seen_faces(points, faces, shape, visible, cull):
 
 
 def _draw_corners(points, depths, shape, perspective, ids):
-    """The nearest of K triangles at each pixel, in DEODR.
+    """Draw the nearest of K triangles at each pixel, by DEODR.
 
-    DEODR interpolates colours between vertices. Here every triangle has three vertices to itself,
+    DEODR interpolates colours between vertices. Here every triangle has three vertices of its own,
     coloured with (its row, weight of the first corner, weight of the second).
 
     Args:
@@ -332,7 +335,7 @@ def _draw_corners(points, depths, shape, perspective, ids):
 
 
 def _checked(vertices, faces, camera, size):
-    """The arguments of `rasterize` as arrays; a `HamrError` that names a bad one."""
+    """Return the arguments of `rasterize` as arrays; refuse a bad one by its name."""
     vertices = np.ascontiguousarray(vertices, np.float64)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or len(vertices) == 0:
         raise HamrError(f"vertices has shape {vertices.shape}, expected (V, 3) with V at least 1")

@@ -22,7 +22,7 @@ MIN_AREA = 1e-6
 
 
 class Topology(NamedTuple):
-    """What follows from the faces alone. The mesh is closed: a cap covers each hole."""
+    """What depends on the faces alone. The mesh is closed: a cap covers each hole."""
 
     faces: np.ndarray  # (F, 3) int
     across: np.ndarray  # (F, 3) int, the face beyond edge (k, k + 1); F where there is none
@@ -30,11 +30,11 @@ class Topology(NamedTuple):
 
 
 def silhouette(vertices, faces, camera, size, backend="auto"):
-    """The share of each pixel that a mesh covers, differentiable (the silhouette loss of 3.1).
+    """Draw the fraction of each pixel that a mesh covers, differentiably (Section 3.1).
 
     Holes, such as the wrist of a hand, are closed. Outlines are smoothed over about a pixel, and
     coverage is about 0.5 on the outline. A mesh wholly outside the image covers nothing, and its
-    gradients are zero: other terms must pull it back.
+    gradients are zero: other losses must move it back.
 
     Args:
         vertices: (B, V, 3) float, metres.
@@ -105,7 +105,7 @@ class _Deodr(torch.autograd.Function):
 
 
 def outline_scenes(vertices, camera, topology, size):
-    """DEODR's scene of each mesh: its front faces, and which of their edges are outlines.
+    """Make DEODR's scene of each mesh: its front faces, and which of their edges are outlines.
 
     DEODR fades an outline over `FADE` pixels beyond it, which would make every hand half a pixel
     too fat. So the surface is first moved inwards along its normals by half of that. At the outline
@@ -175,7 +175,7 @@ def outline_scenes(vertices, camera, topology, size):
 
 
 def _sides(a, b, c, *planes):
-    """The sides ab and ac of every face, in each plane of vertex coordinates."""
+    """Return the sides ab and ac of every face, in each plane of vertex coordinates."""
     corners = [plane.take(a, axis=0) for plane in planes]
     return (
         [plane.take(b, axis=0) - corner for plane, corner in zip(planes, corners, strict=True)],
@@ -184,7 +184,7 @@ def _sides(a, b, c, *planes):
 
 
 def draw_scenes(scenes, size):
-    """(B, size, size, 1) pictures of `outline_scenes` and their (B, size, size) depth buffers."""
+    """Draw `outline_scenes`: (B, size, size, 1) images and (B, size, size) depth buffers."""
     _, compiled = load_deodr()
     images, depths = np.zeros((len(scenes), size, size, 1)), np.zeros((len(scenes), size, size))
     for scene, image, depth in zip(scenes, images, depths, strict=True):
@@ -194,7 +194,7 @@ def draw_scenes(scenes, size):
 
 
 def draw_adjoint(scenes, images, depths, gradient, count):
-    """(B, count, 2) gradient for the points, in pixels, of one (B, size, size) for the pictures."""
+    """Backpropagate a gradient (B, size, size) of the images to (B, count, 2) of the points."""
     _, compiled = load_deodr()
     # The adjoint overwrites the picture and its gradient: both are copies.
     images, gradient = images.copy(), gradient.astype(np.float64, order="C")[..., None]
@@ -216,8 +216,7 @@ def draw_adjoint(scenes, images, depths, gradient, count):
 
 
 def _pytorch3d(vertices, camera, topology, size):
-    """The same drawing from PyTorch3D's rasteriser: which pixels are inside, and how far the others
-    are from the nearest face.
+    """Draw the same by PyTorch3D's rasteriser, from the distance of pixels to the nearest face.
 
     The usual blend of soft rasterisation multiplies over all faces near a pixel. That makes seams
     inside the hand translucent and, with faces as small as ours, hands fat. Here the nearest face
@@ -255,14 +254,14 @@ def _pytorch3d(vertices, camera, topology, size):
 
 
 def topology_of(faces, count):
-    """The `Topology` of faces (F, 3) over `count` vertices; made once for each mesh."""
+    """Return the `Topology` of faces (F, 3) over `count` vertices; made once for each mesh."""
     rows = faces.cpu().numpy() if isinstance(faces, torch.Tensor) else faces
     return _topology(check_faces(rows, count).tobytes(), count)
 
 
 @functools.lru_cache(maxsize=8)
 def _topology(content, count):
-    """`Topology` of (F, 3) int32 faces given as bytes, over `count` vertices."""
+    """Make the `Topology` of (F, 3) int32 faces given as bytes, over `count` vertices."""
     faces = np.frombuffer(content, np.int32).reshape(-1, 3)
     faces = np.concatenate([faces, _caps(faces)])
     owner = {}
@@ -281,7 +280,7 @@ def _topology(content, count):
 
 
 def _caps(faces):
-    """(N, 3) faces that close the holes, a fan over the rim of each."""
+    """Return (N, 3) faces that close the holes, a fan over the rim of each."""
     edges = {
         (a, b) for face in faces.tolist() for a, b in zip(face, face[1:] + face[:1], strict=True)
     }
@@ -298,7 +297,7 @@ def _caps(faces):
 
 
 def _check(vertices, faces, camera, size):
-    """The faces' `Topology`; a `HamrError` that names what is wrong with an argument."""
+    """Return the faces' `Topology`; refuse a bad argument by its name."""
     for name, value, shape in (("vertices", vertices, "(B, V, 3)"), ("camera", camera, "(B, 3)")):
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             kind = getattr(value, "dtype", type(value).__name__)
@@ -319,7 +318,7 @@ def _check(vertices, faces, camera, size):
 
 
 def _check_finite(vertices, camera):
-    """A `HamrError` unless all of both arrays of booleans are true."""
+    """Raise `HamrError` unless all of both arrays of booleans are true."""
     for name, finite in (("vertices", vertices), ("camera", camera)):
         if not finite.all():
             raise HamrError(f"{name} has NaN or infinite values, expected finite ones")

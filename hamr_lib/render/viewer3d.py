@@ -53,7 +53,7 @@ class Scene:
         self.bones.vertices = np.asarray(joints, np.float32)
 
     def show_target(self, vertices, faces, colour):
-        """Draw a second hand (V, 3), see-through, in a colour (3,) of 255; None draws none."""
+        """Draw a second hand (V, 3), transparent, in a colour (3,) of 255; None draws none."""
         self.target.visible = vertices is not None
         if vertices is not None:
             red, green, blue = colour
@@ -62,12 +62,12 @@ class Scene:
             self.target.color = (red << 16) + (green << 8) + blue
 
     def look_at(self, vertices):
-        """Move the camera to 30 cm before the middle of vertices (V, 3)."""
+        """Move the camera to 30 cm in front of the centre of vertices (V, 3)."""
         x, y, z = (np.min(vertices, 0) + np.max(vertices, 0)).astype(float) / 2
         self.plot.camera = [x, y, z - 0.3, x, y, z, 0, -1, 0]
 
     def show_skeleton(self, visible):
-        """Joints and bones lie inside the hand: seen only where it is see-through."""
+        """Show joints and bones; they lie inside the hand, which then becomes transparent."""
         self.joints.visible = self.bones.visible = visible
         self.mesh.opacity = 0.6 if visible else 1.0
 
@@ -89,8 +89,7 @@ def _data(plot):
 
 @functools.cache
 def _page_without_data():
-    """What stands before and after the data in every page of k3d's; compressing it anew for each
-    would take most of a page's time."""
+    """Return what every page of k3d's has before and after its data, compressed once."""
     plot = k3d.plot()
     before, after = plot.get_snapshot().split(_data(plot))
     return before, after

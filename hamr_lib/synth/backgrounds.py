@@ -1,8 +1,8 @@
-"""What is behind the hand: photographs, or patterns made up on the spot.
+"""Draw backgrounds: photographs, or procedural patterns.
 
-Photographs are those that installed packages carry, and those in a folder of the user's own (the
-environment variable BACKGROUNDS). Each photograph belongs to training or to evaluation, never to
-both: those of the user by the hash of their contents, so that adding one moves no other.
+Photographs are those in installed packages, and those in the folder that the environment variable
+BACKGROUNDS names. Each photograph belongs to training or to evaluation, never to both. The hash of
+a user's photograph decides, so that adding one moves no other.
 """
 
 import functools
@@ -30,12 +30,12 @@ PACKAGED = {
 }  # fmt: skip
 _FOLDERS = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
 LARGEST = 640  # pixels of a photograph's longer side that are kept
-EVALUATION_SHARE = 0.25
+EVALUATION_FRACTION = 0.25  # of the user's photographs
 
 
 @functools.cache
-def photographs(split):
-    """The photographs of a split ("training" or "evaluation"), as a tuple of paths.
+def photographs(split: str) -> tuple[Path, ...]:
+    """List the photographs of a split, "training" or "evaluation".
 
     Raises:
         HamrError: for a BACKGROUNDS folder that is missing, holds no photographs, or one that
@@ -53,15 +53,15 @@ def photographs(split):
         if not found:
             raise HamrError(f"BACKGROUNDS={folder}: expected a folder with .jpg or .png files")
         for path in sorted(found):
-            read_image(path)  # here, as rendering would end hours later
-            share = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 16**8
-            if (share < EVALUATION_SHARE) == (split == "evaluation"):
+            read_image(path)  # a bad file stops here, before hours of rendering
+            number = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 16**8
+            if (number < EVALUATION_FRACTION) == (split == "evaluation"):
                 chosen.append(path)
     return tuple(chosen)
 
 
-def identity():
-    """A digest of all photographs: part of the identity of what is rendered before them."""
+def identity() -> str:
+    """Digest all photographs; the digest is part of the identity of the rendered sets."""
     return digest(
         [
             [hashlib.sha256(path.read_bytes()).hexdigest() for path in photographs(split)]
@@ -77,14 +77,16 @@ def _read(path):
     return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 
 
-def draw_background(rng, shape, split, photographs_too=True, around=None):
-    """A background of (height, width): float32 RGB in [0, 1], as displayed (not linear).
+def draw_background(
+    rng: np.random.Generator, shape: tuple, split: str, photographs_too: bool = True, around=None
+) -> np.ndarray:
+    """Draw a background (height, width, 3): float32 RGB in [0, 1], as displayed (not linear).
 
-    Often the place whose light falls on the hand, if there is one. Else mostly a photograph where
-    they are allowed, turned, mirrored and cut at random; else a gradient with texture and clutter.
+    With an environment it is often that. Otherwise it is mostly a photograph, rotated, mirrored and
+    cut at random, or a gradient with texture and clutter.
 
     Args:
-        photographs_too: whether photographs may be seen.
+        photographs_too: whether photographs are allowed.
         around: `environments.Surroundings`, or None.
     """
     if around is not None and rng.uniform() < 0.45:
@@ -94,12 +96,12 @@ def draw_background(rng, shape, split, photographs_too=True, around=None):
     return _pattern(rng, shape)
 
 
-def draw_photograph(rng, split, shape):
-    """A part of a photograph, (height, width, 3) float32 RGB in [0, 1]."""
+def draw_photograph(rng: np.random.Generator, split: str, shape: tuple) -> np.ndarray:
+    """Cut a random part of a photograph, (height, width, 3) float32 RGB in [0, 1]."""
     paths = photographs(split)
     image = _read(paths[rng.integers(len(paths))])
     height, width = shape
-    # At least a quarter of the photograph's shorter side, so that little is blown up.
+    # At least a quarter of the photograph's shorter side, which limits the magnification.
     side = rng.uniform(0.35, 1.0) * min(image.shape[:2])
     scale = max(height, width) / side
     center = [rng.uniform(side / 2, length - side / 2) for length in image.shape[1::-1]]
@@ -113,8 +115,8 @@ def draw_photograph(rng, split, shape):
     return cut.astype(np.float32) / 255
 
 
-def noise(rng, shape, finest, octaves=4):
-    """Smooth noise in about [-1, 1]: octaves from coarse down to `finest` pixels."""
+def noise(rng: np.random.Generator, shape: tuple, finest: float, octaves: int = 4) -> np.ndarray:
+    """Draw smooth noise in about [-1, 1]: octaves from coarse down to `finest` pixels."""
     height, width = shape
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
@@ -128,7 +130,7 @@ def noise(rng, shape, finest, octaves=4):
 
 
 def _colour(rng):
-    """(3,) a colour as rooms have them: mostly of little saturation."""
+    """Draw a colour (3,), mostly of little saturation."""
     return (rng.uniform(0.05, 0.95) + rng.exponential(0.15) * rng.normal(size=3)).clip(0, 1)
 
 
@@ -154,8 +156,8 @@ def _pattern(rng, shape):
     return image.clip(0, 1)
 
 
-def draw_swatch(rng, split, size=128):
-    """What a thing is covered with: (size, size, 3) float32 linear RGB that repeats."""
+def draw_swatch(rng: np.random.Generator, split: str, size: int = 128) -> np.ndarray:
+    """Draw the surface of an object: (2 size, size, 3) float32 linear RGB that repeats."""
     if rng.random() < 0.4:
         image = draw_photograph(rng, split, (size, size))
     elif rng.random() < 0.5:
@@ -167,8 +169,8 @@ def draw_swatch(rng, split, size=128):
     return np.vstack([half, half[::-1]]).astype(np.float32)
 
 
-def credits():
-    """Lines that name the photographs, or the folder of them, that may be seen."""
+def credits() -> list[str]:
+    """List the photographs that may appear, or the folder of them, a line each."""
     lines = [
         f"{split}, from {package}: {', '.join(names)}"
         for split, packages in PACKAGED.items()

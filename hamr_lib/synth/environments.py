@@ -1,10 +1,10 @@
-"""Real places all around the hand, whose light falls on it: panoramas of high dynamic range.
+"""Light a hand by panoramas of high dynamic range.
 
 The 18 panoramas are Poly Haven's (CC0), as the npm package @pmndrs/assets 1.7.0 (CC0) carries them.
 `environments.npz` holds of each, scaled to a mean log luminance of 0.18, a picture of 256 x 512
 pixels (a JPEG, its highlights compressed) and its light: 16 x 32 directions, linear, half floats.
 Rows go from the zenith to the nadir,
-columns to the right. Each place belongs to training or to evaluation, never both.
+columns to the right. Each panorama belongs to training or to evaluation, never to both.
 """
 
 import functools
@@ -26,7 +26,7 @@ PLACES = {
 
 
 class Place(NamedTuple):
-    """One panorama, its own up being z. Its strongest lights are taken out as lamps."""
+    """One panorama, z up. Its strongest lights are separate, as lamps."""
 
     picture: np.ndarray  # (256, 512, 3) uint8
     directions: np.ndarray  # (D, 3) of the light's pixels
@@ -40,17 +40,17 @@ class Surroundings(NamedTuple):
     place: Place
     to_camera: np.ndarray  # (3, 3)
 
-    def lamps(self):
-        """Pairs of the direction to a lamp, in the camera's frame, and its colour."""
+    def lamps(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return pairs of the direction to a lamp, in the camera's frame, and its colour."""
         return [(self.to_camera @ toward, colour) for toward, colour in self.place.lamps]
 
-    def light_from(self, around):
-        """(K, 3) light that falls on planes facing each of `around` (K, 3), without the lamps."""
+    def light_from(self, around: np.ndarray) -> np.ndarray:
+        """Return (K, 3) light on planes that face each of `around` (K, 3), without the lamps."""
         facing = np.maximum(around @ self.to_camera @ self.place.directions.T, 0)
         return facing @ self.place.light / np.pi
 
-    def picture(self, shape, focal):
-        """What a camera of that focal length sees: (height, width, 3) float32 in [0, 1]."""
+    def picture(self, shape: tuple, focal: float) -> np.ndarray:
+        """Draw the view of a camera of that focal length: (height, width, 3) float32 in [0, 1]."""
         # The panorama is coarser than the image, so half the pixels lose nothing.
         height, width = shape[0] // 2, shape[1] // 2
         v, u = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -67,12 +67,12 @@ class Surroundings(NamedTuple):
 
 
 @functools.cache
-def read_place(name):
-    """The `Place` of that name."""
+def read_place(name: str) -> Place:
+    """Read the `Place` of that name."""
     with np.load(FILE) as stored:
         light = stored["light"][list(stored["names"]).index(name)].astype(np.float64)
         picture = cv2.imdecode(stored[f"picture_{name}"], cv2.IMREAD_COLOR_RGB)
-    # A phone takes out most of a place's cast: here two thirds of it.
+    # White balance: a phone removes most of a colour cast, here two thirds of it.
     light *= (light.mean() / light.mean((0, 1))) ** 0.67
     rows, columns = light.shape[:2]
     polar = (np.arange(rows) + 0.5) / rows * np.pi
@@ -92,8 +92,8 @@ def read_place(name):
     return Place(picture, directions, light, tuple(lamps))
 
 
-def draw_surroundings(rng, split, rotation):
-    """A place of a split ("training" or "evaluation"), turned at random about the upright.
+def draw_surroundings(rng: np.random.Generator, split: str, rotation: np.ndarray) -> Surroundings:
+    """Draw a panorama of a split ("training" or "evaluation"), turned at random about z.
 
     Args:
         rotation: (3, 3) from the world, whose z is up, to the camera.
@@ -103,6 +103,6 @@ def draw_surroundings(rng, split, rotation):
     return Surroundings(place, rotation @ turn)
 
 
-def identity():
-    """A digest of the panoramas and of which split they belong to."""
+def identity() -> str:
+    """Digest the panoramas and their splits."""
     return digest([FILE.read_bytes().hex(), PLACES])

@@ -1,8 +1,8 @@
-"""People of the stand-ins: Anny bodies of every age and build, their arms and hands posed.
+"""Draw the people of the stand-ins: Anny bodies of all ages and builds, arms and hands posed.
 
 Anny's body stands upright, metres: x to its own left, y to its back, z up. Its joint rotations are
-taken from a reference pose (see `anatomy.anny_pose`), so an arm is posed by saying where its bones
-shall point, and turning them there from where they point at reference.
+taken from a reference pose (see `anatomy.anny_pose`), so an arm is
+posed by the directions of its bones, and by the rotations from the reference to these.
 """
 
 import functools
@@ -25,7 +25,7 @@ _ARM = ("upperarm01", "lowerarm01", "lowerarm02", "wrist")
 
 
 class Body(NamedTuple):
-    """What all people share: one mesh, and where things are on it. V vertices, F faces."""
+    """The mesh that all people have in common, and its regions. V vertices, F faces."""
 
     faces: np.ndarray  # (F, 3)
     uv: np.ndarray  # (T, 2), v up
@@ -60,8 +60,8 @@ def hand_vertices() -> np.ndarray:
 
 
 @functools.cache
-def body():
-    """The `Body` that all people share."""
+def body() -> Body:
+    """Return the `Body` that all people have in common."""
     whole, hands = model(), hand_vertices()
     with torch.no_grad():
         average = {key: torch.tensor([0.5]) for key in whole.phenotype_labels}
@@ -157,8 +157,8 @@ def _shapes():
     )
 
 
-def sample_phenotypes(rng, count):
-    """Gender, age, muscle, weight, height and proportions of `count` people, as Anny counts them.
+def sample_phenotypes(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
+    """Draw gender, age, muscle, weight, height and proportions of `count` people, in Anny's units.
 
     Returns:
         list of dicts of numbers in [0, 1].
@@ -170,7 +170,7 @@ def sample_phenotypes(rng, count):
 
 
 class ArmPose(NamedTuple):
-    """How one arm is held."""
+    """The pose of one arm."""
 
     target: np.ndarray  # (3,) where the wrist should be, in arm lengths from the shoulder
     pole: np.ndarray  # (3,) which way the elbow points
@@ -179,8 +179,8 @@ class ArmPose(NamedTuple):
     fingers: np.ndarray  # (22,) radians, see `anatomy.ANGLES`
 
 
-def sample_arm(rng, side, fingers, target=None):
-    """An arm held out somewhere in front of the body, or with the wrist at `target`."""
+def sample_arm(rng, side: str, fingers: np.ndarray, target: np.ndarray | None = None) -> ArmPose:
+    """Draw an arm held out in front of the body, or with the wrist at `target`."""
     out = 1 if side == "left" else -1
     if target is None:
         direction = np.array(
@@ -194,21 +194,21 @@ def sample_arm(rng, side, fingers, target=None):
     return ArmPose(target, pole, rng.uniform(-1.4, 1.4), wrist, fingers)
 
 
-def hanging_arm(rng, side, fingers):
-    """An arm that hangs down at the body's side."""
+def hanging_arm(rng, side: str, fingers: np.ndarray) -> ArmPose:
+    """Draw an arm that hangs down at the body's side."""
     out = 1 if side == "left" else -1
     target = 0.97 * _unit(np.array([out * 0.25, rng.uniform(-0.3, 0.1), -1.0]))
     return sample_arm(rng, side, fingers, target)._replace(wrist=np.zeros(2), twist=0.3)
 
 
-def sample_arms(rng, fingers):
-    """Both arms: the hand that is looked at is held out; the other one hangs, or meets it, or not.
+def sample_arms(rng, fingers: np.ndarray) -> tuple[tuple[ArmPose, ArmPose], int]:
+    """Draw both arms: the photographed hand is held out; the other hangs, meets it, or is free.
 
     Args:
         fingers: (2, 22) radians of the left and the right hand.
 
     Returns:
-        The pair of `ArmPose`, and 0 or 1, the hand that is looked at.
+        The pair of `ArmPose`, and the photographed hand, 0 left or 1 right.
     """
     main = int(rng.integers(2))
     arm, other = sample_arm(rng, SIDES[main], fingers[main]), SIDES[1 - main]
@@ -226,8 +226,8 @@ def sample_arms(rng, fingers):
     return ((arm, second) if main == 0 else (second, arm)), main
 
 
-def pose_people(phenotypes, arms):
-    """Bodies with their arms and hands posed.
+def pose_people(phenotypes: list, arms: list) -> tuple[np.ndarray, np.ndarray]:
+    """Pose bodies with their arms and hands.
 
     Args:
         phenotypes: list of B dicts, see `sample_phenotypes`.
@@ -263,8 +263,8 @@ def pose_people(phenotypes, arms):
 
 
 def _turned_arm(arm, s, frames):
-    """Rotations from reference of upper arm, upper and lower forearm, and hand: 4 of (3, 3)."""
-    # An average adult's arm: upper arm and forearm are 0.53 and 0.47 of it, in everyone nearly.
+    """Rotate from reference: upper arm, upper and lower forearm, and hand; 4 of (3, 3)."""
+    # Of an average adult's arm, the upper arm is 0.53 and the forearm 0.47.
     long, short = 0.53, 0.47
     reach = np.clip(np.linalg.norm(arm.target), 0.35, 0.985)
     toward = _unit(arm.target)
@@ -275,8 +275,8 @@ def _turned_arm(arm, s, frames):
     forearm = fore @ frames[1].T
     axis, sign = fore[:, 0], (1, -1)[s]  # a twist turns left and right hands opposite ways
 
-    def twisted(share):
-        return Rotation.from_rotvec(sign * share * arm.twist * axis).as_matrix() @ forearm
+    def twisted(fraction):
+        return Rotation.from_rotvec(sign * fraction * arm.twist * axis).as_matrix() @ forearm
 
     # Flexion and abduction of the wrist are about the palm's own axes at reference.
     reference, palm = anatomy.skeleton().reference, anatomy.skeleton().palm

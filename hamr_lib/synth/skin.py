@@ -1,8 +1,8 @@
-"""How people look: skin of every tone with its creases, redness and nails, hair, and clothes.
+"""Draw the appearance of people: skin tones, creases, redness, nails, hair and clothes.
 
-Colours are linear RGB reflectances. What is larger than a few millimetres is a colour at each
-vertex; creases and nails are an image over the hands' texture coordinates, baked once; finer
-grain comes from noise that is fixed to the body.
+Colours are linear RGB reflectances. Structure larger than a few millimetres is a colour at each
+vertex. Creases and nails are an image over the hands' texture coordinates. Finer grain is noise
+that is fixed to the body.
 """
 
 import functools
@@ -27,7 +27,7 @@ GAMMA = 2.2
 
 
 class Look(NamedTuple):
-    """How one person looks."""
+    """The appearance of one person."""
 
     colours: np.ndarray  # (V, 3) skin and hair
     inside: np.ndarray  # (V,) how far inside the clothes, arm lengths; negative for bare skin
@@ -58,8 +58,8 @@ def _regions():
     return np.where(on_hand, palmar, 0), np.where(on_hand, red, 0)
 
 
-def sample_look(rng, factors):
-    """Somebody's looks; with `textures` off the skin is of one colour, and uncreased."""
+def sample_look(rng: np.random.Generator, factors) -> Look:
+    """Draw a person's appearance; without `factors.textures` the skin has one colour."""
     shared, (palmar, red) = body(), _regions()
     tone = rng.uniform(0, len(_TONES) - 1)
     low = min(int(tone), len(_TONES) - 2)
@@ -82,7 +82,7 @@ def sample_look(rng, factors):
     nails = skin * 0.75 + 0.25 * np.array([0.75, 0.5, 0.45])
     if rng.random() < 0.1:  # varnish
         nails = rng.uniform(0.02, 0.8, 3)
-    # Sleeves: none, short, to the elbow, rolled up, or long; the two alike but for how they sit.
+    # Sleeves: none, short, to the elbow, rolled up, or long; both of about the same length.
     length = rng.choice(
         [
             rng.uniform(1.4, 2.2),
@@ -107,44 +107,44 @@ def sample_look(rng, factors):
 
 
 def _waves(rng, count, low, high):
-    """(V, count) sines through space, of `low` to `high` radians a metre, give or take."""
+    """Draw (V, count) sines through space, of about `low` to `high` radians a metre."""
     directions = rng.normal(size=(3, count)) * rng.uniform(low, high, count)
     phases = rng.uniform(0, 2 * np.pi, count)
     return np.sin(body().rest.astype(np.float32) @ directions.astype("f4") + phases.astype("f4"))
 
 
 def _inside(rng, sleeves):
-    """(V,) from where the sleeves end, and below the collar."""
+    """Return (V,) how far a vertex is inside the clothes: beyond the sleeve, below the collar."""
     shared = body()
     collar = rng.uniform(0.47, 0.51) + 0.5 * shared.rest[:, 1] - shared.rest[:, 2]
     return np.minimum(shared.arm - sleeves[(shared.rest[:, 0] < 0).astype(int)], 4 * collar)
 
 
 def _inflation(rng, inside):
-    """(V,) metres: clothes stand off the body in folds."""
+    """Draw (V,) metres between body and clothes, with folds."""
     folds = _waves(rng, 4, 25, 120).sum(1)
     thick = np.exp(rng.uniform(np.log(0.002), np.log(0.013)))
     return thick * (1 + 0.3 * folds.clip(-2, 3)) * np.clip((inside + 0.03) / 0.06, 0, 1)
 
 
 def _cloth(rng, size=128):
-    """A cloth that repeats: plain, striped or checked, with its weave."""
+    """Draw a cloth (size, size, 3) that repeats: plain, striped, checked or heather, with weave."""
     dark, light = rng.uniform(0.01, 0.25, 3), rng.uniform(0.02, 0.85, 3)
     grey = rng.random() < 0.45  # much of what people wear has little colour
     if grey:
         dark, light = dark.mean() * np.ones(3), light.mean() * np.exp(rng.normal(0, 0.1, 3))
     wave = np.arange(size) / size * 2 * np.pi
     kind = rng.choice(["plain", "stripes", "checks", "heather"], p=(0.5, 0.2, 0.15, 0.15))
-    share = np.zeros((size, size))
+    dye = np.zeros((size, size))
     if kind == "stripes":
-        share += (np.sin(wave * rng.integers(1, 5)) > rng.uniform(-0.6, 0.8))[:, None]
+        dye += (np.sin(wave * rng.integers(1, 5)) > rng.uniform(-0.6, 0.8))[:, None]
     elif kind == "checks":
         lines = np.sin(wave * rng.integers(1, 4)) > 0
-        share += (lines[:, None] + lines[None]) / 2
+        dye += (lines[:, None] + lines[None]) / 2
     elif kind == "heather":
-        share += rng.random((size, size))
+        dye += rng.random((size, size))
     weave = 1 + 0.12 * rng.normal(size=(size, size, 1))
-    return ((light + share[..., None] * (dark - light)) * weave).clip(0.005, 0.9).astype(np.float32)
+    return ((light + dye[..., None] * (dark - light)) * weave).clip(0.005, 0.9).astype(np.float32)
 
 
 class Details(NamedTuple):
@@ -154,13 +154,13 @@ class Details(NamedTuple):
     low: np.ndarray  # (2,) texture coordinates of its lower left corner
     high: np.ndarray  # (2,)
 
-    def __call__(self, uv):
+    def __call__(self, uv: np.ndarray) -> np.ndarray:
         return sample_texture(self.image, (uv - self.low) / (self.high - self.low))
 
 
 @functools.cache
-def details(size=2048):
-    """Creases and nails of both hands, drawn over the hands' texture coordinates."""
+def details(size: int = 2048) -> Details:
+    """Draw creases and nails of both hands over the hands' texture coordinates, once."""
     import anny
 
     shared, hand = body(), anatomy.skeleton()
@@ -169,7 +169,7 @@ def details(size=2048):
     corners = shared.uv[own].reshape(-1, 2)
     low, high = corners.min(0) - 0.01, corners.max(0) + 0.01
     shape = np.ceil((high - low) * size).astype(int)[::-1]
-    # Flattened out, the mesh is drawn like any other: each texel learns where it is on the hand.
+    # The mesh is rasterised in texture coordinates, which gives each texel its point of the hand.
     flat = (shared.uv - low) / (high - low) * shape[::-1]
     flat = np.column_stack([flat[:, 0] - 0.5, shape[0] - flat[:, 1] - 0.5, np.ones(len(flat))])
     texels = rasterize(flat, own, np.eye(3), tuple(shape), cull=False)
@@ -188,7 +188,7 @@ def details(size=2048):
 
 
 def _creases(place, palmar):
-    """(N,) depth of the skin's folds at points of the hand, about 1 for the deepest."""
+    """Return (N,) depth of the skin's folds at points of the hand, about 1 for the deepest."""
     hand = anatomy.skeleton()
     inner, outer = np.clip(2 * palmar, 0, 1), np.clip(-2 * palmar, 0, 1)
     depth = np.zeros(len(place))
@@ -209,7 +209,7 @@ def _creases(place, palmar):
             elif finger > 0:  # where the finger meets the palm
                 shifted = along - 0.55 * np.linalg.norm(hand.heads[finger, 1] - head)
                 depth = np.maximum(depth, 0.7 * inner * np.exp(-((shifted / 0.0008) ** 2)) * near)
-    # The palm's three great lines, in its plane: shares of the way to the middle knuckle.
+    # The palm's three large creases, in its plane; 1 is the distance to the middle knuckle.
     unit = np.linalg.norm(hand.heads[2, 0])
     flat = place @ hand.palm[:, :2] / unit
     for line in (

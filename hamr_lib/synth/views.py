@@ -47,7 +47,7 @@ def sample_view(
     upright = centred or rng.random() < 0.6
     roll = rng.normal(0, np.radians(20)) if upright else rng.uniform(-np.pi, np.pi)
     rotation = Rotation.from_rotvec([0, 0, roll]).as_matrix() @ rotation
-    # The hand lies anywhere in the picture, and now and then over its border.
+    # The hand lies anywhere in the image, in some images over its border.
     spread = 0.62 if rng.random() < 0.15 else 0.4
     room = np.maximum(np.array(shape[::-1]) / 2 - spread * length, 0.12 * length)
     if spread > 0.5:
