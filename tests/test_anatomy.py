@@ -258,7 +258,7 @@ class TestSampler:
         half = sampling.sample_poses(np.random.default_rng(0), 3000, resting=0.5)
         kept = (half[:, None, 6:10] == sampled[None, :, 6:10]).all(-1).any(1).mean()
         assert 0.2 < kept < 0.6  # of the lively ones, those that the first 3,000 held too
-        with pytest.raises(HamrError, match=r"resting=1.5: expected a share from 0 to 1"):
+        with pytest.raises(HamrError, match=r"resting=1.5: expected a fraction from 0 to 1"):
             sampling.sample_poses(np.random.default_rng(0), 1, resting=1.5)
 
 

@@ -78,7 +78,7 @@ def test_an_incomplete_real_set_stops_before_anything_is_rendered(tmp_path):
     assert not (tmp_path / "open").exists()
 
 
-def test_other_settings_are_rendered_anew_and_never_mixed(rendered, tmp_path, capsys):
+def test_other_settings_are_rendered_again_and_never_mixed(rendered, tmp_path, capsys):
     dataset = registry.stand_in("rhd", asking(), tmp_path)
     block = blocks.blocks_of(dataset)[1]
     sets._begun(dataset, FACTORS)
