@@ -1,20 +1,20 @@
-"""What the hands of a set are like: the numbers behind the distributions of `01_data`."""
+"""Measure the hands of a set: the numbers behind the distributions of `01_data`."""
 
 import numpy as np
 
 from hamr_lib.joints import BONES, MIDDLE_MCP, TIPS
 
 
-def statistics(crops, looked_at=1000):
-    """How the hands of a set of crops are shaped, bent, seen and coloured.
+def statistics(crops, images: int = 1000) -> dict[str, np.ndarray]:
+    """Measure distance, size, bend, view and lightness of the hands of a set of crops.
 
     Args:
         crops: `data.crops.Crops`.
-        looked_at: over at most so many evenly spaced samples is the skin's lightness taken.
+        images: number of evenly spaced samples, at most, whose lightness is measured.
 
     Returns:
-        {what it is, with its unit: (n,) numbers}, over the samples that have the labels for it:
-        the wrist for all but the crop's side and the skin, for which it takes a mask.
+        {measure with its unit: (n,) numbers}, over the samples that have the labels for it: a mask
+        for the lightness, the wrist for all others but the side of the crop.
     """
     labels = crops.labels
     whole = labels["has_root"] & labels["valid_3d"].all(1)
@@ -30,7 +30,7 @@ def statistics(crops, looked_at=1000):
     along = joints[:, MIDDLE_MCP]
 
     masked = np.flatnonzero(labels["has_mask"])
-    masked = masked[np.linspace(0, len(masked) - 1, min(looked_at, len(masked))).astype(int)]
+    masked = masked[np.linspace(0, len(masked) - 1, min(images, len(masked))).astype(int)]
     lightness = []
     for start in range(0, len(masked), 100):
         batch = crops.batch(masked[start : start + 100])
