@@ -9,8 +9,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hamr_lib.config import Settings
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.evaluation.scores import (
@@ -36,7 +38,7 @@ LINES = 6  # most curves in a panel; the others are in the tables
 
 
 @styled
-def fig6(results_dir, settings):
+def fig6(results_dir: Path, settings: Settings) -> Figure:
     """Draw Fig. 6: 3-D PCK of the main run and the best comparisons, a panel a set.
 
     Needs the predictions of `runs/main` and of any `comparisons/`.
@@ -82,7 +84,7 @@ def fig6(results_dir, settings):
 
 
 @styled
-def fig7(results_dir, settings):
+def fig7(results_dir: Path, settings: Settings) -> Figure:
     """Draw Fig. 7: 2-D PCK on Dexter+Object (or its stand-in), which no method was trained on."""
     results_dir = Path(results_dir)
     methods = _with_joints(method_predictions(results_dir))
@@ -112,7 +114,7 @@ def fig7(results_dir, settings):
 
 
 @styled
-def fig8(results_dir, settings):
+def fig8(results_dir: Path, settings: Settings) -> Figure:
     """Draw Fig. 8: the paper's ablations, 3-D PCK on the two sets with labelled wrists."""
     results_dir = Path(results_dir)
     variants = ("full", *(v for v in settings.study.ablations if v in CLAIMS))
@@ -140,7 +142,7 @@ def fig8(results_dir, settings):
 
 
 @styled
-def ablations(results_dir, settings):
+def ablations(results_dir: Path, settings: Settings) -> Figure:
     """Draw every ablation's difference to the full model: its mean, interval, and each seed's."""
     results_dir = Path(results_dir)
     gains = ablation_differences(results_dir, settings)
@@ -176,7 +178,7 @@ def ablations(results_dir, settings):
 
 
 @styled
-def training_curves(log):
+def training_curves(log: Path) -> Figure:
     """Draw losses and validation error of a run by step, from its log.csv; saved beside it."""
     log = Path(log)
     if not log.is_file():

@@ -11,12 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hamr_lib.config import Settings
 from hamr_lib.data import registry
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_3d, is_stand_in, main_protocol, row_means
 from hamr_lib.files import write_aside
-from hamr_lib.recovery.result import SKIN, recover_frame
+from hamr_lib.recovery.result import SKIN, Recovery, recover_frame
 from hamr_lib.render import render
 from hamr_lib.render.draw2d import fit
 
@@ -44,7 +45,7 @@ for (const tile of document.querySelectorAll(".turn"))
 """
 
 
-def write_gallery(settings, results_dir):
+def write_gallery(settings: Settings, results_dir: Path) -> Path:
     """Write `gallery.html` from the main run's predictions and network; returns its path.
 
     Samples are ordered by their mean 3-D error under the set's main protocol. The network runs
@@ -90,7 +91,7 @@ def write_gallery(settings, results_dir):
     return path
 
 
-def turntable(recovery):
+def turntable(recovery: Recovery) -> np.ndarray:
     """(SIZE, VIEWS * SIZE, 3) uint8: a recovered mesh from all around, side by side."""
     low, high = recovery.vertices.min(0), recovery.vertices.max(0)
     vertices = recovery.vertices - (low + high) / 2

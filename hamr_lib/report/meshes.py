@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hamr_lib.errors import HamrError
@@ -23,7 +24,7 @@ TILE = 160  # pixels a side of a small picture
 
 
 @styled
-def fig4(results_dir, count=8):
+def fig4(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 4: recovered meshes over the image and from three more sides, `count` a set."""
     sets = run_predictions(Path(results_dir) / "runs" / "main")
     chosen = {find_set(sets, kind): sets[find_set(sets, kind)] for kind in ("stb", "rhd")}
@@ -36,7 +37,7 @@ def fig4(results_dir, count=8):
 
 
 @styled
-def fig9(results_dir, count=8):
+def fig9(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 9: the same on Dexter+Object (or its stand-in), which nothing was trained on."""
     sets = run_predictions(Path(results_dir) / "runs" / "main")
     dataset = find_set(sets, "dexter")
@@ -48,7 +49,7 @@ def fig9(results_dir, count=8):
 
 
 @styled
-def fig5(results_dir, count=8):
+def fig5(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 5: images, and the masks that the recovered meshes cast."""
     sets = run_predictions(Path(results_dir) / "runs" / "main")
     rows, tables = [], []
@@ -70,7 +71,7 @@ def fig5(results_dir, count=8):
 
 
 @styled
-def fig10(results_dir, count=8):
+def fig10(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 10: segmentation by every method that gives a mask, against the label."""
     results_dir = Path(results_dir)
     methods = method_predictions(results_dir)

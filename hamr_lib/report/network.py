@@ -1,16 +1,20 @@
 """Fig. 2 and 3: the network, drawn from its own modules."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from hamr_lib.model.blocks import describe_blocks
+from hamr_lib.model.hamr import HAMR
 from hamr_lib.report.style import COLOURS, WIDTH, save_figure, styled
 
 
 @styled
-def fig2(model, out_dir):
+def fig2(model: HAMR, out_dir: Path | None) -> Figure:
     """Fig. 2: the network as it is built: every block with its output's shape and parameters."""
     blocks = pd.DataFrame(describe_blocks(model), columns=["block", "shape", "parameters"])
     of_regression = blocks.block.str.startswith(("encoder", "joint_features", "layers"))
@@ -42,7 +46,7 @@ def fig2(model, out_dir):
 
 
 @styled
-def fig3(model, out_dir):
+def fig3(model: HAMR, out_dir: Path | None) -> Figure:
     """Fig. 3: what is regressed, and how an estimate becomes a mesh and its projection."""
     components = model.hand.pose_components
     turn = 3 if model.rotation == "axis_angle" else 6

@@ -1,10 +1,12 @@
 """The saved predictions of a study by method, data set and seed, and the differences they show."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from hamr_lib.config import Settings
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
 from hamr_lib.evaluation.predict import load_predictions
@@ -15,7 +17,7 @@ from hamr_lib.variants import LABELS
 KINDS = ("stb", "rhd", "dexter")  # the paper's order
 
 
-def run_predictions(folder):
+def run_predictions(folder: Path) -> dict[str, dict]:
     """Load the predictions of one run.
 
     Returns:
@@ -40,7 +42,7 @@ def _is_kind(dataset, kind):
     return dataset.lower().removeprefix("open-").startswith(kind)
 
 
-def find_set(sets, kind):
+def find_set(sets: Iterable[str], kind: str) -> str:
     """Return the display name of the set of a kind ("stb", "rhd", "dexter"), real or stand-in."""
     for dataset in sets:
         if _is_kind(dataset, kind):
@@ -48,7 +50,7 @@ def find_set(sets, kind):
     raise HamrError(f"there are no predictions for {kind!r}, only for {', '.join(sets)}")
 
 
-def method_folders(results_dir):
+def method_folders(results_dir: Path) -> dict[str, Path]:
     """Return name -> folder of the main run and the scored comparisons, as ordered in `LABELS`."""
     results_dir = Path(results_dir)
     others = {name: results_dir / "comparisons" / name for name in LABELS}
@@ -56,12 +58,14 @@ def method_folders(results_dir):
     return {"main": results_dir / "runs" / "main"} | scored
 
 
-def method_predictions(results_dir):
+def method_predictions(results_dir: Path) -> dict[str, dict]:
     """Load name -> `run_predictions` of the main run and the comparisons."""
     return {name: run_predictions(path) for name, path in method_folders(results_dir).items()}
 
 
-def variant_predictions(results_dir, variants, settings):
+def variant_predictions(
+    results_dir: Path, variants: Iterable[str], settings: Settings
+) -> dict[str, dict]:
     """Load the predictions of ablations.
 
     Returns:
@@ -75,7 +79,7 @@ def variant_predictions(results_dir, variants, settings):
     return runs
 
 
-def paired_difference(runs_a, runs_b, settings):
+def paired_difference(runs_a: list[dict], runs_b: list[dict], settings: Settings) -> dict | None:
     """Compare the 3-D AUC of two methods on the same images, see `metrics.paired_test`.
 
     Args:
@@ -92,7 +96,7 @@ def paired_difference(runs_a, runs_b, settings):
     return metrics.paired_test(a, b, thresholds, settings.evaluate.bootstrap)
 
 
-def ablation_differences(results_dir, settings):
+def ablation_differences(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """Compare each ablation's 3-D AUC with that of the full model, set by set.
 
     Returns:
@@ -111,7 +115,7 @@ def ablation_differences(results_dir, settings):
     return pd.DataFrame(rows)
 
 
-def intervals_over(settings):
+def intervals_over(settings: Settings) -> str:
     """Say what the ablations' intervals are taken over."""
     seeds = len(settings.study.ablation_seeds)
     return f"images and {seeds} seeds" if seeds > 1 else "the images of one seed (not over seeds)"

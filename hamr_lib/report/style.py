@@ -4,6 +4,8 @@ import functools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
 
 from hamr_lib.evaluation.scores import is_stand_in
 from hamr_lib.files import write_aside
@@ -33,7 +35,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 WIDTH = 7.2  # inches, both columns of a page
 
 
-def save_figure(fig, data, caption, out_dir, name):
+def save_figure(
+    fig: Figure, data: pd.DataFrame, caption: str, out_dir: Path | None, name: str
+) -> Figure:
     """Write a figure as `<name>.pdf`, `.png`, `.csv` and `.md`, each aside and renamed.
 
     Args:
@@ -81,6 +85,6 @@ def styled(draw):
     return drawn
 
 
-def set_title(dataset):
+def set_title(dataset: str) -> str:
     """Return a set's name as a title, which tells a stand-in."""
     return f"{dataset} (rendered stand-in)" if is_stand_in(dataset) else dataset

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hamr_lib.baselines import departures
+from hamr_lib.config import Settings
 from hamr_lib.data.photographs import TITLE
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.scores import (
@@ -42,7 +43,9 @@ LOCALISER = {
 }
 
 
-def write_table(table, caption, out_dir, name, by=None):
+def write_table(
+    table: pd.DataFrame, caption: str, out_dir: Path, name: str, by: str | None = None
+) -> pd.DataFrame:
     """Write a table as `<name>.csv`, `.md` and `.tex`, each aside and renamed.
 
     A caption that names a stand-in is completed by what that means.
@@ -90,7 +93,7 @@ def _latex(text):
     return re.sub(r"([&%_#])", r"\\\1", text)
 
 
-def results(results_dir):
+def results(results_dir: Path) -> pd.DataFrame:
     """The study's numbers: one row a method and set, measured and published apart.
 
     Needs `metrics.csv`, see `scores.merge_metrics`.
@@ -110,7 +113,7 @@ def results(results_dir):
     return write_table(shown, caption, results_dir / "tables", "results", by=SET)
 
 
-def headline(results_dir):
+def headline(results_dir: Path) -> pd.DataFrame:
     """The main run in one row a set: 3-D AUC under two protocols, 2-D AUC and mIoU."""
     results_dir = Path(results_dir)
     rows = read_rows(results_dir / "metrics.csv")
@@ -125,7 +128,7 @@ def headline(results_dir):
     return write_table(shown, caption, results_dir / "tables", "headline")
 
 
-def literature(results_dir):
+def literature(results_dir: Path) -> pd.DataFrame:
     """What others report for the real sets, with where it stands and what could be checked."""
     table = published()[["dataset", "method", "metric", "value", "protocol", "where", "checked"]]
     table = table.replace({"metric": METRICS}).rename(columns={"dataset": SET})
@@ -133,7 +136,7 @@ def literature(results_dir):
     return write_table(table, caption, Path(results_dir) / "tables", "published", by=SET)
 
 
-def table1(results_dir):
+def table1(results_dir: Path) -> pd.DataFrame:
     """Table 1: mIoU of hand masks, ours as measured and the paper's as published."""
     results_dir = Path(results_dir)
     rows = read_rows(results_dir / "metrics.csv")
@@ -158,7 +161,7 @@ def table1(results_dir):
     return write_table(table, caption, results_dir / "tables", "table1")
 
 
-def protocols(results_dir):
+def protocols(results_dir: Path) -> pd.DataFrame:
     """The same predictions of the main run under every protocol: AUC by protocol and set."""
     results_dir = Path(results_dir)
     rows = read_rows(results_dir / "runs" / "main" / "protocols.csv")
@@ -176,7 +179,7 @@ def protocols(results_dir):
     return write_table(table.reset_index(), caption, results_dir / "tables", "protocols")
 
 
-def ablations(results_dir, settings):
+def ablations(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """The ablations in numbers, with the difference that each makes to the full model.
 
     Values are means over seeds with 95 % intervals over images and seeds, and so is the difference
@@ -204,7 +207,7 @@ def ablations(results_dir, settings):
     return write_table(table, caption, Path(results_dir) / "tables", "ablations", by=SET)
 
 
-def claims(results_dir, settings):
+def claims(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """What the paper says of its four parts, and whether it holds in this study's ablations.
 
     A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
@@ -220,7 +223,7 @@ def claims(results_dir, settings):
     )
 
 
-def choices(results_dir, settings):
+def choices(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """What each choice changes that the paper leaves open, and each deviation of a profile's.
 
     Returns:
@@ -253,7 +256,7 @@ def _verdicts(results_dir, settings, named, title, how, caption, name):
     return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", name)
 
 
-def comparisons(results_dir, settings):
+def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """The methods of `comparisons/` beside the network, with paired differences to HAMR.
 
     The difference is to HAMR with the comparisons' budget; where that was not run, to the main
@@ -321,7 +324,7 @@ def _costs(folder, settings):
     return row
 
 
-def localiser(results_dir):
+def localiser(results_dir: Path) -> pd.DataFrame:
     """How well the localiser finds hands in whole images; see `localiser_training.evaluate`."""
     rows = read_rows(Path(results_dir) / "runs" / "main" / "localiser.csv")
     rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
@@ -337,7 +340,7 @@ def localiser(results_dir):
     return write_table(table, caption, Path(results_dir) / "tables", "localiser")
 
 
-def photographs(results_dir):
+def photographs(results_dir: Path) -> pd.DataFrame:
     """How well the network does on hands in photographs; see `scores.evaluate_photographs`."""
     rows = read_rows(Path(results_dir) / "runs" / "main" / "photographs.csv")
     table = _wide(rows)

@@ -7,16 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hamr_lib.recovery.result import SKIN
+from hamr_lib.recovery.result import SKIN, Recovery
 from hamr_lib.render.viewer3d import Scene
 
 
-def encode(image):
+def encode(image: np.ndarray) -> bytes:
     """(H, W, 3) uint8 RGB as the bytes of a PNG."""
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
-def download_link(path):
+def download_link(path: Path) -> str:
     """A link by which a browser takes a file along, wherever the kernel runs."""
     path = Path(path)
     content = base64.b64encode(path.read_bytes()).decode()
@@ -25,7 +25,7 @@ def download_link(path):
     return f'<a download="{name}" href="{url}">download {name}</a>'
 
 
-def plot_recovery(recovery):
+def plot_recovery(recovery: Recovery):
     """A k3d plot of a recovered hand with its joints, seen as the camera saw it."""
     scene = Scene(recovery.faces)
     scene.show(recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1)))
