@@ -89,14 +89,14 @@ def test_the_palm_is_seen_with_the_fingers_up(explorer):
 
 def test_gestures_blend(explorer):
     explorer.gesture.value, explorer.towards.value = "open", "fist"
-    opened = explorer._values(module.poses.ANGLES)
+    opened = explorer._values(module.anatomy.ANGLES)
     explorer.blend.value = 1.0
-    closed = explorer._values(module.poses.ANGLES)
+    closed = explorer._values(module.anatomy.ANGLES)
     explorer.blend.value = 0.25
     np.testing.assert_allclose(
-        explorer._values(module.poses.ANGLES), 0.75 * opened + 0.25 * closed, atol=1e-6
+        explorer._values(module.anatomy.ANGLES), 0.75 * opened + 0.25 * closed, atol=1e-6
     )
-    np.testing.assert_allclose(np.degrees(module.poses.GESTURES["fist"]), closed, atol=1e-6)
+    np.testing.assert_allclose(np.degrees(module.anatomy.GESTURES["fist"]), closed, atol=1e-6)
 
 
 def test_colours(explorer):
