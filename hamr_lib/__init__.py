@@ -15,7 +15,7 @@ from importlib import import_module
 _MODULES = {
     "HAMR": "hamr_lib.model.hamr",
     "load_hand": "hamr_lib.hand.layer",
-    "recover": "hamr_lib.recovery.result",
+    "recover": "hamr_lib.recovery.pipeline",
 }
 __all__ = ["HAMR", "load_hand", "recover"]
 

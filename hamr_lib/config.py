@@ -207,23 +207,6 @@ class Train:
 
 
 @group
-class Localiser:
-    """The network that finds hands in whole photos (see localiser.py); no part of the paper."""
-
-    image_size: int = within(192, 32, 1024)  # pixels a side of the square a photo is fitted into
-    channels: int = within(48, 1, 1024)
-    steps: int = within(6000, 1, 10**7)
-    batch_size: int = within(32, 1, 2**16)
-    learning_rate: float = within(1e-3, 1e-12, 10)
-    weight_decay: float = within(0.01, 0, 10)
-    save_every: int = within(100, 1, 10**7)  # steps between checkpoints
-    # Fraction of the frame's side that a hand takes up in training.
-    zoom: Interval = (0.08, 1.1)
-    rotation: float = within(60.0, 0, 180)  # degrees either way
-    negatives: float = within(0.15, 0, 1)  # fraction of the training frames that hold no hand
-
-
-@group
 class Evaluate:
     """Evaluation, Sections 4.3 to 4.5 and the supplement."""
 
@@ -267,7 +250,6 @@ class Settings:
     losses: Losses = Losses()
     augment: Augment = Augment()
     train: Train = Train()
-    localiser: Localiser = Localiser()
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
 

@@ -118,17 +118,17 @@ def publish(profile):
     """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
-    run, its network and the localiser in half precision (`model.pt`, `localiser.pt`), and the
-    gallery; predictions, caches and optimiser states stay behind. The tables in the README and in
-    `docs/`, each between its two marks, become this study's, and those "of bench" what `make bench`
-    last wrote. A study may be published as soon as its main run is evaluated. One that was made for
-    its ablations alone (`make ablations`) has no main run to publish.
+    run and the gallery; predictions, caches and optimiser states stay behind. The network of the
+    profile `reference` becomes the package's own, in half precision (`checkpoint.SHIPPED`). The
+    tables in the README and in `docs/`, each between its two marks, become this study's, and those
+    "of bench" what `make bench` last wrote. A study may be published as soon as its main run is
+    evaluated. One that was made for its ablations alone has no main run to publish.
 
     Raises:
         HamrError: for a study that has not come so far.
     """
     from hamr_lib.evaluation.scores import merge_metrics
-    from hamr_lib.model.checkpoint import save_release
+    from hamr_lib.model.checkpoint import SHIPPED, save_release
 
     source = results_dir(profile)
     profile = load_settings(profile).profile
@@ -152,8 +152,8 @@ def publish(profile):
     if evaluated:
         main = source / "runs" / "main"
         shutil.copy(main / "log.csv", target)
-        save_release(main / "checkpoints" / "best.ckpt", target / "model.pt")
-        save_release(main / "checkpoints" / "localiser.ckpt", target / "localiser.pt")
+        if profile == "reference":
+            save_release(main / "checkpoints" / "best.ckpt", SHIPPED)
 
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = with_tables(page.read_text(), profile, target / "tables")

@@ -60,30 +60,6 @@ def anny_hand():
 
 
 @pytest.fixture(scope="session")
-def blobs(tmp_path_factory):
-    """Folder of an RHD-like set of coloured blobs, with both splits; see `tiny.write_blobs`."""
-    from tiny import write_blobs
-
-    root = tmp_path_factory.mktemp("blobs")
-    write_blobs(root, "training", 30)
-    write_blobs(root, "evaluation", 12, seed=1)
-    return root
-
-
-@pytest.fixture(scope="session")
-def tiny_localiser(blobs, tmp_path_factory):
-    """A localiser that has learnt to find the blobs: path of its checkpoint."""
-    from tiny import blob_settings
-
-    from hamr_lib.data.rhd import RHD
-    from hamr_lib.recovery import localiser_training
-
-    folder = tmp_path_factory.mktemp("localiser")
-    localiser_training.fit(blob_settings(), folder, RHD(blobs, "training"))
-    return folder / "checkpoints" / "localiser.ckpt"
-
-
-@pytest.fixture(scope="session")
 def browsed(tiny_checkpoint, tmp_path_factory):
     """A run that was evaluated on twelve drawn frames, half of them left hands."""
     from tiny import draw_frames

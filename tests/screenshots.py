@@ -29,13 +29,12 @@ def save(name, picture):
     write_image(TARGET / f"{name}.png", small)
 
 
-def take(profile, photo, localiser=""):
+def take(profile, photo):
     """Take all of a profile's study.
 
     Args:
         profile: of a finished study.
         photo: path of what is uploaded.
-        localiser: path of one; "" takes the default.
     """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -52,7 +51,7 @@ def take(profile, photo, localiser=""):
             chrome.js("new Promise(done => setTimeout(done, 2000))")
             save("explore_mesh_predictions", chrome.picture())
 
-            prepare("recover_photo", folder, localiser=localiser, out="out")
+            prepare("recover_photo", folder, out="out")
             run_all(chrome, address("recover_photo.ipynb"))
             chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
             button = "document.querySelector('.jp-OutputArea button.widget-upload')"

@@ -8,7 +8,9 @@ from PIL import Image
 from test_gallery import write
 from tiny import draw_frames
 
-from hamr_lib.recovery.result import recover
+from hamr_lib.data.photographs import example_photographs
+from hamr_lib.recovery.photo import read_photo
+from hamr_lib.recovery.pipeline import recover
 
 pytestmark = [
     pytest.mark.slow,
@@ -103,30 +105,35 @@ def wait_for(condition):
     until(condition, 60, condition.__name__)
 
 
-def test_recover_photo_takes_an_uploaded_photo(
-    lab, chrome, tiny_checkpoint, tiny_localiser, blobs, tmp_path
-):
+@pytest.fixture
+def both(tmp_path):
+    """A photo of a left hand and, beside it, of its mirror image."""
+    left = read_photo(example_photographs()[0])
+    Image.fromarray(np.hstack([left, left[:, ::-1]])).save(tmp_path / "both.png")
+    return tmp_path / "both.png"
+
+
+def test_recover_photo_takes_an_uploaded_photo(lab, chrome, tiny_checkpoint, both, tmp_path):
     folder, address = lab
-    photo = blobs / "RHD_published_v2" / "evaluation" / "color" / "00000.png"
+    photo = example_photographs()[0]
     prepare(
         "recover_photo", folder, photo=str(photo), checkpoint=str(tiny_checkpoint),
-        localiser=str(tiny_localiser), out=str(tmp_path / "out"),
+        out=str(tmp_path / "out"),
     )  # fmt: skip
     run_all(chrome, address("recover_photo.ipynb"))
     button = "document.querySelector('.jp-OutputArea button.widget-upload')"
-    both = blobs / "RHD_published_v2" / "evaluation" / "color" / "00002.png"
     chrome.upload(button, both)
-    chrome.wait(f"!!({text('download 00002_hand2.glb', 'a')})")
+    chrome.wait(f"!!({text('download both_hand2.glb', 'a')})")
     chrome.wait(f"!!({IMAGE}) && ({IMAGE}).complete && !!({PLOT})")
     assert drawn(chrome.picture(IMAGE)) > 0.05
     wait_for(lambda: drawn(chrome.picture(PLOT)) > 0.005)
-    chrome.js(f"({text('download 00002_hand2.glb', 'a')}).click()")
-    mesh = trimesh.load_mesh(chrome.downloaded("00002_hand2.glb"))
+    chrome.js(f"({text('download both_hand2.glb', 'a')}).click()")
+    mesh = trimesh.load_mesh(chrome.downloaded("both_hand2.glb"))
     assert 0.05 < np.ptp(mesh.vertices, axis=0).max() < 0.5
     # What is no photo, or shows no hand, is said in words, and leaves no mesh.
     (tmp_path / "text.png").write_text("not an image")
     chrome.upload(button, tmp_path / "text.png")
-    chrome.wait("document.body.textContent.includes('text.png cannot be read as an image')")
+    chrome.wait("document.body.textContent.includes('text.png is not an image of a format')")
     noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     chrome.upload(button, tmp_path / "noise.png")
@@ -134,15 +141,16 @@ def test_recover_photo_takes_an_uploaded_photo(
     assert not chrome.js(f"!!({text('download noise.glb', 'a')})")
 
 
-def test_recover_photo_takes_a_picture(lab, tiny_checkpoint, tiny_localiser, blobs, tmp_path):
+def test_recover_photo_takes_a_picture(lab, tiny_checkpoint, both, tmp_path):
     """With a camera that sees two hands; and a browser without a camera says so."""
     folder, address = lab
-    photo = blobs / "RHD_published_v2" / "evaluation" / "color" / "00002.png"
-    Image.open(photo).convert("RGB").resize((640, 640)).save(tmp_path / "camera.jpg", quality=95)
+    frame = Image.new("RGB", (640, 640))
+    frame.paste(Image.open(both).resize((640, 320)), (0, 160))
+    frame.save(tmp_path / "camera.jpg", quality=95)
     (tmp_path / "camera.jpg").rename(tmp_path / "camera.mjpeg")
     prepare(
-        "recover_photo", folder, photo=str(photo), checkpoint=str(tiny_checkpoint),
-        localiser=str(tiny_localiser), out=str(tmp_path / "out"),
+        "recover_photo", folder, photo=str(both), checkpoint=str(tiny_checkpoint),
+        out=str(tmp_path / "out"),
     )  # fmt: skip
     button = text("webcam", "button")
     for camera in (None, tmp_path / "camera.mjpeg"):

@@ -261,6 +261,7 @@ def test_loading_a_model_needs_no_package_of_training():
 
 def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "pretrained.pt")
     with pytest.raises(HamrError, match="no trained network"):
         checkpoint.pretrained()
 
@@ -274,10 +275,8 @@ def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
     touch("smoke/runs/main/checkpoints/best.ckpt", 9)
     with pytest.raises(HamrError, match="no trained network"):
         checkpoint.pretrained()
-    shipped = touch("reference/cpu/model.pt", 5)
-    assert checkpoint.pretrained() == shipped
-    shipped = touch("reference/gpu/model.pt", 4)
-    assert checkpoint.pretrained() == shipped
+    checkpoint.SHIPPED.touch()
+    assert checkpoint.pretrained() == checkpoint.SHIPPED
     own = touch("cpu/runs/main/checkpoints/best.ckpt", 2)
     touch("gpu/runs/main/checkpoints/best.ckpt", 1)
     assert checkpoint.pretrained() == own

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hamr_lib.data.rhd import RHD
+from hamr_lib.data.photographs import example_photographs
 from hamr_lib.errors import HamrError
-from hamr_lib.recovery import command, result
+from hamr_lib.recovery import command
+from hamr_lib.recovery.photo import read_photo
 
 BOX = "--box=20,10,80,70"
 
@@ -73,8 +74,6 @@ def test_no_photo_could_be_done(hamr, photos, tmp_path):
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["a.jpg", "--side", "right", "--localiser", "no.pt"], "no.pt is missing"),
-        (["a.jpg", "--localiser", "notes.txt"], "notes.txt is no readable checkpoint"),
         (["a.jpg", BOX, "--side", "right", "--checkpoint", "no.pt"], "no.pt is missing"),
         (["a.jpg", BOX, "--side", "right", "--device", "abacus"], "device='abacus'"),
         (["z.jpg", BOX, "--side", "right"], "z.jpg does not exist"),
@@ -111,36 +110,37 @@ def test_a_photo_is_not_overwritten_by_the_result_of_another(hamr, photos):
 # --- finding hands, and videos ------------------------------------------------------------------
 
 
-def test_hands_are_found_in_photos(hamr, blobs, tiny_localiser, tmp_path, monkeypatch):
-    truly = result._look
+@pytest.fixture(scope="module")
+def left():
+    return read_photo(example_photographs()[0])
 
-    def look(model, photo, box, sides):
-        """The network stands for one that tells the side by where a blob lies."""
-        side = "left" if box[0] + box[2] < photo.shape[1] else "right"
-        return truly(model, photo, box, sides)._replace(side=side)
 
-    monkeypatch.setattr(result, "_look", look)
-    folder = blobs / "RHD_published_v2" / "evaluation" / "color"
-    both = [folder / f"{i:05d}.png" for i in (0, 2)]
-    code, out, _ = hamr(*both, "--localiser", tiny_localiser)
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(7).normal(110, 12, (160, 160, 3)).clip(0, 255).astype(np.uint8)
+
+
+def test_hands_are_found_in_photos(hamr, left, tmp_path):
+    Image.fromarray(left).save(tmp_path / "one.png")
+    Image.fromarray(np.hstack([left, left[:, ::-1]])).save(tmp_path / "two.png")
+    code, out, _ = hamr(tmp_path / "one.png", tmp_path / "two.png")
     assert code == command.DONE and "2 of 2" in out
     stored = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("out/*.json")}
-    assert set(stored) == {"00000", "00002", "00002_hand2"}
-    assert stored["00000"]["side"] == "left"
-    assert {stored[stem]["side"] for stem in ("00002", "00002_hand2")} == {"left", "right"}
+    assert set(stored) == {"one", "two", "two_hand2"}
+    assert stored["one"]["side"] == "left" and stored["one"]["evidence"] == "both"
+    assert {stored[stem]["side"] for stem in ("two", "two_hand2")} == {"left", "right"}
 
 
-def test_a_photo_without_a_hand_has_its_own_code(hamr, tiny_localiser, tmp_path, blobs):
-    noise = np.random.default_rng(7).normal(110, 12, (90, 140, 3)).clip(0, 255).astype(np.uint8)
+def test_a_photo_without_a_hand_has_its_own_code(hamr, left, noise, tmp_path):
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    code, out, err = hamr(tmp_path / "noise.png", "--localiser", tiny_localiser)
+    code, out, err = hamr(tmp_path / "noise.png")
     assert code == command.NO_HAND and "noise.png: no hand was found" in err and "0 of 1" in out
     assert not list((tmp_path / "out").iterdir())
-    photo = blobs / "RHD_published_v2" / "evaluation" / "color" / "00001.png"
-    code, _, _ = hamr(photo, tmp_path / "noise.png", "--localiser", tiny_localiser)
+    Image.fromarray(left).save(tmp_path / "one.png")
+    code, _, _ = hamr(tmp_path / "one.png", tmp_path / "noise.png")
     assert code == command.PARTLY
     (tmp_path / "text.png").write_text("not an image")
-    code, _, _ = hamr(tmp_path / "text.png", tmp_path / "noise.png", "--localiser", tiny_localiser)
+    code, _, _ = hamr(tmp_path / "text.png", tmp_path / "noise.png")
     assert code == command.FAILED
 
 
@@ -152,20 +152,20 @@ def write_video(path, images):
     writer.release()
 
 
-def test_a_video_is_its_frames(hamr, blobs, tiny_localiser, tmp_path):
-    noise = np.random.default_rng(7).normal(110, 12, (128, 128, 3)).clip(0, 255).astype(np.uint8)
-    hand = RHD(blobs, "evaluation").both_hands(0)[0]
-    write_video(tmp_path / "clip.mp4", [hand, noise, hand])
-    code, out, _ = hamr(tmp_path / "clip.mp4", "--localiser", tiny_localiser)
+def test_a_video_is_its_frames(hamr, left, noise, tmp_path):
+    left = np.ascontiguousarray(left[:160, :160])
+    noise = cv2.resize(noise, left.shape[1::-1])
+    write_video(tmp_path / "clip.mp4", [left, noise, left])
+    code, out, _ = hamr(tmp_path / "clip.mp4")
     assert code == command.DONE and "hands in 2 of 3 frames" in out
     expected = {f"clip-{i:06d}{end}" for i in (0, 2) for end in
                 ("_overlay.png", ".glb", ".obj", ".json")}  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     write_video(tmp_path / "empty.mp4", [noise, noise])
-    code, _, err = hamr(tmp_path / "empty.mp4", "--localiser", tiny_localiser)
+    code, _, err = hamr(tmp_path / "empty.mp4")
     assert code == command.NO_HAND and "no hand was found in any of its 2 frames" in err
     (tmp_path / "text.mp4").write_text("not a video")
-    code, _, err = hamr(tmp_path / "text.mp4", "--localiser", tiny_localiser)
+    code, _, err = hamr(tmp_path / "text.mp4")
     assert code == command.FAILED and "text.mp4 is not a video that OpenCV reads" in err
 
 

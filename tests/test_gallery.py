@@ -9,7 +9,7 @@ import pytest
 from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict, scores
-from hamr_lib.recovery.result import recover_frame
+from hamr_lib.recovery.pipeline import recover_frame
 from hamr_lib.report import gallery
 
 

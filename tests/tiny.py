@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from hamr_lib.config import from_dict
-from hamr_lib.data import rhd
 from hamr_lib.data.frame import Frame
 from hamr_lib.hand.layer import HandMesh
 from hamr_lib.joints import BONES
@@ -107,53 +106,5 @@ def tiny_settings(model=None, **train):
                       "hidden": 32, "iterations": 2, "rotation": "6d", **(model or {})},
             "losses": {"silhouette_size": 16},
             "train": {"steps": 12, "batch_size": 4, "validate_every": 4, **train},
-        }
-    )  # fmt: skip
-
-
-def write_blobs(root, split, count, seed=0, size=128):
-    """Write a set as RHD is laid out: on grey noise a blue blob for each left hand and an orange
-    one for each right hand; of three images one shows a left hand, one a right one, one both."""
-    rng = np.random.default_rng(seed)
-    annotations = {}
-    K = np.array([[200, 0, (size - 1) / 2], [0, 200, (size - 1) / 2], [0, 0, 1]])
-    for index in range(count):
-        image = rng.normal(110, 12, (size, size, 3)).clip(0, 255).astype(np.uint8)
-        parts = np.zeros((size, size), np.uint8)
-        joints = np.zeros((2, 21, 3))
-        for hand, (colour, first) in enumerate([((40, 90, 220), 2), ((230, 130, 40), 18)]):
-            # A hand that is not shown lies far outside, as RHD has it.
-            centre, reach = np.array([10.0 * size, size / 2]), np.array([12.0, 16.0])
-            if index % 3 in (hand, 2):
-                reach = rng.uniform(0.12, 0.22, 2) * size
-                centre = np.array([size * (0.25 + 0.5 * hand), rng.uniform(0.3, 0.7) * size])
-                axes = tuple(int(r) for r in reach)
-                place = tuple(int(c) for c in centre)
-                cv2.ellipse(image, place, axes, 0, 0, 360, colour, cv2.FILLED)
-                cv2.ellipse(parts, place, axes, 0, 0, 360, first, cv2.FILLED)
-            around = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-            flat = np.zeros((21, 2))
-            flat[1:] = 0.93 * np.stack([np.cos(around), np.sin(around)], 1) * reach
-            flat += centre
-            joints[hand] = np.column_stack([flat, np.ones(21)]) @ np.linalg.inv(K).T * 0.5
-        visible = np.ones((2, 21), bool)
-        rhd.write_sample(root, split, index, image, parts, np.full((size, size), 0.5))
-        annotations[index] = rhd.annotation(joints, K, visible)
-    rhd.write_annotations(root, split, annotations)
-
-
-def blob_settings(**localiser):
-    """Settings of a localiser that learns such blobs in seconds."""
-    return from_dict(
-        {
-            "profile": "tiny",
-            "data": {"validation": 0.2},
-            "localiser": {"image_size": 96, "channels": 16, "steps": 160, "batch_size": 6,
-                          "save_every": 80, "learning_rate": 2e-3, "zoom": [0.2, 1.0],
-                          "rotation": 30.0, **localiser},
-            # Blobs differ in their colour alone: no more of it is changed than a little.
-            "augment": {"brightness": [0.9, 1.1], "contrast": [0.9, 1.1], "hue": [0.9, 1.1],
-                        "saturation": [0.9, 1.1]},
-            "evaluate": {"bootstrap": 40},
         }
     )  # fmt: skip

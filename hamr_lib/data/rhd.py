@@ -83,18 +83,6 @@ class RHD(Frames):
             for side, first in FIRST_PART.items()
         }
 
-    def both_hands(self, index):
-        """A whole image and what it shows of both hands.
-
-        Returns:
-            image (H, W, 3) uint8 RGB; hands (H, W) uint8, 0 background, 1 left hand, 2 right hand;
-            joints_2d (2, 21, 2) pixels in our order, left hand first.
-        """
-        image, masks = self._image_and_masks(index)
-        hands = masks["left"].astype(np.uint8) + 2 * masks["right"].astype(np.uint8)
-        joints_2d = self.uv_vis[index].reshape(2, NUM_JOINTS, 3)[:, FROM_RHD, :2]
-        return image, hands, joints_2d
-
     def frame(self, index):
         image, masks = self._image_and_masks(index)
         side = "left" if masks["left"].sum() > masks["right"].sum() else "right"

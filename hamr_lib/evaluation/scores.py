@@ -26,7 +26,7 @@ from hamr_lib.evaluation.predict import (
 from hamr_lib.files import commit, write_aside, write_json
 from hamr_lib.joints import WRIST
 from hamr_lib.model.hamr import load_model
-from hamr_lib.recovery.result import frame_box, recover
+from hamr_lib.recovery.pipeline import frame_box, recover
 
 COLUMNS = [
     "dataset", "split", "protocol", "method", "metric", "value", "ci_low", "ci_high",
@@ -295,7 +295,7 @@ def evaluate_photographs(checkpoint, folder):
 
     A joint's error is told as a share of the longer side of its hand's box: that of the labelled
     joints, from which the crop is cut as for any other set. Told are the network's mesh and maps,
-    and the mesh of `result.recover`, which is given that box and the side.
+    and the mesh of `pipeline.recover`, which is given that box and the side.
 
     Args:
         checkpoint: path of the network.
@@ -368,8 +368,7 @@ def merge_metrics(results_dir):
     results_dir = Path(results_dir)
     found = sorted(results_dir.glob("runs/*/metrics.csv"))
     found += sorted(results_dir.glob("comparisons/*/metrics.csv"))
-    for name in ("localiser", "photographs"):
-        found += sorted(results_dir.glob(f"runs/main/{name}.csv"))
+    found += sorted(results_dir.glob("runs/main/photographs.csv"))
     if not found:
         raise HamrError(f"{results_dir} holds no runs/*/metrics.csv: run the evaluation first")
     literature = published()[["dataset", "protocol", "method", "metric", "value"]]

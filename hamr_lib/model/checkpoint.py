@@ -30,6 +30,7 @@ NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.in
 MAY_DIFFER = ("train.devices", "train.nodes", "train.workers")
 SECTIONS = ("data", "hand", "model", "losses", "augment", "train")
 RELEASE_BYTES = 40e6
+SHIPPED = Path(__file__).with_name("pretrained.pt")  # the network of the profile `reference`
 
 
 def describe(settings, data_digest, hand, step, metrics, task="hamr"):
@@ -134,8 +135,7 @@ def read(path: Path | str, task: str | None = None) -> dict:
         )
     of = description.get("task")
     if task is not None and of != task:
-        what = "a localiser" if "kind" in description else f"a network of {quoted(of)}"
-        raise HamrError(f"{path} holds {what}, expected one of {task!r}")
+        raise HamrError(f"{path} holds a network of {quoted(of)}, expected one of {task!r}")
     for key, kind in DESCRIPTION.items() if task is not None else ():
         if type(description.get(key)) is not kind:
             raise HamrError(
@@ -173,7 +173,7 @@ def _check_tensor(path, key, value):
 
 
 def model_state(checkpoint):
-    """The network's state dict, without the name that a localiser's has before it."""
+    """The network's state dict, without the name that the training module puts before it."""
     return {key.removeprefix("network."): v for key, v in checkpoint["state_dict"].items()}
 
 
@@ -215,35 +215,28 @@ def stored_settings(path: Path | str, description: dict) -> Settings:
     return from_dict(stored, source=f"{path}: settings")
 
 
-def pretrained(own="best.ckpt", shipped="model.pt", usable=lambda path: True):
+def pretrained() -> Path:
     """The trained network that is taken where none is named.
 
-    The reader's own latest (`results/<profile>/runs/main/checkpoints/<own>`), but never one of the
-    `smoke` profile, which only tests the machinery; then the shipped one of the largest profile
-    (`results/reference/<profile>/<shipped>`).
-
-    Args:
-        own, shipped: names of the files.
-        usable: tells of one's own whether its training went far enough to be used.
+    It is the reader's own latest (`results/<profile>/runs/main/checkpoints/best.ckpt`), but never
+    one of the `smoke` profile, which only tests the machinery; then the one in this package.
 
     Raises:
         HamrError: when there is neither.
     """
     found = [
         path
-        for path in (ROOT / "results").glob(f"*/runs/main/checkpoints/{own}")
-        if path.parents[3].name != "smoke" and usable(path)
+        for path in (ROOT / "results").glob("*/runs/main/checkpoints/best.ckpt")
+        if path.parents[3].name != "smoke"
     ]
     if found:
         return max(found, key=lambda path: path.stat().st_mtime)
-    for profile in ("reference", "paper", "gpu", "normalised", "everyday", "photos", "long", "cpu"):
-        path = ROOT / "results" / "reference" / profile / shipped
-        if path.is_file():
-            return path
-    raise HamrError(
-        f"no trained network: expected results/<profile>/runs/main/checkpoints/{own} (made by "
-        f"`make train`) or results/reference/<profile>/{shipped}; or name a checkpoint"
-    )
+    if not SHIPPED.is_file():
+        raise HamrError(
+            "no trained network: expected results/<profile>/runs/main/checkpoints/best.ckpt (made "
+            f"by `make train`) or {SHIPPED}; or name a checkpoint"
+        )
+    return SHIPPED
 
 
 def load_state(path: Path | str, network: torch.nn.Module, state: dict):

@@ -1,7 +1,10 @@
 """Recovery: from a photograph to the mesh of each hand in it.
 
-result   `recover`, `recover_frame`, `Recovery`: one image in, one recovery a hand out
-refine   `fit`: lay the mesh onto the heat maps
-views    `add_views`: turned and scaled copies of a crop, averaged
-command  the command `hamr`
+photo     `read_photo`: any common format as upright RGB
+detect    `find_hands`: boxes, sides and landmarks, by MediaPipe
+pipeline  `recover`, `recover_frame`: one image in, one `Recovery` a hand out
+refine    `lay`: the hand model laid onto heat maps and landmarks
+result    `Recovery`: a hand's mesh, its pictures and its files
+output    `whole_set`: files that are all there, or none
+command   the command `hamr`
 """

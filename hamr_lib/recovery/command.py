@@ -30,10 +30,9 @@ For every photo NAME.* five files are written into --out:
 A second hand's files are called NAME_hand2.*, and so on. Of a video each frame is a photo called
 NAME-000000 and so on; frames have no HTML.
 
-The hands are found unless --box says where one is, and their side is the one as which the network
-sees them the more clearly unless --side says it. With --side and no --box only the hands of that
-side are recovered; if all found are of the other side, the most certain one, as a hand of the side
-that was said.
+The hands and their sides are found by MediaPipe unless --box and --side say them. With --side and
+no --box only the hands of that side are recovered; if all found are of the other side, the most
+certain one, as a hand of the side that was said.
 """
 
 CODES = f"""\
@@ -98,11 +97,10 @@ def _parser():
         help="default: your own latest training run, else the one that is shipped",
     )
     command.add_argument(
-        "--localiser",
-        type=Path,
-        metavar="F",
-        help="what finds hands; default: your own latest, else the one that is shipped",
-    )
+        "--evidence", choices=("network", "landmarks", "both"), default="both",
+        help="what the mesh is laid onto: the network's heat maps, MediaPipe's landmarks or both "
+        "(default)",
+    )  # fmt: skip
     command.add_argument("--device", metavar="D", help="default: a GPU if there is one, else cpu")
     return parser
 
@@ -120,13 +118,15 @@ def _box(text):
 def _recover(args):
     # Here, so that --help and a mistyped option do not wait for torch.
     from hamr_lib.model.checkpoint import pretrained
-    from hamr_lib.recovery.result import ENDINGS, NoHandError, PhotoError
+    from hamr_lib.recovery.photo import PhotoError
+    from hamr_lib.recovery.pipeline import NoHandError
 
     photos = list_photos(args.photos)
     out = args.out.resolve()
     if out in {path.resolve() for path in args.photos}:
         raise HamrError(f"--out {args.out} is a folder of photos: results would be mixed with them")
-    written = {out / f"{photo.stem}{ending}" for photo in photos for ending in ENDINGS}
+    endings = ("_overlay.png", ".glb", ".obj", ".json", ".html")
+    written = {out / f"{photo.stem}{ending}" for photo in photos for ending in endings}
     for photo in written & {photo.resolve() for photo in photos}:
         raise HamrError(f"a result would overwrite {photo}: choose another --out")
     _check_out(args.out)
@@ -164,7 +164,7 @@ def _recover_photo(path, args, advance):
 
 def _recover_video(path, args, advance):
     """Recover the hands of each frame and save them, one frame in memory at a time."""
-    from hamr_lib.recovery.result import NoHandError
+    from hamr_lib.recovery.pipeline import NoHandError
 
     count = hits = 0
     for count, frame in enumerate(frames(path), start=1):
@@ -180,13 +180,13 @@ def _recover_video(path, args, advance):
 
 
 def _recover_image(image, stem, args, html=True):
-    from hamr_lib.recovery.result import recover
+    from hamr_lib.recovery.pipeline import recover
+    from hamr_lib.recovery.result import save_photo
 
     recoveries = recover(
-        image, args.box, args.side, args.checkpoint, args.device, args.localiser
+        image, args.box, args.side, args.checkpoint, args.device, args.evidence
     )  # fmt: skip
-    for i, recovery in enumerate(recoveries, start=1):
-        recovery.save(args.out, stem if i == 1 else f"{stem}_hand{i}", html=html)
+    save_photo(recoveries, args.out, stem, html=html)
 
 
 def frames(path):
@@ -197,7 +197,7 @@ def frames(path):
     """
     import cv2
 
-    from hamr_lib.recovery.result import PhotoError
+    from hamr_lib.recovery.photo import PhotoError
 
     video = cv2.VideoCapture(str(path))
     try:

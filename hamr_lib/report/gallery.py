@@ -17,7 +17,8 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_3d, is_stand_in, main_protocol, row_means
 from hamr_lib.files import write_aside
-from hamr_lib.recovery.result import SKIN, Recovery, recover_frame
+from hamr_lib.recovery.pipeline import recover_frame
+from hamr_lib.recovery.result import SKIN, Recovery
 from hamr_lib.render import render
 from hamr_lib.render.draw2d import fit
 

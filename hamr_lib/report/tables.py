@@ -35,12 +35,6 @@ from hamr_lib.variants import CLAIMS, LABELS, VARIANTS
 MAIN = ("auc", "epe_mean", "auc_2d", "miou")  # beside columns of another kind
 HEADLINE = ("auc", "auc_hand3d", "auc_2d", "miou")
 SET = "data set"
-LOCALISER = {
-    "hands_found": "hands found",
-    "finds_right": "finds that are hands",
-    "box_iou": "box IoU of those found",
-    "side_accuracy": "side right",
-}
 
 
 def write_table(
@@ -324,22 +318,6 @@ def _costs(folder, settings):
     return row
 
 
-def localiser(results_dir: Path) -> pd.DataFrame:
-    """How well the localiser finds hands in whole images; see `localiser_training.evaluate`."""
-    rows = read_rows(Path(results_dir) / "runs" / "main" / "localiser.csv")
-    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
-    table = rows.pivot(index="dataset", columns="metric", values="text")
-    table = table.reindex(columns=list(LOCALISER)).rename(columns=LOCALISER)
-    table = table.rename_axis(columns=None, index=SET).reset_index()
-    caption = (
-        "Hands found in whole images: the share of hands whose box is overlapped by half, the "
-        "share of finds that are on a hand, the mean overlap of those found, and how often their "
-        "side is right; with 95 % intervals over hands. In photographs not every hand is labelled, "
-        "so that finds are not scored there."
-    )
-    return write_table(table, caption, Path(results_dir) / "tables", "localiser")
-
-
 def photographs(results_dir: Path) -> pd.DataFrame:
     """How well the network does on hands in photographs; see `scores.evaluate_photographs`."""
     rows = read_rows(Path(results_dir) / "runs" / "main" / "photographs.csv")
@@ -367,7 +345,7 @@ def _verdict(gain):
 
 def _of_the_study(rows):
     """The rows of the main run and the comparisons on the sets; others have tables of their own."""
-    return rows[~rows.method.isin([*VARIANTS, "localiser"]) & (rows.dataset != TITLE)]
+    return rows[~rows.method.isin(list(VARIANTS)) & (rows.dataset != TITLE)]
 
 
 def _wide(rows, metrics=tuple(METRICS)):

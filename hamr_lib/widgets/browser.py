@@ -17,7 +17,8 @@ from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_2d, errors_3d, main_protocol, row_means
 from hamr_lib.files import ROOT
 from hamr_lib.joints import FINGERS, NAMES
-from hamr_lib.recovery.result import SKIN, recover_frame
+from hamr_lib.recovery.pipeline import recover_frame
+from hamr_lib.recovery.result import SKIN
 from hamr_lib.render import render
 from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
 from hamr_lib.render.viewer3d import Scene

@@ -8,11 +8,12 @@ from pathlib import Path
 import anywidget
 import ipywidgets as widgets
 import traitlets
-from PIL import Image
 
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
-from hamr_lib.recovery.result import read_photo, recover
+from hamr_lib.recovery.photo import read_photo
+from hamr_lib.recovery.pipeline import recover
+from hamr_lib.recovery.result import save_photo
 from hamr_lib.render.draw2d import fit
 from hamr_lib.widgets.pictures import download_link, encode, plot_recovery
 
@@ -36,14 +37,14 @@ class Upload:
     """Upload a photo or take one, see the mesh over it and in space, and take the files along.
 
     Args:
-        checkpoint, localiser: as in `recover`.
+        checkpoint, evidence: as in `recover`.
         out: folder that the results are saved in; None takes `results/photos`.
 
     It shows its `widget`.
     """
 
-    def __init__(self, checkpoint=None, localiser=None, out=None):
-        self.checkpoint, self.localiser = checkpoint, localiser
+    def __init__(self, checkpoint=None, out=None, evidence="both"):
+        self.checkpoint, self.evidence = checkpoint, evidence
         self.out = out or ROOT / "results" / "photos"
         self.recoveries, self.photo = [], None  # the photo's name and content
         self.file = widgets.FileUpload(accept="image/*", description="photo")
@@ -88,29 +89,27 @@ class Upload:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
 
     def _recover(self, name, content):
-        try:
-            image = Image.open(io.BytesIO(content))
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise HamrError(f"{name} cannot be read as an image: {error}") from error
-        photo = read_photo(image)
+        photo = read_photo(io.BytesIO(content), name)
         box = [part for part in self.box.value.split(",") if part.strip()] or None
         self.recoveries = recover(
-            photo, box, self.side.value, self.checkpoint, localiser=self.localiser
+            photo, box, self.side.value, self.checkpoint, evidence=self.evidence
         )
-        stem = name.rpartition(".")[0] or name
+        # The browser says what the file is called: no more than a name is taken from that.
+        stem = Path(name.replace("\\", "/")).stem or "photo"
+        paths = save_photo(self.recoveries, self.out, stem)
         rows = []
-        for i, recovery in enumerate(self.recoveries, start=1):
-            paths = recovery.save(self.out, stem if i == 1 else f"{stem}_hand{i}")
-            links = " &nbsp; ".join(map(download_link, paths))
+        for recovery in self.recoveries:
             picture = fit(recovery.overlay(), WIDTH)
             # Its size is told: the plot beside it takes what width is left, once, perhaps before
             # the picture has loaded.
             height, width = picture.shape[:2]
             overlay = widgets.Image(value=encode(picture), width=width, height=height)
             x0, y0, x1, y1 = (round(v) for v in recovery.box)
-            text = f"A {recovery.side} hand in {x0},{y0},{x1},{y1}: {links}"
+            confidence = recovery.confidence.mean()
+            text = f"A {recovery.side} hand in {x0},{y0},{x1},{y1}, confidence {confidence:.2f}"
             rows += [widgets.HTML(text), widgets.HBox([overlay, plot_recovery(recovery)])]
-        self.found.children = rows
+        links = " &nbsp; ".join(map(download_link, paths))
+        self.found.children = (*rows, widgets.HTML(links))
         count = len(self.recoveries)
-        self.message.value = f"{name}: {count} hand{'s' if count > 1 else ''}, saved in {self.out}"
+        hands = f"{count} hand{'s' if count > 1 else ''}"
+        self.message.value = html.escape(f"{name}: {hands}, saved in {self.out}")

@@ -1,0 +1,231 @@
+"""Reading photographs: formats, orientation, and whatever is wrong with a file."""
+
+import io
+import os
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from hamr_lib.errors import HamrError
+from hamr_lib.recovery import photo as reading
+from hamr_lib.recovery.photo import PhotoError, read_photo
+
+
+def photo(height=240, width=320, seed=0):
+    """Smooth coloured noise, like nothing else when turned, mirrored or shifted."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(tmp_path, orientation):
+    """A camera stores the upright scene turned, and says in EXIF how; see the TIFF standard."""
+    upright = photo(30, 40)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), upright)
+
+
+def test_transparency_lies_on_white(tmp_path):
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[0] = (200, 100, 0, 255)
+    pixels[1] = (200, 100, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    read = read_photo(tmp_path / "a.png")
+    assert read[0, 0].tolist() == [200, 100, 0] and read[1, 0].tolist() == [255, 255, 255]
+
+
+def test_a_palette_with_a_transparent_entry(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", transparency=1)
+    assert read_photo(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_keep_their_upper_half(tmp_path, name):
+    grey = np.array([[0, 257 * 100, 257 * 200, 65535]], np.uint16)
+    if name.endswith("pgm"):
+        (tmp_path / name).write_bytes(b"P5 4 1 65535\n" + grey.astype(">u2").tobytes())
+    else:
+        cv2.imwrite(str(tmp_path / name), grey)
+    read = read_photo(tmp_path / name)
+    assert read.shape == (1, 4, 3)
+    assert read[0, :, 0].tolist() == [0, 100, 200, 255] and (read == read[..., :1]).all()
+
+
+def test_sixteen_bit_colour(tmp_path):
+    colour = np.array([[[0, 257 * 100, 65535]]], np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), colour[..., ::-1])
+    assert read_photo(tmp_path / "a.png").tolist() == [[[0, 100, 255]]]
+
+
+def test_grey_and_one_bit_and_pil_images():
+    grey = Image.fromarray(np.array([[7, 9]], np.uint8))
+    assert read_photo(grey).tolist() == [[[7] * 3, [9] * 3]]
+    assert read_photo(Image.new("1", (1, 1), 1)).tolist() == [[[255] * 3]]
+    assert read_photo(Image.new("CMYK", (1, 1), (0, 0, 0, 0))).tolist() == [[[255] * 3]]
+
+
+def test_a_photo_larger_than_pillow_accepts(tmp_path, monkeypatch):
+    """Pillow refuses from 179 million pixels on; phones take 200 million."""
+    Image.new("1", (11, 10), 1).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "huge.png")
+    assert read_photo(tmp_path / "huge.png").shape == (10, 11, 3)
+    assert Image.MAX_IMAGE_PIXELS == 50
+
+
+def test_what_is_no_photo(tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
+    whole = tmp_path / "whole.png"
+    Image.fromarray(photo()).save(whole)
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:2000])
+    Image.new("F", (2, 2)).save(tmp_path / "float.tif")
+    for name, complaint in [
+        ("text.jpg", "not an image"),
+        ("cut.png", "cannot be read"),
+        ("float.tif", "floating-point"),
+        ("none.png", "does not exist"),
+        (".", "is not a file"),
+    ]:
+        with pytest.raises(HamrError, match=complaint) as raised:
+            read_photo(tmp_path / name)
+        assert str(tmp_path) in str(raised.value)
+    for array in (photo()[..., 0], photo() / 255, np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(HamrError, match=r"expected an \(H, W, 3\) uint8 array"):
+            read_photo(array)
+    with pytest.raises(HamrError, match="expected a path"):
+        read_photo(3)
+
+
+def test_a_photo_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LARGEST", 100)
+    Image.new("1", (11, 10)).save(tmp_path / "a.png")
+    with pytest.raises(HamrError, match="a.png has 11 x 10 pixels"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_a_photo_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "free_memory", lambda: 900)
+    Image.new("L", (11, 10)).save(tmp_path / "a.png")
+    with pytest.raises(PhotoError, match="a.png has 11 x 10 pixels: reading them takes"):
+        read_photo(tmp_path / "a.png")
+
+
+def sloppy(entry):
+    """A JPEG of orientation 6 with one more EXIF entry: (tag, type, count, 4 value bytes)."""
+    entries = sorted([(274, 3, 1, b"\x06\0\0\0"), entry])
+    tags = b"".join(struct.pack("<HHI", *e[:3]) + e[3] for e in entries)
+    body = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + tags + b"\0\0\0\0"
+    plain = io.BytesIO()
+    Image.fromarray(photo(30, 40)).save(plain, "JPEG")
+    data = plain.getvalue()
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (271, 5, 1, b"\x08\0\0\0"),  # Make as RATIONAL
+        (282, 2, 4, b"72\0\0"),  # XResolution as ASCII
+        (700, 2, 4, b"<x>\0"),  # XMP as ASCII
+    ],
+)
+def test_a_sloppy_tag_beside_the_orientation_does_not_matter(tmp_path, entry):
+    (tmp_path / "a.jpg").write_bytes(sloppy(entry))
+    assert read_photo(tmp_path / "a.jpg").shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif", "webp", "jp2"])
+def test_formats_of_phones_and_the_web(tmp_path, suffix):
+    if suffix == "heic":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.fromarray(photo()).save(tmp_path / f"a.{suffix}", quality=95)
+    off = read_photo(tmp_path / f"a.{suffix}").astype(int) - photo()
+    assert np.abs(off).mean() < 6
+
+
+def test_formats_that_run_programs_are_not_tried(tmp_path, monkeypatch):
+    """Pillow gives PostScript to Ghostscript, whatever the file is called."""
+    Image.fromarray(photo()).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)
+    with pytest.raises(PhotoError, match="a.png is not an image of a format that is read"):
+        read_photo(tmp_path / "a.png")
+    for suffix in ("dds", "psd"):
+        assert suffix.upper() not in reading.FORMATS
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tif", "bmp", "gif", "jp2"])
+def test_damaged_files_are_named(tmp_path, suffix):
+    """Bytes are changed or cut off: the photo is read or refused, nothing else."""
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(photo(60, 80)).save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(25):
+        data = bytearray(whole[: rng.integers(len(whole) // 2, len(whole))])
+        for place in rng.integers(0, len(data), 4):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert read_photo(path).ndim == 3
+        except PhotoError as error:
+            refused += 1
+            assert path.name in str(error)
+    assert refused
+
+
+def test_images_that_break_or_are_closed_are_refused(tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    with pytest.raises(PhotoError, match="image cannot be read"):
+        read_photo(Image.open(tmp_path / "a.png"))
+    closed = Image.open(tmp_path / "a.png")
+    closed.close()
+    with pytest.raises(PhotoError, match="image cannot be read"):
+        read_photo(closed)
+
+
+def test_names_and_pipes(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PhotoError, match="pipe.png is not a file"):  # and does not wait for one
+        read_photo(tmp_path / "pipe.png")
+    with pytest.raises(PhotoError, match="File name too long"):
+        read_photo(tmp_path / ("a" * 300 + ".png"))
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", odd)
+    assert read_photo(os.fsdecode(odd)).shape == (240, 320, 3)
+    with open(odd, "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(PhotoError, match="caf") as raised:
+        read_photo(os.fsdecode(odd))
+    str(raised.value).encode()  # can be printed
+
+
+def test_an_uploaded_file(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(photo()).save(content, "PNG")
+    np.testing.assert_array_equal(read_photo(content, "mine.png"), photo())
+    with pytest.raises(PhotoError, match="mine.png is not an image"):
+        read_photo(io.BytesIO(b"%!PS"), "mine.png")
