@@ -226,6 +226,8 @@ class Study:
     # Steps of each ablation run, the full model's own row in that table included, so that all
     # rows of Fig. 8 have the same budget.
     ablation_steps: int = within(200000, 1, 10**8)
+    # Steps between validations of these runs, at most: points of the curve along the training.
+    validate_every: int = within(1000, 1, 10**8)
     # At most, before the first image of an ablation or comparison (see `train.lift_steps`).
     lift_steps: int = within(1000, 0, 10**7)
     comparisons: Annotated[tuple[str, ...], known(COMPARISONS, "method")] = tuple(COMPARISONS)
@@ -355,7 +357,9 @@ def _budget(profile, variant, name):
     steps = getattr(settings.study, name)
     return {
         "train__steps": steps,
-        "train__validate_every": min(steps, settings.train.validate_every),
+        "train__validate_every": min(
+            steps, settings.train.validate_every, settings.study.validate_every
+        ),
         "train__lift_steps": min(settings.train.lift_steps, settings.study.lift_steps),
     }
 

@@ -89,6 +89,7 @@ def run(name, settings, folder, train_crops, val_crops, sets):
         "reference": method.reference,
         "departures": method.departures(settings),
         "steps": settings.train.steps if trained else 0,
+        "learning_rate": method.learning_rate if trained else None,
     }
     write_json(folder / "about.json", about)
     return evaluate_method(
@@ -102,12 +103,13 @@ def departures(folders):
     """What each method stands for and how it departs from it, from the about.json of its folder.
 
     Returns:
-        DataFrame: method, stands for, steps, departures.
+        DataFrame: method, stands for, steps, learning rate, departures.
     """
     found = [read_json(Path(folder) / "about.json") for folder in folders]
     return pd.DataFrame({
         "method": [LABELS.get(one["method"], one["method"]) for one in found],
         "stands for": [one["reference"] for one in found],
         "steps": [one["steps"] for one in found],
+        "learning rate": [one.get("learning_rate") for one in found],
         "departures": [one["departures"] for one in found],
     })  # fmt: skip

@@ -40,6 +40,7 @@ class Trained(Task):
         load_state(best, network, model_state(read(best)))
         method.network = network.to(best_device()).eval()
         method.mask_size = settings.evaluate.mask_size
+        method.learning_rate = settings.train.learning_rate
         return method
 
     def prepare(self, network, settings, generator):

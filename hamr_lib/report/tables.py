@@ -293,7 +293,7 @@ def _write_methods(folders, settings, out_dir):
         return
     table = departures(list(folders.values()))
     costs = pd.DataFrame([_costs(folder, settings) for folder in folders.values()])
-    table = pd.concat([table.iloc[:, :3], costs, table.iloc[:, 3:]], axis=1)
+    table = pd.concat([table.iloc[:, :4], costs, table.iloc[:, 4:]], axis=1)
     caption = (
         "The methods compared: what each stands for, what it costs (parameters; floating-point "
         "operations of one image, drawing not counted; training without validation; answering a "

@@ -1,0 +1,61 @@
+"""Differences along the training, from validation errors of known size."""
+
+import numpy as np
+import pytest
+from saved_results import small_settings
+
+from hamr_lib.errors import HamrError
+from hamr_lib.report import learning
+
+STEPS = np.array([250, 500, 750])
+
+
+@pytest.fixture
+def study(tmp_path):
+    """no-mesh learns later and ends equal; no-camera stays 5 mm worse for one seed in two."""
+    settings = small_settings()
+    rng = np.random.default_rng(0)
+    for seed in settings.study.ablation_seeds:
+        full = 50 - STEPS[:, None] / 50 + rng.normal(0, 8, (3, 60 + seed))
+        full[:, 3] = np.nan
+        shift = {"full": [0, 0, 0], "no-mesh": [10, 4, 0], "no-camera": [5 * seed] * 3}
+        for variant, more in shift.items():
+            folder = tmp_path / "runs" / f"{variant}-s{seed}"
+            folder.mkdir(parents=True)
+            noise = rng.normal(0, 1, full.shape)
+            error = full + np.array(more)[:, None] + (variant != "full") * noise
+            np.savez(folder / "validation.npz", step=STEPS, error=error)
+    return tmp_path, settings
+
+
+def test_differences_are_paired_by_sample_and_seed(study):
+    found = learning.differences_along(*study).set_index(["variant", "step"])
+    for step, more in zip(STEPS, (10, 4, 0), strict=True):
+        row = found.loc["no-mesh", step]
+        # The samples differ by 8 mm, their differences by 1.
+        assert row.difference == pytest.approx(more, abs=0.4)
+        assert row.ci_low <= more + 0.3 and row.ci_high >= more - 0.3
+        assert row.ci_high - row.ci_low < 1
+        assert row.full == pytest.approx(50 - step / 50, abs=2)
+    # Two seeds that disagree: the interval reaches from one to the other.
+    row = found.loc["no-camera", 750]
+    assert row.difference == pytest.approx(2.5, abs=0.4)
+    assert row.ci_low < 0.5 and row.ci_high > 4.5
+
+
+def test_table_and_figure(study):
+    folder, settings = study
+    table = learning.table_along(folder, settings)
+    assert list(table.columns) == ["mm", "250 steps", "500 steps", "750 steps"]
+    assert table["mm"].tolist() == ["full model", "without mesh", "without camera loss"]
+    assert table["250 steps"][1].startswith("+10.") or table["250 steps"][1].startswith("+9.")
+    learning.along_training(folder, settings)
+    for name in ("figures/along_training.png", "tables/along_training.md"):
+        assert (folder / name).is_file()
+
+
+def test_a_run_that_is_not_there_is_named(study):
+    folder, settings = study
+    (folder / "runs" / "no-mesh-s1" / "validation.npz").unlink()
+    with pytest.raises(HamrError, match="no-mesh-s1.*validation.npz is missing"):
+        learning.differences_along(folder, settings)
