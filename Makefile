@@ -106,14 +106,17 @@ data: $(RESULTS)/01_data.ipynb ## Check the real sets, render the open stand-ins
 train: $(RESULTS)/02_train.ipynb ## Train the network
 evaluate: $(RESULTS)/03_evaluate.ipynb ## Score it on every test set
 	@cat $(RESULTS)/tables/results.md
-ablations: $(RESULTS)/04_ablations.ipynb ## Train and score it without each of its parts
-	@cat $(RESULTS)/tables/ablations.md
-	@cat $(RESULTS)/tables/{claims,choices}.md 2>/dev/null || true  # of those it asks for
+ablations: $(if $(RUNS),$(RESULTS)/04_ablations.ipynb) ## Train and score it without each of its parts
+	@if [ -z "$(RUNS)" ]; then echo "$(PROFILE) has no ablations: make ablations PROFILE=reference"; exit; fi; \
+	cat $(RESULTS)/tables/ablations.md; \
+	cat $(RESULTS)/tables/{claims,choices}.md 2>/dev/null || true  # of those it asks for
 compare: $(RESULTS)/05_comparisons.ipynb ## Train and score other methods on the same data
 	@cat $(RESULTS)/tables/comparisons.md
 figures: $(RESULTS)/06_figures.ipynb ## Draw the figures and tables from what is on disk
 reproduce: $(RESULTS)/00_method.ipynb $(RESULTS)/06_figures.ipynb ## The whole study, from data to figures
 	@echo "the study is complete: $(RESULTS)/"
+	$(if $(RUNS),,@echo "left out: make ablations PROFILE=reference")
+	$(if $(METHODS),,@echo "left out: make compare PROFILE=reference")
 
 $(RESULTS)/00_method.ipynb: notebooks/00_method.ipynb $(SETTINGS) | $(INSTALLED)
 	$(EXECUTE) 00_method $@
@@ -133,7 +136,7 @@ $(RESULTS)/comparisons/%/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(
 	$(EXECUTE) 05_comparisons $@ method=$*
 $(RESULTS)/05_comparisons.ipynb: notebooks/05_comparisons.ipynb $(RESULTS)/03_evaluate.ipynb $(COMPARED)
 	$(EXECUTE) 05_comparisons $@
-$(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/03_evaluate.ipynb $(RESULTS)/04_ablations.ipynb $(RESULTS)/05_comparisons.ipynb
+$(RESULTS)/06_figures.ipynb: notebooks/06_figures.ipynb $(RESULTS)/03_evaluate.ipynb $(if $(RUNS),$(RESULTS)/04_ablations.ipynb) $(RESULTS)/05_comparisons.ipynb
 	$(EXECUTE) 06_figures $@
 .SECONDARY:
 endif

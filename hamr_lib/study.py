@@ -42,7 +42,12 @@ def results_dir(profile, run=None):
 
 
 def ablation_runs(settings):
-    """Names of the runs behind Fig. 8: the full model and each ablation, over the seeds."""
+    """Name the runs behind Fig. 8: the full model and each ablation, over the seeds.
+
+    A profile without ablations has none.
+    """
+    if not settings.study.ablations:
+        return []
     return [
         f"{variant}-s{seed}"
         for variant in ("full", *settings.study.ablations)
