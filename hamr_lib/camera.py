@@ -21,12 +21,17 @@ def project_weak(points: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
     return camera[:, None, :1] * points[..., :2] + camera[:, None, 1:]
 
 
-def offset_in_metres(camera):
+def offset_in_metres(camera: torch.Tensor) -> torch.Tensor:
     """Convert (B, 3) cameras to the paper's form: s, and t of s (X + t) in metres."""
     return torch.cat([camera[:, :1], camera[:, 1:] / camera[:, :1]], dim=1)
 
 
-def ground_truth_camera(joints_3d, joints_2d, valid=None, scale="projected"):
+def ground_truth_camera(
+    joints_3d: torch.Tensor,
+    joints_2d: torch.Tensor,
+    valid: torch.Tensor | None = None,
+    scale: str = "projected",
+) -> torch.Tensor:
     """Estimate the camera of paired 2-D and 3-D labels (Section 3.3, not numbered).
 
     The scale is the mean 2-D bone length over a mean 3-D one. The offset is then the mean
@@ -88,7 +93,7 @@ def crop_units_to_grid(points, size):
     return ((points + 1) * size - 1) / 2
 
 
-def rotate_in_plane(points, angle):
+def rotate_in_plane(points: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """Rotate about the optical axis, clockwise as seen (x right, y down).
 
     Args:

@@ -39,7 +39,7 @@ class Draw(NamedTuple):
         return Draw(*(n if n is None else n.to(device, non_blocking=True) for n in self))
 
 
-def draw(augment, count, size, generator, part=slice(None)):
+def draw(augment, count: int, size: int, generator, part: slice = slice(None)) -> Draw:
     """Draw what a batch of `count` samples needs, on the generator's device.
 
     Args:
@@ -79,7 +79,9 @@ def draw(augment, count, size, generator, part=slice(None)):
     return drawn
 
 
-def augment(batch, settings, size, generator, part=slice(None), count=None):
+def augment(
+    batch: dict, settings, size: int, generator, part: slice = slice(None), count: int | None = None
+) -> dict:
     """Augment a batch of stored crops.
 
     Args:
@@ -109,7 +111,7 @@ def augment(batch, settings, size, generator, part=slice(None), count=None):
     return {**moved, "image": image}
 
 
-def centre_crop(batch, size):
+def centre_crop(batch: dict, size: int) -> dict:
     """Cut a batch of stored crops as the network sees it without augmentation; see `augment`."""
     edge = (_stored(batch, size) - size) // 2
     inside = slice(edge, edge + size)
@@ -120,7 +122,7 @@ def centre_crop(batch, size):
     }
 
 
-def warp(batch, scale, angle, shift, size):
+def warp(batch: dict, scale, angle, shift, size: int) -> dict:
     """Scale by (B,), rotate by angle (B,) radians and shift by (B, 2) crop units, about the centre.
 
     A point x of the crop goes to s R x + t; labels follow, and the image is read at the inverse.
@@ -162,7 +164,7 @@ def _chunks(image, mask, theta):
     return zip(image.split(count), mask.split(count), theta.split(count), strict=True)
 
 
-def occlude(image, mask, patch):
+def occlude(image: torch.Tensor, mask: torch.Tensor, patch: torch.Tensor) -> dict:
     """Lay a patch of each image, turned upside down, over its hand.
 
     A patch of the image itself (background, arm, other fingers) has the image's sharpness and
@@ -195,18 +197,18 @@ def coarsen(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return image.lerp_(F.interpolate(few, size, mode="bilinear"), _each(weight))
 
 
-def adjust_brightness(image, factor):
+def adjust_brightness(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Multiply (B, 3, H, W) in [0, 1] by factor (B,), clamped, in place like the next three."""
     return image.mul_(_each(factor)).clamp_(0, 1)
 
 
-def adjust_contrast(image, factor):
+def adjust_contrast(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move away from (factor > 1) or towards the mean grey of each image."""
     mean = (image.mean((2, 3)) * image.new_tensor(GRAY)).sum(1)
     return image.mul_(_each(factor)).add_(_each((1 - factor) * mean)).clamp_(0, 1)
 
 
-def adjust_saturation(image, factor):
+def adjust_saturation(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move away from (factor > 1) or towards the grey of each pixel."""
     red, green, blue = image.unbind(1)
     gray = red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]
@@ -214,7 +216,7 @@ def adjust_saturation(image, factor):
     return image.mul_(_each(factor)).add_(gray[:, None]).clamp_(0, 1)
 
 
-def adjust_hue(image, turn):
+def adjust_hue(image: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Rotate the hue of each image by turn (B,) of the HSV circle."""
     red, green, blue = image.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)

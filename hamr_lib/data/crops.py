@@ -108,7 +108,7 @@ def cut(image: np.ndarray, center, side: float, size: int, mirror: bool = False)
     return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA) if finer > 1 else drawn
 
 
-def crop_frame(frame, image_size, size):
+def crop_frame(frame, image_size: int, size: int) -> tuple[np.ndarray, dict]:
     """Cut one frame: its stored pixels (4, size, size) uint8, colour then mask, and its labels."""
     image = frame.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -152,7 +152,7 @@ def crop_frame(frame, image_size, size):
     return pixels, labels, frame.key
 
 
-def folder_identity(*folders):
+def folder_identity(*folders: Path) -> str:
     """Digest the files below these folders: names, sizes and times, not contents."""
     listing = []
     for folder in map(Path, folders):
@@ -191,7 +191,7 @@ class Crops:
     def __len__(self):
         return len(self.rows)
 
-    def batch(self, indices):
+    def batch(self, indices) -> dict[str, torch.Tensor]:
         """Read the samples at `indices` (B,) as one dict of tensors (see the class)."""
         indices = np.asarray(indices, dtype=np.int64)
         which, row = self.rows[indices].T
@@ -210,7 +210,7 @@ class Crops:
             **batch,
         }
 
-    def subset(self, indices):
+    def subset(self, indices) -> "Crops":
         """Select the samples at `indices`, in that order, as another `Crops`."""
         indices = np.asarray(indices, dtype=np.int64)
         return Crops(
@@ -360,7 +360,7 @@ class StepBatches(torch.utils.data.Dataset):
         self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         self._order = (None, None)  # the pass and its order, kept between steps
 
-    def indices(self, step):
+    def indices(self, step: int) -> np.ndarray:
         """Return (batch_size,) sample indices of a step, for all processes together."""
         count = len(self.crops)
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)

@@ -272,7 +272,7 @@ def blend(a: np.ndarray, b: np.ndarray, t) -> np.ndarray:
     return a + np.asarray(t)[..., None] * (b - a)
 
 
-def overlap(angles: np.ndarray):
+def overlap(angles: np.ndarray) -> np.ndarray:
     """Return how far two parts of the hand penetrate each other, at most, beyond what flesh allows.
 
     Phalanges are capsules with the radii of `skeleton`; flesh gives way by 35 % of them.

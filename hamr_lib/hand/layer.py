@@ -90,7 +90,9 @@ class Hand(nn.Module):
     def hand_mean(self) -> torch.Tensor:
         return self.layer.hand_mean
 
-    def forward(self, betas, global_orient, hand_pose):
+    def forward(
+        self, betas: torch.Tensor, global_orient: torch.Tensor, hand_pose: torch.Tensor
+    ) -> HandMesh:
         """Pose the hand.
 
         Args:
@@ -116,7 +118,9 @@ class Hand(nn.Module):
         joints = torch.cat([joints, vertices[:, self.tips]], dim=1)[:, self.order]
         return HandMesh(vertices, joints)
 
-    def skeleton(self, betas, global_orient, hand_pose):
+    def skeleton(
+        self, betas: torch.Tensor, global_orient: torch.Tensor, hand_pose: torch.Tensor
+    ) -> torch.Tensor:
         """Return the joints (B, 21, 3) that `forward` gives, without its mesh.
 
         Each joint of Eq. 3 is a mean of vertices, and linear blend skinning is linear in them: the
@@ -178,8 +182,13 @@ class Hand(nn.Module):
 
 
 def load_hand(
-    name="auto", side="right", pose_components=6, joints="regressed", tips=None, root=None
-):
+    name: str = "auto",
+    side: str = "right",
+    pose_components: int = 6,
+    joints: str = "regressed",
+    tips=None,
+    root: Path | None = None,
+) -> Hand:
     """Load a hand layer, float32 on the CPU.
 
     Args:
@@ -245,7 +254,7 @@ def upright(hand: Hand) -> np.ndarray:
     return np.array([side, -up, np.cross(up, side)])
 
 
-def mirrored(data):
+def mirrored(data: dict) -> dict:
     """Mirror a hand in MANO's format at x = 0, with its triangles still facing outwards.
 
     Only for hands without pose blend shapes (`posedirs` of zeros), such as the open one.

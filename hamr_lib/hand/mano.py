@@ -4,6 +4,8 @@ They are licensed and not part of this project. A file that is damaged or of ano
 refused here, since smplx does not check it.
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from hamr_lib.errors import HamrError
@@ -32,7 +34,7 @@ _PARENTS = [0 if joint % 3 == 1 else joint - 1 for joint in range(1, _JOINTS)]
 _LARGEST = 1000  # of any number in the file but the wrist's parent
 
 
-def find_mano(root, side):
+def find_mano(root: Path, side: str) -> Path | None:
     """Return the official file below the data folder `root`, or None where there is none."""
     for place in (".", "models", "mano_v1_2/models"):
         path = root / "raw" / "mano" / place / _file(side)
@@ -41,7 +43,7 @@ def find_mano(root, side):
     return None
 
 
-def load_mano(root, side):
+def load_mano(root: Path, side: str) -> dict[str, np.ndarray]:
     """Read and check the official file of one side.
 
     A known flaw of the left file is undone: its shape components are not mirrored in x. The right

@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -22,7 +23,7 @@ _DTYPE = re.compile(r"b1|[iu][1248]|f[248]")  # plain numbers only
 _KEYS = (str, bytes, int, float, bool, type(None))
 
 
-def load_pickle(path):
+def load_pickle(path: Path):
     """Read a pickle of numeric arrays and plain containers; nothing in the file is ever run.
 
     NumPy arrays and scalars of numbers, `scipy.sparse` CSC and CSR matrices, dicts, lists, tuples,

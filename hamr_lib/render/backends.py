@@ -13,7 +13,7 @@ INSTALL = {
 
 
 @functools.cache
-def installed(name):
+def installed(name: str) -> bool:
     """Tell whether a backend can be imported."""
     try:
         importlib.import_module(name)
@@ -22,7 +22,7 @@ def installed(name):
     return True
 
 
-def choose(backend, cuda):
+def choose(backend: str, cuda: bool) -> str:
     """Choose the backend that draws, by name.
 
     "auto" means PyTorch3D for CUDA tensors, which stay on their device, and DEODR for others; if

@@ -5,7 +5,7 @@ import numpy as np
 from hamr_lib.errors import HamrError
 
 
-def check_faces(faces, count):
+def check_faces(faces, count: int) -> np.ndarray:
     """Return faces as (F, 3) int32, rows of `count` vertices; refuse others."""
     faces = np.asarray(faces)
     if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) == 0:
@@ -19,7 +19,7 @@ def check_faces(faces, count):
     return np.ascontiguousarray(faces, np.int32)
 
 
-def check_size(size):
+def check_size(size) -> int:
     """Return a whole number of pixels, at least 1; refuse others."""
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise HamrError(f"size is {size!r}, expected a whole number of pixels, at least 1")

@@ -23,7 +23,7 @@ class Fragments(NamedTuple):
     depth: np.ndarray  # (N,) float32, metres
     faces: np.ndarray  # (F, 3) int, as given to `rasterize`
 
-    def interpolate(self, values, faces=None):
+    def interpolate(self, values: np.ndarray, faces: np.ndarray | None = None) -> np.ndarray:
         """Interpolate (V, C) values at vertices: (N, C) float32 at the covered pixels.
 
         `faces` (F, 3) indexes the values where they are not one a vertex, as texture
@@ -36,7 +36,7 @@ class Fragments(NamedTuple):
         )
         return matrix @ np.ascontiguousarray(values, np.float32)
 
-    def image(self, values, background=0):
+    def image(self, values: np.ndarray, background=0) -> np.ndarray:
         """Arrange (N,) or (N, C) values of the covered pixels as (H, W) or (H, W, C).
 
         `background` fills the rest: a number, a colour, or an image of the result's shape.
@@ -128,7 +128,7 @@ def render(
     )
 
 
-def vertex_normals(vertices, faces):
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Return (V, 3) outward unit normals: the mean of the faces around, weighted by area."""
     a, b, c = (vertices.take(faces[:, k], axis=0).T for k in range(3))
     (ux, uy, uz), (vx, vy, vz) = b - a, c - a
@@ -142,7 +142,7 @@ def vertex_normals(vertices, faces):
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
 
 
-def shade(normals, lights):
+def shade(normals: np.ndarray, lights: Lights) -> np.ndarray:
     """Return (N, 3) the light on (N, 3) unit normals, by Lambert's law without shadows."""
     light = np.full((len(normals), 3), lights.ambient, np.float32)
     for direction, colour in lights.lamps:
@@ -151,7 +151,7 @@ def shade(normals, lights):
     return light
 
 
-def sample_texture(texture, uv):
+def sample_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     """Sample a texture (h, w, C) bilinearly at uv (N, 2) in [0, 1], v up: (N, C) float32."""
     height, width = texture.shape[:2]
     x = uv[:, 0] * width - 0.5
@@ -189,7 +189,7 @@ def _averaged(image, factor):
     return cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
 
 
-def rasterize(vertices, faces, camera, size, cull=True):
+def rasterize(vertices, faces, camera, size, cull: bool = True) -> Fragments:
     """Find the nearest face at every pixel, in one pass of DEODR.
 
     Args:
@@ -220,7 +220,7 @@ def rasterize(vertices, faces, camera, size, cull=True):
     return Fragments(shape, pixel, face, weights, depth.ravel()[box].astype(np.float32), faces)
 
 
-def depth_map(vertices, faces, camera, size):
+def depth_map(vertices, faces, camera, size) -> np.ndarray:
     """Return depth (H, W) float32 in metres, infinite for nothing; arguments as `rasterize`."""
     vertices, faces, camera, shape = _checked(vertices, faces, camera, size)
     kept, low, _, depth = _draw_nearest(vertices, faces, camera, shape, True, False)

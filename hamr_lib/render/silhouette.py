@@ -29,7 +29,9 @@ class Topology(NamedTuple):
     incidence: scipy.sparse.csr_array  # (V, F) float32, sums over the faces around a vertex
 
 
-def silhouette(vertices, faces, camera, size, backend="auto"):
+def silhouette(
+    vertices: torch.Tensor, faces, camera: torch.Tensor, size: int, backend: str = "auto"
+) -> torch.Tensor:
     """Draw the fraction of each pixel that a mesh covers, differentiably (Section 3.1).
 
     Holes, such as the wrist of a hand, are closed. Outlines are smoothed over about a pixel, and
@@ -253,7 +255,7 @@ def _pytorch3d(vertices, camera, topology, size):
 # --------------------------------------------------------------------------------- faces and checks
 
 
-def topology_of(faces, count):
+def topology_of(faces, count: int) -> Topology:
     """Return the `Topology` of faces (F, 3) over `count` vertices; made once for each mesh."""
     rows = faces.cpu().numpy() if isinstance(faces, torch.Tensor) else faces
     return _topology(check_faces(rows, count).tobytes(), count)

@@ -44,7 +44,7 @@ class Scene:
         # From 30 cm before the hand, y down.
         self.plot.camera = [0, -0.08, -0.3, 0, -0.08, 0, 0, -1, 0]
 
-    def show(self, vertices, joints, colours):
+    def show(self, vertices: np.ndarray, joints: np.ndarray, colours: np.ndarray) -> None:
         """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
         self.mesh.vertices = np.asarray(vertices, np.float32)
         red, green, blue = np.rint(255 * np.asarray(colours)).astype(np.uint32).T
@@ -61,18 +61,18 @@ class Scene:
             self.target.indices = faces.astype(np.uint32)
             self.target.color = (red << 16) + (green << 8) + blue
 
-    def look_at(self, vertices):
+    def look_at(self, vertices: np.ndarray) -> None:
         """Move the camera to 30 cm in front of the centre of vertices (V, 3)."""
         x, y, z = (np.min(vertices, 0) + np.max(vertices, 0)).astype(float) / 2
         self.plot.camera = [x, y, z - 0.3, x, y, z, 0, -1, 0]
 
-    def show_skeleton(self, visible):
+    def show_skeleton(self, visible: bool) -> None:
         """Show joints and bones; they lie inside the hand, which then becomes transparent."""
         self.joints.visible = self.bones.visible = visible
         self.mesh.opacity = 0.6 if visible else 1.0
 
 
-def write_html(path, plot, title):
+def write_html(path, plot, title: str) -> None:
     """Write a k3d plot as one HTML file, aside and renamed; k3d's own code is inside."""
     if Path(path).suffix != ".html":
         raise HamrError(f"{path}: expected a name that ends in .html")

@@ -32,7 +32,7 @@ class Block(NamedTuple):
     start: int
     stop: int
 
-    def generator(self, seed, *more):
+    def generator(self, seed: int, *more: int) -> np.random.Generator:
         """Random numbers of this block; of one of its samples with its index in `more`."""
         words = f"{self.name}/{self.split}/{self.sequence}".encode()
         return np.random.default_rng([seed, len(words), *words, *more])
@@ -146,7 +146,7 @@ def _find_view(rng, person, side, factors, split):
     return best[1], K, best[2]
 
 
-def at_arms_length(view, person):
+def at_arms_length(view, person) -> bool:
     """Tell whether each hand is wholly in front of the camera, at a distance, or wholly behind."""
     depths = [view(hand)[:, 2] for hand in person.joints]
     return all((z > CLOSEST).all() or (z < 0).all() for z in depths)

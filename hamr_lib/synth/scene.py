@@ -71,7 +71,7 @@ def seen_joints(joints, K, shape, depth) -> np.ndarray:
     return inside
 
 
-def assembled(vertices, faces, things):
+def assembled(vertices, faces, things) -> tuple[np.ndarray, np.ndarray]:
     all_vertices, all_faces, count = [vertices], [faces], len(vertices)
     for thing in things:
         all_vertices.append(thing.vertices)
@@ -142,7 +142,7 @@ def photograph(rng, lens, person, side, view, K, shape, factors, split, things=(
 
 
 @functools.cache
-def drawn_faces(people, side):
+def drawn_faces(people: bool, side: int) -> np.ndarray:
     """Return the rows of the body's faces that are drawn: all, or those of one bare hand."""
     shared = body()
     if people:
