@@ -84,8 +84,8 @@ def recover(image, box=None, side="auto", checkpoint=None, device=None, evidence
             raise NoHandError("no hand was found; if there is one, give the box around it")
         looks = [look_at(model, photo, found) for found in finds]
     else:
-        looks = [_look_in_box(model, photo, box, side, evidence)]
-    return [recovery(model, photo, look, path, evidence) for look in looks]
+        looks = [look_in_box(model, photo, box, side, evidence)]
+    return [recovery_of(model, photo, look, path, evidence) for look in looks]
 
 
 def recover_frame(frame, checkpoint=None):
@@ -120,7 +120,7 @@ def look_at(model, photo, found):
     return Look(found.box, found.box, found.side, output, found)
 
 
-def _look_in_box(model, photo, box, side, evidence):
+def look_in_box(model, photo, box, side, evidence):
     """The `Look` at the hand in a box, where MediaPipe may see one, too."""
     height, width = photo.shape[:2]
     x0, y0, x1, y1 = box
@@ -215,7 +215,7 @@ def square_of(box):
     return np.array([x0 + x1, y0 + y1]) / 2, BOX_FACTOR * max(x1 - x0, y1 - y0)
 
 
-def recovery(model, photo, look, path, evidence):
+def recovery_of(model, photo, look, path, evidence):
     """Lay the mesh of a `Look` onto the evidence; a `Recovery`."""
     used, landmarks, world = "network", None, None
     if look.find and evidence != "network":
