@@ -320,6 +320,18 @@ def test_another_configuration_is_refused(unbroken, crops):
         fit(run_dir, (crops[1], crops[0]))
 
 
+@pytest.mark.parametrize("key", ["optimizer", "network", "watch", "errors", "sums"])
+@pytest.mark.parametrize("value", [None, {"state": "x"}, "text"])
+def test_a_damaged_state_of_a_run_is_refused(unbroken, crops, tmp_path, key, value):
+    content = saved(unbroken[0])
+    content["hamr"]["step"] = 8
+    content["run"][key] = value
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(content, tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(HamrError, match=r"last\.ckpt: "):
+        fit(tmp_path, crops)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monkeypatch):
     losses, seen = task.hamr_losses, {}
 

@@ -195,4 +195,5 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[HA
         network = HAMR(settings.model, hand, pretrained=False)
     checkpoint.load_state(path, network, content["state_dict"])
     network.metrics = description["metrics"]
-    return network.to(device).eval(), settings
+    network.to(device, memory_format=torch.channels_last)  # faster for one image too
+    return network.eval(), settings

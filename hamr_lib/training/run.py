@@ -7,6 +7,7 @@ import torch
 
 from hamr_lib.data.augment import augment, centre_crop
 from hamr_lib.data.crops import EvenBatches, StepBatches
+from hamr_lib.errors import HamrError
 from hamr_lib.model import checkpoint
 from hamr_lib.training.schedule import SCHEDULES, WeightAverage, make_optimizer
 from hamr_lib.training.watch import Diverged, Watch
@@ -215,7 +216,19 @@ class Run:
         self.mark = time.monotonic()
 
     def load(self, path, content):
-        """Resume from the content of a last.ckpt."""
+        """Resume from the content of a last.ckpt.
+
+        Raises:
+            HamrError: for weights or a state of the run that do not fit.
+        """
+        try:
+            self._load(path, content)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise HamrError(
+                f"{path}: the state of its run is damaged; delete it to train anew"
+            ) from None
+
+    def _load(self, path, content):
         run = content["run"]
         checkpoint.load_state(path, self.validated, content["state_dict"])
         if self.average:
@@ -226,6 +239,7 @@ class Run:
         self.watch = Watch(self.train_crops.keys, run["watch"])
         self.done, self.history = content["hamr"]["step"], list(content["hamr"]["history"])
         self.errors, self.seconds = list(run["errors"]), run["seconds"]
+        torch.stack([*self.errors, torch.zeros(len(self.val_crops))])  # of one shape, or an error
         first = 1.0 if self.fabric.is_global_zero else 0.0  # the sums are of all processes
         device = self.fabric.device
         self.sums = {k: torch.tensor(first * v, device=device) for k, v in run["sums"].items()}
