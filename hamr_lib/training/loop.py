@@ -26,12 +26,11 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
-from hamr_lib.errors import HamrError
 from hamr_lib.files import digest, write_aside
 from hamr_lib.model import checkpoint
 from hamr_lib.training.run import Run, seed_of
 from hamr_lib.training.task import Task
-from hamr_lib.training.watch import Progress
+from hamr_lib.training.watch import Progress, Stopped
 
 SAVE_SECONDS = 60.0  # from one checkpoint to the next, and at least 50 times what one takes
 LOOK = 10  # steps after which several processes agree whether to save or stop
@@ -57,7 +56,8 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
 
     Raises:
         HamrError: for settings, data or a task other than the run's, a broken checkpoint, a loss
-            that is not finite or explodes, and a run that was asked to stop.
+            that is not finite or explodes (`Diverged`), and a run that was asked to stop
+            (`Stopped`).
     """
     task, run_dir, train = task or Task(), Path(run_dir), settings.train
     ends = time.monotonic() + 60 * minutes
@@ -96,7 +96,7 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
                 write_records(run_dir, run.history, run.errors)
             progress.show(run.done, row and _told(row, task))
         if stop and run.done < train.steps:
-            raise HamrError(
+            raise Stopped(
                 f"{run_dir}: stopped at step {run.done} of {train.steps}, as its time limit or "
                 "the file stop asked; the same command resumes it"
             )

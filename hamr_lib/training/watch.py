@@ -16,6 +16,10 @@ class Diverged(HamrError):
     """A loss or an error that is not finite or explodes."""
 
 
+class Stopped(HamrError):
+    """A run that was asked to stop, and did."""
+
+
 class Watch:
     """Stops a run whose loss is not finite or explodes.
 

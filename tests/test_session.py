@@ -1,0 +1,65 @@
+"""A session of limited time, with tiny parts in the place of the renderer and the bench."""
+
+import json
+
+import pytest
+import torch
+from test_train import crops_of
+from tiny import TinyHand, tiny_settings
+
+from hamr_lib import bench, session
+from hamr_lib.model import checkpoint
+from hamr_lib.model.hamr import HAMR
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The settings of what is rendered, in order."""
+    settings, crops, rendered = tiny_settings(steps=8), crops_of(tmp_path), []
+    monkeypatch.setattr(session, "load_settings", lambda profile: settings)
+    monkeypatch.setattr(session, "load_hand", lambda *args, **options: TinyHand())
+    monkeypatch.setattr(session, "training_crops", lambda settings: crops)
+    monkeypatch.setattr(
+        session, "render_open_sets", lambda settings, processes: rendered.append(settings)
+    )
+    monkeypatch.setattr(bench, "noise_crops", lambda settings, count: None)
+    return rendered
+
+
+def test_a_session_trains_on_a_part_and_then_on_the_whole(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([0.01], [0.01]))
+    history = session.session(tmp_path, "tiny", minutes=3, sections=())
+    part, whole = (settings.data.open for settings in tiny)
+    assert part.rhd_training == whole.rhd_training / 8 and part.seed != whole.seed
+    assert checkpoint.read(tmp_path / "first" / "checkpoints" / "last.ckpt")["hamr"]["step"] >= 1
+    assert [row["step"] for row in history] == [4, 8]
+    about = json.loads((tmp_path / "session.json").read_text())
+    assert about["steps"] == 8 and about["log"] == history
+    state = checkpoint.read(tmp_path / "model.pt")["state_dict"]
+    best = checkpoint.read(tmp_path / "main" / "checkpoints" / "best.ckpt")["state_dict"]
+    assert state.keys() == best.keys()
+
+
+def test_a_session_takes_as_many_steps_as_the_time_gives(tiny, tmp_path, monkeypatch):
+    # 20 of 60 seconds are left at most: at 4 seconds a step, less than two validations.
+    monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([4.0, 3.0], [3.0]))
+    history = session.session(tmp_path, "tiny", minutes=1, sections=())
+    assert [row["step"] for row in history] == [4]
+
+
+def test_the_main_run_begins_with_the_weights_of_the_first(tiny, tmp_path):
+    settings = tiny_settings()
+    first, other = HAMR(settings.model, TinyHand()), HAMR(settings.model, TinyHand())
+    path = tmp_path / "last.ckpt"
+    checkpoint.save_model(path, first, checkpoint.describe(settings, "", TinyHand(), 1, {}))
+    session.Resumed(path).prepare(other, settings, None)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight)
+
+
+@pytest.mark.slow
+def test_a_whole_session_of_the_smoke_profile(tmp_path):
+    session.main([str(tmp_path), "--profile", "smoke", "--minutes", "10", "--no-bench"])
+    assert (tmp_path / "model.pt").is_file() and (tmp_path / "main" / "log.csv").is_file()
