@@ -123,11 +123,12 @@ def publish(profile):
     """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
     These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
-    run and the gallery; predictions, caches and optimiser states stay behind. The network of the
-    profile `reference` becomes the package's own, in half precision (`checkpoint.SHIPPED`). The
-    tables in the README and in `docs/`, each between its two marks, become this study's, and those
-    "of bench" what `make bench` last wrote. A study may be published as soon as its main run is
-    evaluated. One that was made for its ablations alone has no main run to publish.
+    run and the gallery; predictions, caches and optimiser states stay behind. The network becomes
+    the package's own, in half precision (`checkpoint.SHIPPED`), unless the profile is `smoke` or
+    another one while `reference` is published. The tables in the README and in `docs/`, each
+    between its two marks, become this study's, and those "of bench" what `make bench` last wrote. A
+    study may be published as soon as its main run is evaluated. One that was made for its ablations
+    alone has no main run to publish.
 
     Raises:
         HamrError: for a study that has not come so far.
@@ -157,7 +158,8 @@ def publish(profile):
     if evaluated:
         main = source / "runs" / "main"
         shutil.copy(main / "log.csv", target)
-        if profile == "reference":
+        better = profile != "reference" and (target.parent / "reference").is_dir()
+        if profile != "smoke" and not better:
             save_release(main / "checkpoints" / "best.ckpt", SHIPPED)
 
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):

@@ -30,7 +30,7 @@ NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.in
 MAY_DIFFER = ("train.devices", "train.nodes", "train.workers")
 SECTIONS = ("data", "hand", "model", "losses", "augment", "train")
 RELEASE_BYTES = 40e6
-SHIPPED = Path(__file__).with_name("pretrained.pt")  # the network of the profile `reference`
+SHIPPED = Path(__file__).with_name("pretrained.pt")  # the network that `study publish` ships
 
 
 def describe(settings, data_digest, hand, step, metrics, task="hamr"):
