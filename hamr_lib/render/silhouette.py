@@ -109,10 +109,10 @@ class _Deodr(torch.autograd.Function):
 def outline_scenes(vertices, camera, topology, size):
     """Make DEODR's scene of each mesh: its front faces, and which of their edges are outlines.
 
-    DEODR fades an outline over `FADE` pixels beyond it, which would make every hand half a pixel
-    too fat. So the surface is first moved inwards along its normals by half of that. At the outline
-    a normal lies in the image plane and turns with the surface, hence the shift does not change how
-    fast the outline moves: the gradient of the shifted surface is the surface's own.
+    DEODR fades an outline over `FADE` pixels beyond it, which enlarges every hand by half a pixel.
+    So the surface is first moved inwards along its normals by half of `FADE`. At the outline a
+    normal lies in the image plane and turns with the surface. The shift therefore does not change
+    the gradient.
 
     Args:
         vertices: (B, V, 3) float32 metres.
@@ -121,9 +121,8 @@ def outline_scenes(vertices, camera, topology, size):
         size: pixels.
 
     Returns:
-        B scenes; None for a mesh of which nothing is seen.
+        B scenes; None for a mesh that is not visible.
     """
-    scene_class, _ = load_deodr()
     batch = len(vertices)
     half = np.float32(size / 2)
     # Planes of (V, B) pixels: the batch side by side, so that gathering corners copies whole rows.
@@ -145,7 +144,6 @@ def outline_scenes(vertices, camera, topology, size):
     low, high = points.min(-1), points.max(-1)
     reaches_in = ((high > -FADE) & (low < size - 1 + FADE)).all(0)
     ij = np.ascontiguousarray(points.transpose(1, 2, 0), np.float64)
-    ones, depths = np.ones((len(x), 1)), np.ones(len(x))
     scenes = []
     for i in range(batch):
         kept = np.flatnonzero(front[i])
@@ -153,27 +151,36 @@ def outline_scenes(vertices, camera, topology, size):
             scenes.append(None)
             continue
         corners = topology.faces.take(kept, axis=0).astype(np.uint32)
-        none = np.zeros(len(kept), bool)
-        scenes.append(
-            scene_class(
-                faces=corners,
-                faces_uv=np.zeros_like(corners),
-                ij=ij[i],
-                depths=depths,  # all is white: what lies in front makes no difference
-                textured=none,
-                uv=np.zeros((1, 2)),
-                shade=np.zeros(1),
-                colors=ones,
-                shaded=none,
-                edgeflags=~front[i].take(topology.across.take(kept, axis=0)),
-                height=size,
-                width=size,
-                nb_colors=1,
-                texture=np.zeros((0, 0, 1)),
-                background_color=np.zeros(1),
-            )
-        )
+        outlines = ~front[i].take(topology.across.take(kept, axis=0))
+        scenes.append(_white_scene(ij[i], corners, outlines, size))
     return scenes
+
+
+def _white_scene(ij, corners, outlines, size):
+    """Make DEODR's scene of white triangles on black.
+
+    Args:
+        ij: (V, 2) pixels; corners: (K, 3) uint32; outlines: (K, 3) bool, edges that are outlines.
+    """
+    scene_class, _ = load_deodr()
+    none = np.zeros(len(corners), bool)
+    return scene_class(
+        faces=corners,
+        faces_uv=np.zeros_like(corners),
+        ij=ij,
+        depths=np.ones(len(ij)),  # equal depths: all is white, so the order makes no difference
+        textured=none,
+        uv=np.zeros((1, 2)),
+        shade=np.zeros(1),
+        colors=np.ones((len(ij), 1)),
+        shaded=none,
+        edgeflags=outlines,
+        height=size,
+        width=size,
+        nb_colors=1,
+        texture=np.zeros((0, 0, 1)),
+        background_color=np.zeros(1),
+    )
 
 
 def _sides(a, b, c, *planes):
