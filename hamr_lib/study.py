@@ -122,19 +122,20 @@ def train(profile, run="main"):
 def publish(profile):
     """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
-    These are the executed notebooks, metrics, tables and figures, run.json, the log of the main
-    run and the gallery; predictions, caches and optimiser states stay behind. The network becomes
-    the package's own, in half precision (`checkpoint.SHIPPED`), unless the profile is `smoke` or
-    another one while `reference` is published. The tables in the README and in `docs/`, each
-    between its two marks, become this study's, and those "of bench" what `make bench` last wrote. A
-    study may be published as soon as its main run is evaluated. One that was made for its ablations
-    alone has no main run to publish.
+    These are the executed notebooks (pictures as JPEG), metrics, tables and figures, run.json, the
+    log of the main run and the gallery; predictions, caches and optimiser states stay behind. The
+    network becomes the package's own, in half precision (`checkpoint.SHIPPED`), unless the profile
+    is `smoke`, or another one while `reference` is published. The tables in the README and in
+    `docs/`, each between its two marks, become this study's, and those "of bench" what `make bench`
+    last wrote. A study may be published as soon as its main run is evaluated. One that was made for
+    its ablations alone has no main run to publish.
 
     Raises:
         HamrError: for a study that has not come so far.
     """
     from hamr_lib.evaluation.scores import merge_metrics
     from hamr_lib.model.checkpoint import SHIPPED, save_release
+    from hamr_lib.report.pictures import shrink_notebook, shrink_png
 
     source = results_dir(profile)
     profile = load_settings(profile).profile
@@ -150,11 +151,15 @@ def publish(profile):
     target.mkdir(parents=True)
     single = ["metrics.csv", "run.json", *(["gallery.html"] if evaluated else [])]
     # Names with a dot before them are what a killed run left half-written.
-    for path in [*source.glob("[!.]*.ipynb"), *(source / name for name in single)]:
+    for path in source.glob("[!.]*.ipynb"):
+        (target / path.name).write_text(shrink_notebook(without_paths(path.read_text())))
+    for path in (source / name for name in single):
         (target / path.name).write_text(without_paths(path.read_text()))
     for folder in ("tables", "figures"):
         if (source / folder).is_dir():  # figures come last
             shutil.copytree(source / folder, target / folder)
+    for path in target.glob("figures/*.png"):
+        shrink_png(path)
     if evaluated:
         main = source / "runs" / "main"
         shutil.copy(main / "log.csv", target)

@@ -235,8 +235,10 @@ def test_a_study_of_ablations_alone_is_published(monkeypatch, tmp_path):
     row = {"dataset": "open-rhd", "method": "full", "metric": "auc_3d", "value": 0.25}
     scores.write_rows(run / "metrics.csv", pd.DataFrame([row], columns=scores.COLUMNS))
     (tables / "claims.md").write_text("| it holds |\n")
-    for name in ("04_ablations.ipynb", "run.json"):
-        (source / name).write_text(f"{tmp_path}/data")
+    (source / "run.json").write_text(f"{tmp_path}/data")
+    printed = {"output_type": "stream", "name": "stdout", "text": [f"{tmp_path}/data"]}
+    notebook = {"cells": [{"cell_type": "code", "outputs": [printed]}]}
+    (source / "04_ablations.ipynb").write_text(json.dumps(notebook))
     pages = [tmp_path / "README.md", tmp_path / "docs" / "results.md"]
     pages[1].parent.mkdir()
     for page in pages:
@@ -245,7 +247,8 @@ def test_a_study_of_ablations_alone_is_published(monkeypatch, tmp_path):
     study.publish("smoke")
     names = ["04_ablations.ipynb", "metrics.csv", "run.json", "tables"]
     assert sorted(path.name for path in target.iterdir()) == names
-    assert (target / "04_ablations.ipynb").read_text() == "data"
+    printed["text"] = ["data"]
+    assert json.loads((target / "04_ablations.ipynb").read_text()) == notebook
     rows = scores.read_rows(target / "metrics.csv")
     assert rows[rows.source != "published"]["value"].tolist() == [0.25]
     assert all("| it holds |" in page.read_text() for page in pages)

@@ -4,5 +4,6 @@ figures  one function a figure of the paper
 tables   one function a table
 learning  what each part brings along the training
 gallery  `write_gallery`: a page of test images with their meshes
+pictures  published pictures made small
 deviations  docs/deviations.md: where each profile departs from the paper
 """
