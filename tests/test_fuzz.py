@@ -73,6 +73,50 @@ class Jpeg(Png):
     suffix, save = "jpg", {"quality": 90}
 
 
+class Photo(Kind):
+    """A user's photo; the kinds below are this in other formats."""
+
+    suffix, save = "jpg", {"exif": b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6" + bytes(7)}
+
+    def __init__(self, folder):
+        import pillow_heif
+        from PIL import Image
+
+        pillow_heif.register_heif_opener()
+        self.path = folder / f"photo.{self.suffix}"
+        Image.fromarray(picture()).save(self.path, **self.save)
+
+    def read(self):
+        from hamr_lib.recovery.photo import read_photo
+
+        photo = read_photo(self.path)
+        assert photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3 and photo.size
+
+
+def photos_in(suffixes):
+    """A kind of photo for each format."""
+    return [type(suffix.title(), (Photo,), {"suffix": suffix, "save": {}}) for suffix in suffixes]
+
+
+class Video(Kind):
+    def __init__(self, folder):
+        import cv2
+
+        self.path = folder / "video.mp4"
+        writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+        for _ in range(5):
+            writer.write(np.ascontiguousarray(picture()[:, :64]))
+        writer.release()
+
+    def read(self):
+        from hamr_lib.recovery.container import open_video
+
+        video = open_video(self.path)
+        for _ in range(20):
+            if not video.read()[0]:
+                return
+
+
 class Annotations(Kind):
     """RHD's pickle."""
 
@@ -201,7 +245,8 @@ class Profile(Kind):
 
 
 KINDS = {kind.__name__.lower(): kind for kind in (
-    Png, Jpeg, Annotations, Mano, Mat, Dexter, Checkpoint, Predictions, Profile
+    Png, Jpeg, Annotations, Mano, Mat, Dexter, Checkpoint, Predictions, Profile, Video, Photo,
+    *photos_in(["webp", "tif", "heic", "avif", "gif", "bmp", "ppm", "jp2"]),
 )}  # fmt: skip
 
 
