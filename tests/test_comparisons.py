@@ -105,6 +105,7 @@ def test_each_trains_and_answers(name, crops, tmp_path, tiny_hand):
     assert cost["ms_an_image"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, steps",
     [("zimmermann", 240), ("pavlakos", 120), ("bodynet", 240), ("iqbal", 240), ("hmr", 40),
