@@ -41,7 +41,7 @@ class Resumed(Task):
 
     def prepare(self, network, settings, generator):
         """See `Task`: fill the network from the checkpoint."""
-        state = checkpoint.model_state(checkpoint.read(self.path))
+        state = checkpoint.read(self.path)["state_dict"]
         checkpoint.load_state(self.path, network, state)
 
 

@@ -169,6 +169,18 @@ def test_a_compressed_or_older_file_is_refused(saved):
         load_model(path)
 
 
+def test_a_key_that_is_no_text_or_number_is_refused(saved):
+    path = saved[0]
+    content = torch.load(path, weights_only=True)
+    bomb = ()
+    for _ in range(12):
+        bomb = (bomb, bomb)
+    content["hamr"]["metrics"] = {bomb: 1.0}
+    torch.save(content, path)
+    with pytest.raises(HamrError, match="no readable checkpoint"):
+        load_model(path)
+
+
 class Intruder:
     ran = False
 

@@ -11,7 +11,7 @@ from hamr_lib.baselines.search import search_rate
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device, output_answer
 from hamr_lib.joints import BONES, NAMES
-from hamr_lib.model.checkpoint import load_state, model_state, read
+from hamr_lib.model.checkpoint import load_state, read
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.model.hourglass import make_stem
 from hamr_lib.model.regressor import Regressor
@@ -37,7 +37,7 @@ class Trained(Task):
         fit(settings, folder, train_crops, val_crops, hand, method)
         best = Path(folder) / "checkpoints" / "best.ckpt"
         network = method.build(settings, hand, train_crops)
-        load_state(best, network, model_state(read(best)))
+        load_state(best, network, read(best)["state_dict"])
         method.network = network.to(best_device()).eval()
         method.mask_size = settings.evaluate.mask_size
         method.learning_rate = settings.train.learning_rate

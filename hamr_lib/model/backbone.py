@@ -66,7 +66,6 @@ class PretrainedStem(nn.Module):
 
     Args:
         channels: of the pyramid.
-        scales: how many maps are used, from the finest.
         encoder: a key of `ENCODERS`.
         stride: of the finest map used and of the output, 4 or 8.
         frozen: how many blocks are not trained.
@@ -76,7 +75,6 @@ class PretrainedStem(nn.Module):
     def __init__(
         self,
         channels: int,
-        scales: int = 4,
         encoder: str = "efficientnet_lite0",
         stride: int = 4,
         frozen: int = FROZEN,
@@ -84,7 +82,7 @@ class PretrainedStem(nn.Module):
     ):
         super().__init__()
         first, blocks, taps, self.scale, self.shift = ENCODERS[encoder](pretrained)
-        self.taps = [tap for tap, at in zip(taps, STRIDES, strict=True) if at >= stride][:scales]
+        self.taps = [tap for tap, at in zip(taps, STRIDES, strict=True) if at >= stride]
         blocks = blocks[: self.taps[-1] + 1]
         self.first = -len(first)  # index of the first layer, where blocks count from 0
         self.frozen = nn.Sequential(*first, *blocks[:frozen])

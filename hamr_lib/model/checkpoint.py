@@ -17,6 +17,7 @@ import torch
 from hamr_lib.config import Settings, from_dict
 from hamr_lib.errors import HamrError, quoted
 from hamr_lib.files import ROOT, commit, write_aside
+from hamr_lib.hand.pickles import check_keys
 from hamr_lib.joints import NUM_JOINTS
 
 FORMAT = 2  # 1: other names of settings and weights
@@ -84,7 +85,7 @@ def save_release(source, path):
     """
     checkpoint = read(source)
     state = {}
-    for key, value in model_state(checkpoint).items():
+    for key, value in checkpoint["state_dict"].items():
         state[key] = value.half() if value.is_floating_point() and value.ndim > 1 else value
         if not torch.isfinite(state[key]).all():
             raise HamrError(f"{source}: {key} does not fit half precision")
@@ -116,6 +117,9 @@ def read(path: Path | str, task: str | None = None) -> dict:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise ValueError("compressed")
+            for entry in entries:
+                if entry.filename.endswith("/data.pkl"):
+                    check_keys(archive.read(entry))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a broken file can fail in any of a dozen ways; torch's advice is not ours
         raise HamrError(
@@ -133,24 +137,28 @@ def read(path: Path | str, task: str | None = None) -> dict:
         raise HamrError(
             f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}"
         )
-    of = description.get("task")
-    if task is not None and of != task:
-        raise HamrError(f"{path} holds a network of {quoted(of)}, expected one of {task!r}")
-    for key, kind in DESCRIPTION.items() if task is not None else ():
-        if type(description.get(key)) is not kind:
-            raise HamrError(
-                f"{path}: hamr.{key}: expected {kind.__name__}, got {quoted(description.get(key))}"
-            )
-    if task is not None:
-        _check_tensor(path, "hamr.hand_fingerprint", description.get("hand_fingerprint"))
-        if description["hand_fingerprint"].shape != (NUM_JOINTS, 3):
-            raise HamrError(f"{path}: hamr.hand_fingerprint: expected shape (21, 3)")
+    _check_description(path, description, task)
     state = content.get("state_dict")
     if type(state) not in (dict, OrderedDict) or not state:
         raise HamrError(f"{path}: state_dict: expected weights by name, got {quoted(state)}")
     for key, value in state.items():
         _check_tensor(path, key, value)
     return content
+
+
+def _check_description(path, description, task):
+    """Refuse another task, and missing or wrongly typed values."""
+    of = description.get("task")
+    if task is not None and of != task:
+        raise HamrError(f"{path} holds a network of {quoted(of)}, expected one of {task!r}")
+    for key, kind in DESCRIPTION.items():
+        value = description.get(key)
+        if type(value) is not kind:
+            raise HamrError(f"{path}: hamr.{key}: expected {kind.__name__}, got {quoted(value)}")
+    key, value = "hand_fingerprint", description.get("hand_fingerprint")
+    _check_tensor(path, f"hamr.{key}", value)
+    if value.shape != (NUM_JOINTS, 3):
+        raise HamrError(f"{path}: hamr.{key}: expected shape (21, 3), got {tuple(value.shape)}")
 
 
 def _check_tensor(path, key, value):
@@ -170,11 +178,6 @@ def _check_tensor(path, key, value):
         problem = "got values that are not finite"
     if problem:
         raise HamrError(f"{path}: {key[:100]}: expected a tensor of finite numbers, {problem}")
-
-
-def model_state(checkpoint):
-    """The network's state dict, without the name that the training module puts before it."""
-    return {key.removeprefix("network."): v for key, v in checkpoint["state_dict"].items()}
 
 
 def check_same_run(path, description, settings, data_digest, may_differ=MAY_DIFFER):
