@@ -1,6 +1,7 @@
 """Differences along the training, from validation errors of known size."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from saved_results import small_settings
 
@@ -59,3 +60,19 @@ def test_a_run_that_is_not_there_is_named(study):
     (folder / "runs" / "no-mesh-s1" / "validation.npz").unlink()
     with pytest.raises(HamrError, match="no-mesh-s1.*validation.npz is missing"):
         learning.differences_along(folder, settings)
+
+
+def test_time_is_that_of_the_steps(tmp_path):
+    settings = small_settings()
+    rates = np.array([settings.train.batch_size, settings.train.batch_size / 2])  # images a second
+    log = pd.DataFrame(
+        {"step": [60, 120], "images_per_second": rates, "val_joints_3d_mm": [50, 40]}
+    )
+    with pytest.raises(HamrError, match="log.csv is missing"):
+        learning.table_time(tmp_path, settings)
+    (tmp_path / "runs" / "main").mkdir(parents=True)
+    log.to_csv(tmp_path / "runs" / "main" / "log.csv", index=False)
+    table = learning.table_time(tmp_path, settings)
+    assert list(table["training (minutes)"]) == ["1.0", "3.0"]  # a step a second, then two seconds
+    assert list(table["mean 3-D error, validation (mm)"]) == ["50.0", "40.0"]
+    assert (tmp_path / "tables" / "time_to_accuracy.md").is_file()

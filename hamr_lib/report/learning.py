@@ -97,6 +97,27 @@ def table_along(results_dir, settings):
     return write_table(table, caption, Path(results_dir) / "tables", "along_training")
 
 
+def table_time(results_dir: Path, settings) -> pd.DataFrame:
+    """Write the table `time_to_accuracy`: validation error of the main run by training time."""
+    path = Path(results_dir) / "runs" / "main" / "log.csv"
+    if not path.is_file():
+        raise HamrError(f"{path} is missing: `make train` writes it")
+    log = pd.read_csv(path)
+    images = settings.train.batch_size * log.step.diff().fillna(log.step)
+    minutes = (images / log.images_per_second).cumsum() / 60
+    shown = np.unique(np.linspace(0, len(log) - 1, 10).round().astype(int))
+    table = pd.DataFrame({
+        "steps": log.step[shown],
+        "training (minutes)": minutes[shown].map("{:.1f}".format),
+        "mean 3-D error, validation (mm)": log.val_joints_3d_mm[shown].map("{:.1f}".format),
+    })  # fmt: skip
+    caption = (
+        "The main run: mean 3-D error on the validation samples, held out of the training sets, by "
+        "the time of the training steps. Rendering and validation are not in that time."
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "time_to_accuracy")
+
+
 @styled
 def along_training(results_dir, settings):
     """Draw what leaving out each of the paper's parts adds to the error along the training."""
