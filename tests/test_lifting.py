@@ -25,7 +25,7 @@ def generator(seed=0):
 
 def settings(**train):
     """A network that sees places, with weights and a schedule under which it learns quickly."""
-    model = {"places": True, "dropout": 0.0, "hidden": 64}
+    model = {"joint_features": True, "dropout": 0.0, "hidden": 64}
     small = tiny_settings(model, learning_rate=3e-3, **train)
     return dataclasses.replace(small, losses=load_settings("cpu").losses)
 
@@ -68,7 +68,7 @@ def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
     blur = 0.1
     monkeypatch.setattr(pose_prior, "BLUR", (blur, blur))
     chosen = load_settings("paper")
-    size = chosen.model.image_size // 4
+    size = chosen.model.image_size // chosen.model.map_stride
     places = pose_prior.seen(torch.zeros(500, 21, 2), chosen, generator())
     assert places[..., :2].std() == pytest.approx(blur, rel=0.02)
     variance = chosen.losses.heatmap_variance + (blur * size / 2) ** 2
