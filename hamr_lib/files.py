@@ -68,14 +68,22 @@ def write_json(path: Path, value) -> None:
         aside.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path):
-    """Read JSON; a missing or broken file is a `HamrError` that names it."""
+def read_bytes(path: str | Path, most: int = -1) -> bytes:
+    """Read a file, at most so many bytes of it; a `HamrError` if it is missing or unreadable."""
     try:
-        return json.loads(Path(path).read_text())
+        with open(path, "rb") as file:
+            return file.read(most)
     except FileNotFoundError as error:
         raise HamrError(f"{path} is missing") from error
     except OSError as error:
         raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_json(path: Path):
+    """Read JSON; a missing or broken file is a `HamrError` that names it."""
+    content = read_bytes(path)
+    try:
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise HamrError(f"{path} is not JSON: {error}") from error
 

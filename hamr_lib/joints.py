@@ -32,6 +32,7 @@ MANO_NAMES = ("wrist",) + tuple(
     for name in NAMES
     if name.startswith(finger) and not name.endswith("tip")
 )
+MANO_PARENTS = (-1,) + tuple(0 if j % 3 == 1 else j - 1 for j in range(1, 16))
 # Index into (16 MANO joints + 5 tips) for each of our 21 joints.
 FROM_MANO = tuple(
     16 + FINGERS.index(name.split()[0]) if name.endswith("tip") else MANO_NAMES.index(name)

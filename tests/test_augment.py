@@ -81,6 +81,8 @@ def test_without_any_change_it_is_the_centre_crop():
     for key in ("image", "mask", "joints_2d", "joints_3d"):
         torch.testing.assert_close(out[key], centre[key], atol=1e-4, rtol=0)
     assert torch.equal(centre["image"][0, 0, 0], batch["image"][0, 0, 10, 10:74] / 255)
+    with pytest.raises(HamrError, match="40 pixels do not hold network crops of 64"):
+        centre_crop({"image": torch.zeros(1, 3, 40, 40)}, 64)
 
 
 def test_augmentation_never_leaves_the_stored_crop():
@@ -138,22 +140,6 @@ def test_noise_is_normal_and_differs_between_samples():
     assert correlation.abs().max() < 0.05
 
 
-def test_ranges_are_those_of_the_settings():
-    settings = Augment(shift=0.1)
-    drawn = draw(settings, 4000, 4, torch.Generator().manual_seed(0))
-    for numbers, low, high in (
-        (drawn.scale, 0.9, 1.2),
-        (drawn.angle, -math.pi / 3, math.pi / 3),
-        (drawn.shift, -0.2, 0.2),
-        (drawn.brightness, 0.2, 1.8),
-        (drawn.contrast, 0.3, 1.7),
-        (drawn.saturation, 0.4, 1.6),
-        (drawn.hue, -0.1, 0.1),
-    ):
-        assert low <= numbers.min() < low + 0.01 * (high - low)
-        assert high - 0.01 * (high - low) < numbers.max() <= high
-
-
 def test_a_patch_shows_the_picture_upside_down_and_hides_the_mask():
     images, mask = random_images(count=2, size=SIZE), torch.ones(2, SIZE, SIZE)
     patch = torch.tensor([[0.25, -0.5, 0.25, 0.125], [0.5, 0.5, 0.0, 0.0]])
@@ -178,9 +164,18 @@ def test_a_coarse_picture_keeps_its_means_and_loses_its_detail():
     torch.testing.assert_close(coarse, torch.full_like(coarse, 0.5))
 
 
-def test_how_many_are_occluded_and_coarse():
-    settings = Augment(occlusion=0.3, coarse=0.2)
+def test_draws_follow_the_settings():
+    settings = Augment(shift=0.1, occlusion=0.3, coarse=0.2)
     drawn = draw(settings, 4000, 4, torch.Generator().manual_seed(0))
+    for name, low, high in (
+        ("scale", 0.9, 1.2), ("angle", -math.pi / 3, math.pi / 3), ("shift", -0.2, 0.2),
+        ("brightness", 0.2, 1.8), ("contrast", 0.3, 1.7), ("saturation", 0.4, 1.6),
+        ("hue", -0.1, 0.1),
+    ):  # fmt: skip
+        least, most = getattr(drawn, name).aminmax()
+        assert (
+            low <= least < low + 0.01 * (high - low) and high - 0.01 * (high - low) < most <= high
+        )
     assert (drawn.patch[:, 2:] > 0).all(1).float().mean() == pytest.approx(0.3, abs=0.03)
     assert (drawn.coarse > 0).float().mean() == pytest.approx(0.2, abs=0.03)
     assert 0.99 < drawn.coarse.max() <= 1 and drawn.patch[:, 2:].max() <= 0.5
@@ -205,9 +200,3 @@ def test_one_seed_one_result_however_the_batch_is_cut():
         assert torch.equal(whole[key], again[key])
         torch.testing.assert_close(whole[key][2:], part[key], atol=1e-6, rtol=0)
         assert not torch.equal(whole[key], other[key])
-
-
-def test_crops_of_another_size_are_refused():
-    batch = {"image": torch.zeros(1, 3, 40, 40, dtype=torch.uint8)}
-    with pytest.raises(HamrError, match="40 pixels do not hold network crops of 64"):
-        centre_crop(batch, 64)

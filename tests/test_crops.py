@@ -19,7 +19,6 @@ from hamr_lib.data.crops import (
     cut,
     folder_identity,
     load_crops,
-    margin,
     stored_size,
 )
 from hamr_lib.errors import HamrError
@@ -61,23 +60,6 @@ def test_cut_is_exact_where_pixels_coincide_and_black_beyond_the_photo():
     assert corner[:3].max() == 0 and corner[4:, 4:].min() > 0
 
 
-def test_margin_of_the_paper():
-    # A corner turned by 45 degrees lies sqrt(2) out, and shrinking by 0.9 brings more in.
-    assert margin(Augment()) == pytest.approx(2**0.5 / 0.9)
-    assert margin(Augment(scale=(1.0, 1.2), rotation=0.0)) == pytest.approx(1)
-    assert stored_size(256, Augment()) == 256 + 2 * 74  # at least 402.3, and 256 + an even number
-    assert stored_size(256) == 256
-
-
-def test_square_around_the_labelled_joints():
-    frame = draw_frames(1)[0]
-    frame.joints_2d[5] = np.nan
-    center, side = crop_square(frame)
-    low, high = np.nanmin(frame.joints_2d, 0), np.nanmax(frame.joints_2d, 0)
-    assert center == pytest.approx((low + high) / 2, rel=1e-6)
-    assert side == pytest.approx(BOX_FACTOR * (high - low).max(), rel=1e-6)
-
-
 def test_fingertips_alone_are_given_the_size_of_a_hand():
     frame = draw_frames(1)[0]
     rest = [j for j in range(21) if j not in TIPS[1:]]
@@ -111,30 +93,16 @@ def test_labels_and_pixels_of_a_frame(tmp_path, side):
     there = batch["joints_2d"] * torch.tensor([flip, 1])
     there = crop_to_pixels(there, batch["center"], batch["side"])
     np.testing.assert_allclose(there[0], frames[0].joints_2d, atol=1e-3)
-    assert batch["joints_2d"][0].abs().max() == pytest.approx(1 / BOX_FACTOR, rel=1e-4)
+    # The square is around the middle of the labelled joints, and so many times as wide as they.
+    low, high = batch["joints_2d"][0].aminmax(dim=0)
+    torch.testing.assert_close(low, -high, atol=1e-5, rtol=0)
+    assert high.max() == pytest.approx(1 / BOX_FACTOR, rel=1e-4)
     # The bright bones run through the joints, in the image and in the mask alike.
     seen = centre_crop(batch, 48)
     pixel = crop_units_to_grid(batch["joints_2d"][0], 48).round().long()
     assert seen["image"][0, 0, pixel[:, 1], pixel[:, 0]].min() > 0.5
     assert seen["mask"][0, pixel[:, 1], pixel[:, 0]].min() > 0.5
     assert seen["mask"][1].max() == 0
-
-
-def test_a_left_hand_is_a_right_hand_in_a_mirror(tmp_path):
-    right = draw_frames(2)
-    left = [
-        dataclasses.replace(
-            f, side="left", image=f.image[:, ::-1].copy(), mask=f.mask[:, ::-1].copy(),
-            joints_2d=f.joints_2d * [-1, 1] + [159, 0], joints_3d=f.joints_3d * [-1, 1, 1],
-        )
-        for f in right
-    ]  # fmt: skip
-    ours = load_crops(left, "left", 32, cache=tmp_path).batch([0, 1])
-    theirs = load_crops(right, "right", 32, cache=tmp_path).batch([0, 1])
-    for key in ("joints_2d", "joints_3d", "root"):
-        torch.testing.assert_close(ours[key], theirs[key], atol=1e-5, rtol=0)
-    for key in ("image", "mask"):
-        assert (ours[key].int() - theirs[key].int()).abs().max() <= 2  # rounding of the warp
 
 
 class Counted(list):
@@ -172,15 +140,11 @@ def test_a_failure_leaves_no_cache_behind(tmp_path):
         load_crops(frames, "a", 32, cache=tmp_path)
     with pytest.raises(HamrError, match="no frames"):
         load_crops([], "a", 32, cache=tmp_path)
-
-
-def test_a_broken_cache_is_named(tmp_path):
-    frames = draw_frames(2)
-    load_crops(frames, "a", 32, cache=tmp_path)
+    load_crops(frames[:1], "a", 32, cache=tmp_path)
     stored = next(tmp_path.rglob("pixels.npy"))
     stored.write_bytes(stored.read_bytes()[:200])
     with pytest.raises(HamrError, match="is a broken cache: delete it"):
-        load_crops(frames, "a", 32, cache=tmp_path)
+        load_crops(frames[:1], "a", 32, cache=tmp_path)
 
 
 def test_folder_identity_sees_every_change(tmp_path):
@@ -254,20 +218,6 @@ def test_steps_see_every_sample_equally_often_and_depend_on_seed_and_step_only()
         StepBatches(crops, 4, 0, 0, 3)
     with pytest.raises(HamrError, match="batch_size=1 for 1 process.* at least 2"):
         StepBatches(crops, 1, seed=0)
-
-
-def test_workers_change_nothing():
-    crops = fake_crops(10)
-
-    def run(workers):
-        return list(
-            torch.utils.data.DataLoader(
-                StepBatches(crops, 4, 0), batch_size=None, sampler=range(2, 8), num_workers=workers
-            )
-        )
-
-    for a, b in zip(run(0), run(2), strict=True):
-        assert a["step"] == b["step"] and torch.equal(a["image"], b["image"])
 
 
 def test_even_batches_hold_everything_once():

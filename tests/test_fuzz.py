@@ -142,7 +142,7 @@ class Annotations(Kind):
 
 class Mano(Kind):
     def __init__(self, folder):
-        from test_hand import made_up_mano
+        from test_mano import made_up_mano
 
         self.root, self.path = folder, folder / "raw" / "mano" / "MANO_RIGHT.pkl"
         self.path.parent.mkdir(parents=True)

@@ -17,7 +17,7 @@ def hands(count=6, seed=0):
 
 
 @pytest.mark.parametrize("name", list(protocols.THRESHOLDS))
-@pytest.mark.parametrize("error", [0.0, 19.0, 26.3, 33.0, 49.0, 51.0])
+@pytest.mark.parametrize("error", [0.0, 26.3, 51.0])
 def test_auc_of_a_constant_error(name, error):
     """One error e: the curve steps from 0 to 1 at e, so the area is the range above e."""
     grid = protocols.THRESHOLDS[name]
@@ -25,16 +25,6 @@ def test_auc_of_a_constant_error(name, error):
     area = np.clip((grid[-1] - error) / (grid[-1] - grid[0]), 0, 1)
     half_step = (grid[1] - grid[0]) / 2 / (grid[-1] - grid[0])
     assert metrics.auc(curve, grid) == pytest.approx(area, abs=half_step + 1e-12)
-
-
-@pytest.mark.parametrize("name", list(protocols.THRESHOLDS))
-def test_auc_of_uniform_errors(name):
-    """Errors uniform on [0, 100]: PCK(t) = t / 100, so the area is the mean threshold."""
-    grid = protocols.THRESHOLDS[name]
-    errors = np.linspace(0, 100, 21 * 5000).reshape(-1, 21)
-    expected = (grid[0] + grid[-1]) / 200
-    curve = metrics.pck_curve(errors, grid)
-    assert metrics.auc(curve, grid) == pytest.approx(expected, abs=1e-3)
 
 
 # Curves as their authors published them: thresholds, PCK, and the AUC printed beside them.
@@ -117,6 +107,8 @@ def test_iou():
     # 16 and 16 pixels that share 8; outside them 40 pixels agree out of 56 that either calls so.
     np.testing.assert_allclose(hand, [1 / 3, 1 / 3, np.nan])
     np.testing.assert_allclose(background, [40 / 56, 40 / 56, np.nan])
+    with pytest.raises(HamrError, match="two bool arrays"):
+        metrics.iou(predicted * 1.0, true)
 
 
 def test_bootstrap_interval_of_a_mean():
@@ -140,13 +132,6 @@ def test_bootstrap_is_what_resampling_by_hand_gives():
         resample = np.repeat(errors, counts.astype(int), axis=0)
         assert mean == pytest.approx(metrics.joint_mean(resample), rel=1e-4)
         assert median == pytest.approx(metrics.joint_median(resample))
-
-
-def test_bootstrap_over_runs_holds_the_spread_between_them():
-    flat = [np.full((50, 1), value) for value in (1.0, 2.0, 3.0)]
-    low, high = metrics.interval(metrics.bootstrap(flat, metrics.draw(50, 2000)))
-    assert low == pytest.approx(1 + 1 / 3, abs=0.34) and high == pytest.approx(3 - 1 / 3, abs=0.34)
-    assert high > low + 1
 
 
 def test_paired_test_finds_a_small_steady_gain_only():
@@ -176,10 +161,5 @@ def test_paired_test_holds_the_spread_between_seeds():
     assert found["ci_low"] == pytest.approx(min(found["each"]), abs=0.02)
     with pytest.raises(ValueError):
         metrics.paired_test(moved, base[:2], GRID)
-
-
-def test_bad_input_is_told():
     with pytest.raises(HamrError, match="same joints"):
         metrics.paired_test([np.zeros((3, 21))], [np.zeros((4, 21))], GRID)
-    with pytest.raises(HamrError, match="two bool arrays"):
-        metrics.iou(np.zeros((1, 4, 4)), np.zeros((1, 4, 4), bool))

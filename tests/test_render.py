@@ -1,6 +1,5 @@
 """The renderer against geometry: spheres have known outlines, areas, depths and slopes."""
 
-import math
 import warnings
 
 import numpy as np
@@ -20,9 +19,7 @@ from hamr_lib.render import (
     vertex_normals,
 )
 from hamr_lib.render.agreement import (
-    FILL,
     fit_from_random_starts,
-    gradient_agreement,
     overlap,
     random_hands,
 )
@@ -91,18 +88,14 @@ def test_the_nearer_of_two_meshes_hides_the_other_and_ids_stay_whole():
     assert ((picture.parts == -1) == (picture.coverage == 0)).all()
 
 
-def test_faces_behind_or_too_near_a_pinhole_are_left_out():
+def test_faces_seen_from_behind_and_behind_or_too_near_a_pinhole_are_left_out():
+    far, size = VERTICES + (0, 0, 1), (160, 200)
+    assert rasterize(far, FACES[:, ::-1], K, size).depth.min() > 0.985  # its far side alone
+    assert rasterize(far, FACES[:, ::-1], K, size, cull=False).depth.min() < 0.91
     assert len(rasterize(VERTICES - (0, 0, 1), FACES, K, 64).pixel) == 0
     assert len(rasterize(VERTICES, FACES, K, 64, cull=False).pixel) > 0  # the camera is inside
     seen = rasterize(VERTICES + (0, 0, 0.1), FACES, K, 64)
     assert (seen.depth > 0.01).all() and np.isfinite(seen.weights).all()
-
-
-def test_back_faces_show_only_when_asked():
-    inside_out = FACES[:, ::-1]
-    far = VERTICES + (0, 0, 1)
-    assert rasterize(far, inside_out, K, (160, 200)).depth.min() > 0.985  # only its far side
-    assert rasterize(far, inside_out, K, (160, 200), cull=False).depth.min() < 0.91
 
 
 def test_normals_light_and_texture():
@@ -154,27 +147,6 @@ def test_supersampling_smooths_outlines_over_the_image_behind():
     np.testing.assert_allclose(plain.depth, smooth.depth, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"vertices": np.zeros((0, 3))}, "vertices has shape"),
-        ({"vertices": np.full((4, 3), np.nan)}, "vertices has NaN"),
-        ({"faces": np.zeros((0, 3), int)}, "faces has shape"),
-        ({"faces": [[0, 1, 9]]}, "index 9"),
-        ({"faces": [[0, 1, -1]]}, "index -1"),
-        ({"faces": [[0.0, 1.0, 2.0]]}, "faces is float"),
-        ({"camera": np.zeros(4)}, "camera has shape"),
-        ({"size": 0}, "size is 0"),
-        ({"size": (3, 4, 5)}, "size is"),
-        ({"size": 2.5}, "size is 2.5"),
-    ],
-)
-def test_bad_input_of_pictures_is_named(change, message):
-    good = {"vertices": np.eye(4, 3), "faces": [[0, 1, 2]], "camera": (1.0, 0, 0), "size": 8}
-    with pytest.raises(HamrError, match=message):
-        render(**(good | change))
-
-
 # --------------------------------------------------------------------------------- the silhouette
 
 
@@ -196,17 +168,13 @@ def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
     slope = camera.grad / area[:, None]
     # DEODR's adjoint leaves out that a growing outline also gets longer: 1/2 pixel of 8 or 16.
     assert slope[:, 0].mean() == pytest.approx(0.98 * 2 / 5.1, rel=0.1)
-    # Moved within the image, a disc keeps its area.
+    # It lies where the camera says, and keeps its area when moved.
+    pixel = torch.arange(size, dtype=torch.float32)
+    for axis in (0, 1):
+        middle = (drawn.sum(1 + axis) * pixel).sum(1) / drawn.sum((1, 2))
+        expected = ((1 + camera[:, 1 + axis]) * size - 1) / 2
+        torch.testing.assert_close(middle, expected, atol=0.1, rtol=0)
     assert slope[:, 1:].mean(0).abs().max() < 0.1
-
-
-@pytest.mark.parametrize("backend", BOTH)
-def test_pixels_lie_where_the_camera_says(backend):
-    vertices, faces = ball()
-    drawn = silhouette(vertices, faces, cameras((3, 0.25, -0.5)), 64, backend)[0]
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    assert (drawn * x).sum() / drawn.sum() == pytest.approx(((1 + 0.25) * 64 - 1) / 2, abs=0.1)
-    assert (drawn * y).sum() / drawn.sum() == pytest.approx(((1 - 0.5) * 64 - 1) / 2, abs=0.1)
 
 
 @pytest.mark.parametrize("backend", BOTH)
@@ -236,30 +204,6 @@ def test_hands_partly_or_wholly_outside_give_finite_gradients(backend, camera):
     assert camera.grad[0].abs().sum() > 0  # its neighbour in the batch is not disturbed
 
 
-def test_a_second_call_and_a_second_backward_give_the_same():
-    vertices, faces = ball(3)
-    camera = cameras((6, 0, 0), (3, 0.3, 0), (6, 9, 9)).requires_grad_()
-    weights = torch.rand(3, 32, 32)
-    found = []
-    for _ in range(2):
-        drawn = silhouette(vertices, faces, camera, 32, "deodr")
-        for _ in range(2):
-            camera.grad = None
-            (drawn * weights).sum().backward(retain_graph=True)
-            found.append(camera.grad)
-    assert all(torch.equal(found[0], other) for other in found)
-
-
-def test_other_float_types_keep_their_type():
-    vertices, faces = ball()
-    for kind in (torch.float64, torch.bfloat16):
-        camera = cameras((6, 0, 0)).to(kind).requires_grad_()
-        drawn = silhouette(vertices.to(kind), faces, camera, 16)
-        assert drawn.dtype == kind
-        drawn.sum().backward()
-        assert camera.grad.dtype == kind
-
-
 def test_the_silhouette_is_the_outline_of_the_picture():
     hands = random_hands(12, seed=5)
     with torch.no_grad():
@@ -281,13 +225,8 @@ def test_both_backends_draw_the_same_masks():
     with torch.no_grad():
         vertices = hands.vertices()
     drawn = [silhouette(vertices, hands.hand.faces, hands.camera, 128, name) for name in BOTH]
-    assert overlap(*drawn).min() >= 0.99
-
-
-def test_both_backends_pull_the_same_way():
-    cosines = gradient_agreement(random_hands(16))
-    assert cosines["camera"].median() >= 0.9
-    assert cosines["pose"].median() >= 0.9
+    found = overlap(*drawn)  # they differ along the outline, of which a slim hand has more
+    assert found.median() >= 0.995 and found.min() >= 0.985
 
 
 def finite_differences(hands, backend, size=64, step=0.5, seed=0):
@@ -354,25 +293,38 @@ def test_fits_from_fifty_random_starts_converge():
     assert after.min() >= 0.97
 
 
-def test_fits_with_pytorch3d_converge():
-    """PyTorch3D is too slow for fifty hands here: a few simpler bodies."""
-    vertices, faces = ball(4, level=1)
-    bent = vertices * (torch.rand(4, 1, 3, generator=torch.Generator().manual_seed(0)) + 0.3)
-    bent[..., 0] += 4 * bent[..., 1] ** 2
-    camera = cameras((7, 0, 0)).expand(4, 3)
-    before, after = fit_from_random_starts(bent, faces, camera, "pytorch3d")
-    assert before.mean() < 0.75
-    assert after.min() >= 0.97
-
-
-def test_random_hands_are_seeded_and_fill_the_image():
-    one, same, other = (random_hands(3, seed=s) for s in (1, 1, 2))
-    assert torch.equal(one.hand_pose, same.hand_pose) and not torch.equal(one.betas, other.betas)
-    xy = one.camera[:, None, :1] * one.vertices()[..., :2] + one.camera[:, None, 1:]
-    torch.testing.assert_close(xy.abs().amax((1, 2)), torch.full((3,), FILL))
-
-
 # --------------------------------------------------------------------------- bad input and backends
+
+
+GOOD = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.ones(3), "size": 8}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vertices": np.zeros((0, 3))}, "vertices has shape"),
+        ({"vertices": np.full((4, 3), np.nan)}, "vertices has NaN"),
+        ({"faces": np.zeros((0, 3), int)}, "faces has shape"),
+        ({"faces": np.zeros((2, 4), int)}, "faces has shape"),
+        ({"faces": np.array([[0, 1, 9]])}, "index 9"),
+        ({"faces": np.array([[0, 1, -1]])}, "index -1"),
+        ({"faces": np.array([[0.0, 1.0, 2.0]])}, "faces is float"),
+        ({"camera": np.zeros(4)}, "camera has shape"),
+        ({"camera": np.full(3, np.inf)}, "camera has NaN"),
+        ({"size": 0}, "size is 0"),
+        ({"size": 2.5}, "size is 2.5"),
+        ({"size": True}, "size is True"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = GOOD | change
+    with pytest.raises(HamrError, match=message):
+        render(**arguments)
+    for name in ("vertices", "camera"):
+        arguments[name] = torch.tensor(arguments[name], dtype=torch.float32)[None]
+    arguments["faces"] = torch.tensor(arguments["faces"])
+    with pytest.raises(HamrError, match=message):
+        silhouette(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -380,34 +332,18 @@ def test_random_hands_are_seeded_and_fill_the_image():
     [
         ({"vertices": np.zeros((1, 4, 3))}, "vertices is float64, expected a float tensor"),
         ({"vertices": torch.zeros(1, 4, 3, dtype=torch.long)}, "vertices is torch.int64"),
-        ({"vertices": torch.zeros(4, 3)}, "vertices has shape"),
-        ({"vertices": torch.zeros(1, 0, 3)}, "vertices has shape"),
-        ({"vertices": torch.full((1, 4, 3), math.nan)}, "vertices has NaN"),
         ({"camera": torch.zeros(2, 3)}, "camera has shape"),
-        ({"camera": torch.zeros(1, 4)}, "camera has shape"),
-        ({"camera": torch.full((1, 3), math.inf)}, "camera has NaN"),
         ({"camera": torch.zeros(1, 3, device="meta")}, "camera is on meta"),
-        ({"faces": torch.zeros(0, 3, dtype=torch.long)}, "faces has shape"),
-        ({"faces": torch.zeros(2, 4, dtype=torch.long)}, "faces has shape"),
-        ({"faces": torch.zeros(1, 3)}, "faces is float32"),
-        ({"faces": torch.tensor([[0, 1, 4]])}, "index 4"),
-        ({"faces": torch.tensor([[0, 1, -2]])}, "index -2"),
         ({"faces": torch.zeros(1, 3, dtype=torch.long, device="meta")}, "faces is on meta"),
-        ({"size": 0}, "size is 0"),
-        ({"size": -3}, "size is -3"),
-        ({"size": 8.0}, "size is 8.0"),
-        ({"size": True}, "size is True"),
         ({"backend": "opengl"}, "backend is 'opengl'"),
     ],
 )
-def test_bad_input_of_the_silhouette_is_named(change, message):
-    good = {
-        "vertices": torch.eye(4, 3)[None],
-        "faces": torch.tensor([[0, 1, 2]]),
-        "camera": torch.ones(1, 3),
-        "size": 8,
-    }
-    silhouette(**good)
+def test_bad_tensors_of_the_silhouette_are_named(change, message):
+    good = {"vertices": torch.eye(4, 3)[None], "faces": torch.tensor([[0, 1, 2]]),
+            "camera": torch.ones(1, 3), "size": 8}  # fmt: skip
+    for kind in (torch.float64, torch.bfloat16):
+        drawn = silhouette(**good | {k: good[k].to(kind) for k in ("vertices", "camera")})
+        assert drawn.dtype == kind
     with pytest.raises(HamrError, match=message):
         silhouette(**(good | change))
 
@@ -435,22 +371,14 @@ def test_a_missing_backend_is_replaced_and_that_is_said_once(without):
     assert torch.equal(drawn[0], expected)
     with pytest.raises(HamrError, match="deodr.*not installed: pip install deodr"):
         silhouette(vertices, faces, camera, 16, "deodr")
-
-
-def test_auto_takes_pytorch3d_on_cuda_and_deodr_elsewhere(without):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert backends.choose("auto", cuda=True) == "pytorch3d"
-        assert backends.choose("auto", cuda=False) == "deodr"
     without("pytorch3d")
     with pytest.warns(UserWarning, match="pytorch3d is not installed"):
         assert backends.choose("auto", cuda=True) == "deodr"
-
-
-def test_without_backends_the_error_tells_how_to_install_each(without):
     without(*BOTH)
-    vertices, faces = ball(level=1)
     with pytest.raises(HamrError, match="pip install deodr.*pip install easypytorch3d"):
-        silhouette(vertices, faces, cameras((6, 0, 0)), 16)
+        silhouette(vertices, faces, camera, 16)
     with pytest.raises(HamrError, match="pip install deodr"):
         render(VERTICES, FACES, (5.0, 0, 0), 16)

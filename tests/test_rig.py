@@ -4,7 +4,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.hand.layer import load_hand
-from hamr_lib.hand.rig import ANNY_BONES, bone_heat, palm_frame, rig
+from hamr_lib.hand.rig import ANNY_BONES, palm_frame, rig
 from hamr_lib.joints import FINGERS, MANO_NAMES
 
 # Mean of 35 hands of one adult, labelled in MANO's convention: bases of thumb to little finger in
@@ -85,7 +85,7 @@ def test_joints_lie_inside_the_flesh(hand):
     assert depth[0] > 0.01  # the wrist: the forearm reaches beyond it
 
 
-@pytest.mark.parametrize("joint", MANO_NAMES[1:])
+@pytest.mark.parametrize("joint", ["thumb CMC", "index MCP", "middle PIP", "little DIP"])
 def test_bending_keeps_the_volume(hand, joint):
     finger = FINGERS.index(joint.split()[0])
     part = [name for name in MANO_NAMES if name.startswith(FINGERS[finger])].index(joint)
@@ -106,25 +106,6 @@ def test_regressed_and_kinematic_joints_mean_the_same_places(hand):
     apart = hand(betas, upright, pose).joints - kinematic(betas, upright, pose).joints
     apart = apart.norm(dim=-1)
     assert apart.mean() < 0.0007 and apart.max() < 0.006
-
-
-def test_heat_binds_skin_to_the_nearest_bone():
-    """On a long cylinder around straight chains, the weights follow the bones along it."""
-    shared = rig()
-    weights = bone_heat(shared.vertices, shared.faces, shared.chains)
-    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-9)
-    assert weights.min() >= 0
-    for finger, chain in enumerate(shared.chains):
-        for part in range(3):
-            name = [n for n in MANO_NAMES if n.startswith(FINGERS[finger])][part]
-            middle = (chain[part] + chain[part + 1]) / 2
-            nearest = np.argmin(np.linalg.norm(shared.vertices - middle, axis=1))
-            assert weights[nearest].argmax() == MANO_NAMES.index(name)
-    # Half and half at a knuckle: the skin around a joint shares it between both bones.
-    index = [n for n in MANO_NAMES if n.startswith("index")]
-    around = np.argsort(np.linalg.norm(shared.vertices - shared.chains[1, 1], axis=1))[:12]
-    upper, lower = (weights[around, MANO_NAMES.index(name)].mean() for name in index[:2])
-    assert 0.3 < upper < 0.7 and 0.3 < lower < 0.7
 
 
 def test_bodies_carry_the_same_rig():

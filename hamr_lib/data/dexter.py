@@ -19,7 +19,7 @@ import numpy as np
 from hamr_lib.camera import project_pinhole
 from hamr_lib.data.frame import Frame, Frames, list_images, read_image, write_image
 from hamr_lib.errors import HamrError
-from hamr_lib.files import write_aside
+from hamr_lib.files import read_bytes, write_aside
 from hamr_lib.joints import FINGERS, NUM_JOINTS, TIPS
 
 # Images of each sequence as published, 3,145 together; about 3,014 of them are annotated.
@@ -112,10 +112,8 @@ def read_annotations_2d(root, sequence):
 
 def _read_lines(path, numbers):
     try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError as error:
-        raise HamrError(f"{path} is missing") from error
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_bytes(path).decode().splitlines()
+    except UnicodeDecodeError as error:
         raise HamrError(f"cannot read {path}: {error}") from error
     rows = []
     for number, line in enumerate(lines, 1):

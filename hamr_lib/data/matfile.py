@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from hamr_lib.errors import HamrError
+from hamr_lib.files import read_bytes
 
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
             13: "u8"}  # fmt: skip
@@ -26,14 +27,9 @@ def read_mat(path, name):
     Raises:
         HamrError: for a missing, damaged or far too large file, or one without this array.
     """
+    content = memoryview(read_bytes(path, _LARGEST))
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST)
-        return _find(memoryview(content), name)
-    except FileNotFoundError as error:
-        raise HamrError(f"{path} is missing") from error
-    except OSError as error:
-        raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
+        return _find(content, name)
     except (ValueError, struct.error, zlib.error, OverflowError) as error:
         raise HamrError(
             f"{path} is not a readable MATLAB 5 file; it may be truncated ({error})"

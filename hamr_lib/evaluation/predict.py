@@ -125,36 +125,12 @@ def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=No
             if bad.any():
                 image = crops.keys[indices[int(bad.nonzero()[0])]]
                 raise HamrError(f"{method}: {name} of {dataset} {image} is not finite")
-        true = F.interpolate(
-            batch["mask"][:, None].cpu(), size=options.mask_size, mode="bilinear",
-            antialias=True, align_corners=False,
-        )[:, 0].numpy() >= 0.5  # fmt: skip
-        mask, vertices = found.pop("mask", None), found.pop("vertices", None)
-        mask = None if mask is None else mask.numpy() >= 0.5
-        hand, background = _overlap(mask, true, batch["has_mask"].cpu().numpy())
-        rows = {k: v.numpy() for k, v in found.items()} | {
-            "iou": hand,
-            "iou_background": background,
-            "true_joints_3d": batch["joints_3d"].cpu().numpy(),
-            "true_joints_2d": batch["joints_2d"].cpu().numpy(),
-            "valid_3d": batch["valid_3d"].cpu().numpy(),
-            "valid_2d": batch["valid_2d"].cpu().numpy(),
-            "visible": batch["visible"].cpu().numpy(),
-            "mirrored": batch["left"].cpu().numpy(),
-            "true_pixels": _photo_pixels(batch["joints_2d"], batch),
-        }
-        for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
-            if name in found:
-                rows[pixels] = _photo_pixels(found[name], batch)
-        _append(columns, rows)
+        rows, pictures = _rows(found, {k: v.cpu() for k, v in batch.items()}, options.mask_size)
         shown = np.isin(indices, kept)
-        pictures = {
-            "example_images": (255 * batch["image"]).round().byte().permute(0, 2, 3, 1).cpu(),
-            "example_masks": true & batch["has_mask"].cpu().numpy()[:, None, None],
-            "example_predicted": mask,
-            "example_vertices": vertices,
-        }
-        _append(examples, {k: np.asarray(v)[shown] for k, v in pictures.items() if v is not None})
+        for name, values in rows.items():
+            columns.setdefault(name, []).append(np.asarray(values))
+        for name, values in pictures.items():
+            examples.setdefault(name, []).append(np.asarray(values)[shown])
     stacked = {k: np.concatenate(v) for k, v in (columns | examples).items()}
     if "example_vertices" in stacked:
         stacked["faces"] = np.asarray(faces.cpu() if torch.is_tensor(faces) else faces)
@@ -168,23 +144,37 @@ def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=No
     return stacked | {k: np.array(v) for k, v in about.items()}
 
 
-def _append(columns, rows):
-    for name, values in rows.items():
-        columns.setdefault(name, []).append(values)
-
-
-def _overlap(predicted, true, has_mask):
-    """(B,) IoU of the hand and of the background, NaN where there is no label or prediction."""
-    if predicted is None:
-        return np.full((2, len(true)), np.nan)
-    return np.where(has_mask, metrics.iou(predicted, true), np.nan)
+def _rows(found, batch, mask_size):
+    """Return the rows of one batch, and the pictures of which some are kept as examples."""
+    rows = {f"true_{name}": batch[name] for name in ("joints_3d", "joints_2d")}
+    rows |= {name: batch[name] for name in ("valid_3d", "valid_2d", "visible")}
+    rows |= {"mirrored": batch["left"], "true_pixels": _photo_pixels(batch["joints_2d"], batch)}
+    for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
+        if name in found:
+            rows[pixels] = _photo_pixels(found[name], batch)
+    true = F.interpolate(
+        batch["mask"][:, None], size=mask_size, mode="bilinear", antialias=True, align_corners=False
+    )[:, 0].numpy() >= 0.5  # fmt: skip
+    has_mask = batch["has_mask"].numpy()
+    pictures = {
+        "example_images": (255 * batch["image"]).round().byte().permute(0, 2, 3, 1),
+        "example_masks": true & has_mask[:, None, None],
+    }
+    overlap = np.full((2, len(true)), np.nan)
+    if "mask" in found:
+        pictures["example_predicted"] = found["mask"].numpy() >= 0.5
+        overlap = np.where(has_mask, metrics.iou(pictures["example_predicted"], true), np.nan)
+    if "vertices" in found:
+        pictures["example_vertices"] = found["vertices"]
+    rows |= {k: v for k, v in found.items() if k not in ("mask", "vertices")}
+    return rows | dict(zip(("iou", "iou_background"), overlap, strict=True)), pictures
 
 
 def _photo_pixels(points, batch):
     """Crop units of the (mirrored) crop to pixels of the photo."""
-    flip = torch.where(batch["left"], -1.0, 1.0).cpu()
-    points = points.cpu() * torch.stack([flip, torch.ones_like(flip)], dim=-1)[:, None]
-    return crop_to_pixels(points, batch["center"].cpu(), batch["side"].cpu()).numpy()
+    flip = torch.where(batch["left"], -1.0, 1.0)
+    points = points * torch.stack([flip, torch.ones_like(flip)], dim=-1)[:, None]
+    return crop_to_pixels(points, batch["center"], batch["side"])
 
 
 def save_predictions(path, predictions):

@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.errors import HamrError
-from hamr_lib.hand.rig import ANNY_BONES, palm_frame, rig
-from hamr_lib.joints import FINGERS, MANO_NAMES
+from hamr_lib.hand.rig import ANNY_BONES, TO_MANO, palm_frame, rig
+from hamr_lib.joints import FINGERS
 
 ANGLES = (
     "thumb CMC radial",
@@ -66,8 +66,6 @@ MCP, SPREAD, PIP, DIP = (6 + np.arange(4) * 4 + part for part in range(4))
 # A positive turn about a finger's palmar axis moves it to the little finger's side.
 _SPREAD_SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
 
-# Rows of (5 fingers x 3 joints), base to tip, in the order of MANO's joints 1 to 15.
-_TO_MANO = [3 * FINGERS.index(name.split()[0]) + j % 3 for j, name in enumerate(MANO_NAMES[1:])]
 # Mirrored at the plane x = 0, an axis-angle keeps its x and negates the rest.
 MIRROR = np.array([1.0, -1.0, -1.0])
 
@@ -109,7 +107,7 @@ def skeleton() -> Skeleton:
     offsets, radii = np.zeros((5, 3, 3)), np.zeros((5, 3))
     for f in range(5):
         for k in range(3):
-            flesh = vertices[shared.weights[:, 1 + _TO_MANO.index(3 * f + k)] > 0.6]
+            flesh = vertices[shared.weights[:, 1 + TO_MANO.index(3 * f + k)] > 0.6]
             bone = heads[f, k + 1] - heads[f, k]
             length = np.linalg.norm(bone)
             along = (flesh - heads[f, k]) @ bone / length
@@ -192,7 +190,7 @@ def angles_to_axis_angle(angles: np.ndarray) -> np.ndarray:
     local = turned.copy()
     local[:, :, 1:] = turned[:, :, :-1].swapaxes(-1, -2) @ turned[:, :, 1:]
     vectors = Rotation.from_matrix(local.reshape(-1, 3, 3)).as_rotvec().reshape(-1, 15, 3)
-    vectors = vectors[:, _TO_MANO]
+    vectors = vectors[:, list(TO_MANO)]
     return vectors if angles.ndim == 2 else vectors[0]
 
 

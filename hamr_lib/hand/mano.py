@@ -10,14 +10,14 @@ import numpy as np
 
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.pickles import load_pickle
-from hamr_lib.joints import MANO_NAMES
+from hamr_lib.joints import MANO_NAMES, MANO_PARENTS
 
 # The paper's fingertips on MANO's mesh, thumb to little finger. Others use 744, 320, 443, 554, 671
 # (smplx) or 745, 317, 444, 556, 673 (manopth): a few millimetres apart.
 MANO_TIPS = (734, 333, 443, 555, 678)
 NUM_BETAS = 10
 _VERTICES, _JOINTS = 778, len(MANO_NAMES)
-_SHAPES = {
+SHAPES = {
     "v_template": (_VERTICES, 3),
     "shapedirs": (_VERTICES, 3, NUM_BETAS),
     "posedirs": (_VERTICES, 3, 135),
@@ -29,8 +29,6 @@ _SHAPES = {
     "hands_components": (45, 45),
     "hands_coeffs": (None, 45),  # any number of poses
 }
-# The parent of each joint but the wrist, which is the first of every finger's three.
-_PARENTS = [0 if joint % 3 == 1 else joint - 1 for joint in range(1, _JOINTS)]
 _LARGEST = 1000  # of any number in the file but the wrist's parent
 
 
@@ -79,11 +77,11 @@ def _read(path):
     stored = load_pickle(path)
     if not isinstance(stored, dict):
         raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
-    missing = [key for key in _SHAPES if key not in stored]
+    missing = [key for key in SHAPES if key not in stored]
     if missing:
         found = ", ".join(key for key in stored if isinstance(key, str))[:200]
         raise HamrError(f"{path}: expected {missing[0]!r} in it, found {found}")
-    data = {key: _array(path, key, stored[key], shape) for key, shape in _SHAPES.items()}
+    data = {key: _array(path, key, stored[key], shape) for key, shape in SHAPES.items()}
     _check(path, data)
     return data
 
@@ -107,13 +105,13 @@ def _array(path, key, value, shape):
 
 def _check(path, data):
     """Refuse numbers that cannot be a hand's, with the first of them."""
-    faces, tree = data["f"], data["kintree_table"]
+    faces, tree, parents = data["f"], data["kintree_table"], MANO_PARENTS[1:]
     weights, regressor = data["weights"], data["J_regressor"]
     whole = {"f": faces, "kintree_table": tree}
     for key, holds, expected in (
         *((key, array.dtype.kind in "iu", "whole numbers") for key, array in whole.items()),
         ("f", faces.min() >= 0 and faces.max() < _VERTICES, f"vertices below {_VERTICES}"),
-        ("kintree_table", tree[0, 1:].tolist() == _PARENTS, f"MANO's parents {_PARENTS}"),
+        ("kintree_table", (tree[0, 1:] == parents).all(), f"MANO's parents {parents}"),
         ("kintree_table", tree[1].tolist() == list(range(_JOINTS)), "joints 0 to 15 in order"),
         ("weights", _are_means(weights), "parts of each vertex that sum up to 1"),
         ("J_regressor", _are_means(regressor), "parts of each joint that sum up to 1"),

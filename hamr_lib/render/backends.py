@@ -4,6 +4,8 @@ import functools
 import importlib
 import warnings
 
+import numpy as np
+
 from hamr_lib.errors import HamrError
 
 INSTALL = {
@@ -50,6 +52,25 @@ def choose(backend: str, cuda: bool) -> str:
 @functools.cache
 def _say_once(wanted, other):
     warnings.warn(f"{wanted} is not installed, {other} draws silhouettes instead", stacklevel=4)
+
+
+def deodr_scene(points, depths, faces, colours, edges, shape, **options):
+    """Make DEODR's scene of plain triangles on black.
+
+    Args:
+        points: (V, 2) pixels. depths: (V,) positive. colours: (V, C). All float64.
+        faces: (F, 3) uint32. edges: (F, 3) bool, which edges are outlines.
+        shape: (height, width) pixels.
+        options: DEODR's own.
+    """
+    scene, _ = load_deodr()
+    none, channels = np.zeros(len(faces), bool), colours.shape[1]
+    return scene(
+        faces=faces, ij=points, depths=depths, colors=colours, edgeflags=edges,
+        height=shape[0], width=shape[1], nb_colors=channels, background_color=np.zeros(channels),
+        textured=none, texture=np.zeros((0, 0, channels)), faces_uv=np.zeros_like(faces),
+        uv=np.zeros((1, 2)), shaded=none, shade=np.zeros(1), **options,
+    )  # fmt: skip
 
 
 def load_deodr():

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from hamr_lib.errors import HamrError
-from hamr_lib.render.backends import load_deodr
+from hamr_lib.render.backends import deodr_scene, load_deodr
 from hamr_lib.render.checks import check_faces, check_size
 
 NEAR = 0.01  # metres; a pinhole camera sees nothing closer
@@ -301,7 +301,7 @@ def _draw_corners(points, depths, shape, perspective, ids):
     Returns:
         (H, W, 3) colours and (H, W) depth, infinite for nothing.
     """
-    scene_class, compiled = load_deodr()
+    _, compiled = load_deodr()
     channels = 3 if ids else 1
     image, z_buffer = np.empty((*shape, channels)), np.empty(shape)
     count = len(points) // 3
@@ -310,26 +310,10 @@ def _draw_corners(points, depths, shape, perspective, ids):
         colours[..., 0] = np.arange(count)[:, None]
         colours[:, 0, 1] = colours[:, 1, 2] = 1
     corners = np.arange(3 * count, dtype=np.uint32).reshape(count, 3)
-    none = np.zeros(count, bool)
-    scene = scene_class(
-        faces=corners,
-        faces_uv=corners,
-        ij=points,
-        depths=depths,
-        textured=none,
-        uv=np.zeros((3 * count, 2)),
-        shade=np.zeros(3 * count),
-        colors=colours.reshape(-1, channels),
-        shaded=none,
-        edgeflags=np.zeros((count, 3), bool),
-        height=shape[0],
-        width=shape[1],
-        nb_colors=channels,
-        texture=np.zeros((0, 0, channels)),
-        background_color=np.zeros(channels),
-        backface_culling=False,
-        perspective_correct=perspective,
-    )
+    scene = deodr_scene(
+        points, depths, corners, colours.reshape(-1, channels), np.zeros((count, 3), bool), shape,
+        backface_culling=False, perspective_correct=perspective,
+    )  # fmt: skip
     compiled.renderSceneCpp(scene, 0.0, image, z_buffer, False, None, None, False)
     return image, z_buffer
 

@@ -8,7 +8,7 @@ import scipy.sparse
 import torch
 
 from hamr_lib.errors import HamrError
-from hamr_lib.render.backends import choose, load_deodr
+from hamr_lib.render.backends import choose, deodr_scene, load_deodr
 from hamr_lib.render.checks import check_faces, check_size
 
 # Pixels over which an outline fades: the least that leaves no gap between pixel centres.
@@ -144,6 +144,7 @@ def outline_scenes(vertices, camera, topology, size):
     low, high = points.min(-1), points.max(-1)
     reaches_in = ((high > -FADE) & (low < size - 1 + FADE)).all(0)
     ij = np.ascontiguousarray(points.transpose(1, 2, 0), np.float64)
+    ones, depths = np.ones((len(x), 1)), np.ones(len(x))
     scenes = []
     for i in range(batch):
         kept = np.flatnonzero(front[i])
@@ -151,36 +152,10 @@ def outline_scenes(vertices, camera, topology, size):
             scenes.append(None)
             continue
         corners = topology.faces.take(kept, axis=0).astype(np.uint32)
-        outlines = ~front[i].take(topology.across.take(kept, axis=0))
-        scenes.append(_white_scene(ij[i], corners, outlines, size))
+        edges = ~front[i].take(topology.across.take(kept, axis=0))
+        # All is white and equally deep: what lies in front makes no difference.
+        scenes.append(deodr_scene(ij[i], depths, corners, ones, edges, (size, size)))
     return scenes
-
-
-def _white_scene(ij, corners, outlines, size):
-    """Make DEODR's scene of white triangles on black.
-
-    Args:
-        ij: (V, 2) pixels; corners: (K, 3) uint32; outlines: (K, 3) bool, edges that are outlines.
-    """
-    scene_class, _ = load_deodr()
-    none = np.zeros(len(corners), bool)
-    return scene_class(
-        faces=corners,
-        faces_uv=np.zeros_like(corners),
-        ij=ij,
-        depths=np.ones(len(ij)),  # equal depths: all is white, so the order makes no difference
-        textured=none,
-        uv=np.zeros((1, 2)),
-        shade=np.zeros(1),
-        colors=np.ones((len(ij), 1)),
-        shaded=none,
-        edgeflags=outlines,
-        height=size,
-        width=size,
-        nb_colors=1,
-        texture=np.zeros((0, 0, 1)),
-        background_color=np.zeros(1),
-    )
 
 
 def _sides(a, b, c, *planes):
