@@ -69,7 +69,7 @@ def test_a_joint_is_as_sure_as_the_map_of_its_gaussian(monkeypatch):
     monkeypatch.setattr(pose_prior, "BLUR", (blur, blur))
     chosen = load_settings("paper")
     size = chosen.model.image_size // chosen.model.map_stride
-    places = pose_prior.seen(torch.zeros(500, 21, 2), chosen, generator())
+    places = pose_prior.noisy_keypoints(torch.zeros(500, 21, 2), chosen, generator())
     assert places[..., :2].std() == pytest.approx(blur, rel=0.02)
     variance = chosen.losses.heatmap_variance + (blur * size / 2) ** 2
     pixels = torch.arange(size) - crop_units_to_grid(torch.zeros(1), size)
@@ -94,7 +94,7 @@ def test_it_learns_to_lift():
     network = HAMR(chosen.model, TinyHand())
     layers = network.regressor.layers
     hands = pose_prior.random_hands(network.hand, chosen.augment, pose_prior.BATCH, generator(7))
-    places = pose_prior.seen(hands["joints_2d"], chosen, generator(8))
+    places = pose_prior.noisy_keypoints(hands["joints_2d"], chosen, generator(8))
 
     def error(noise):
         """Of joints, metres, with features of noise in place of zeros."""

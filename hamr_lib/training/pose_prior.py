@@ -1,33 +1,38 @@
-"""What the joints' places alone tell of a hand, learnt before the first image.
+"""Pre-train the regressor on noisy synthetic 2-D keypoints.
 
-An image costs a renderer and a network; a hand in a random pose, seen from anywhere, costs neither.
-Where its joints lie in the crop, and how sure the maps would be of that, is all that the fully
-connected layers are shown here. In minutes they see more hands than there are images, and learn how
-a finger must be bent for its joints to lie so: the lifting of Zimmermann and Brox's PosePrior
-(ICCV 2017), in HAMR's own layers. What the image shows besides is added by the training on images,
-beside which lifting goes on with a few hands a step: else the layers forget most of what they
-learnt here, as they learn from places that are as poor as the maps of the first steps.
+The regressor's layers learn to lift 2-D keypoints to a hand, as PosePrior does (Zimmermann & Brox
+2017). A random hand costs neither a rendering nor a pass of the network, so that the layers see more
+hands in minutes than there are images. `train.lift_beside` hands a step go on beside the images,
+else the layers forget most of it.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import roma
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from hamr_lib.config import Augment, Settings
 from hamr_lib.data.crops import BOX_FACTOR
 from hamr_lib.joints import NUM_JOINTS, WRIST
 from hamr_lib.losses import hamr_losses
-from hamr_lib.model.hamr import NUM_BETAS, Output
+from hamr_lib.model.hamr import HAMR, NUM_BETAS, Output
 
 BATCH = 256  # hands a step
 DISTANCE = (0.25, 1.5)  # metres from the camera to the wrist
-BLUR = (0.01, 0.3)  # crop units by which a map may be off
+BLUR = (0.01, 0.3)  # crop units, the standard deviation of a keypoint's noise
 
 
-def lift(network, settings, generator, tell=lambda step: None):
-    """Train the regression's layers for `train.lift_steps` steps.
+def lift(
+    network: HAMR,
+    settings: Settings,
+    generator: torch.Generator,
+    tell: Callable[[int], None] = lambda step: None,
+):
+    """Train the regressor's layers for `train.lift_steps` steps.
 
     Args:
         network: `hamr.HAMR` with `model.joint_features`; it is changed in place.
@@ -46,28 +51,33 @@ def lift(network, settings, generator, tell=lambda step: None):
         optimizer.step()
         schedule.step()
         tell(step + 1)
-    # Features have had no say here, and their random first weights would only disturb.
+    # Image features had no part in this: their random first weights would only be noise.
     network.regressor.silence_features()
 
 
-def lifting_loss(network, settings, count, generator):
-    """How far off `count` random hands are whose joints' places are all that the layers see.
+def lifting_loss(
+    network: HAMR, settings: Settings, count: int, generator: torch.Generator
+) -> Tensor:
+    """Compute the loss of `count` random hands that are estimated from noisy keypoints alone.
 
     Returns:
-        the weighted sum of the losses of joints and camera, a scalar in single precision.
+        The weighted sum of the losses of joints and camera, a scalar in single precision.
     """
-    regression = network.regressor
+    regressor = network.regressor
     losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
     with torch.autocast(network.hand.poses.device.type, enabled=False):
         batch = random_hands(network.hand, settings.augment, count, generator)
-        places = seen(batch["joints_2d"], settings, generator)
-        raw = regression.iterate(regression.first_layer(None, places), places, network.project)
+        keypoints = noisy_keypoints(batch["joints_2d"], settings, generator)
+        hidden = regressor.first_layer(None, keypoints)
+        raw = regressor.iterate(hidden, keypoints, network.project)
         output = Output([], [network.decode(raw[-1], mesh=False)])
         return hamr_losses(output, batch, losses, network.hand.faces)["total"]
 
 
-def random_hands(hand, augment, count, generator):
-    """Hands of random people in poses of the hand model's own set, from anywhere, as in crops.
+def random_hands(
+    hand: nn.Module, augment: Augment, count: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw hands of random shape and viewpoint, in poses of the hand model's set, as in crops.
 
     Args:
         hand: the layer of `layer.load_hand`.
@@ -102,20 +112,22 @@ def random_hands(hand, augment, count, generator):
     return {"joints_3d": joints, "joints_2d": flat, "valid_3d": valid, "valid_2d": valid}
 
 
-def seen(joints_2d, settings, generator):
-    """Where maps would see joints (B, 21, 2), and how sure they would be: (B, 21, 3).
+def noisy_keypoints(joints_2d: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Add noise to joints (B, 21, 2), crop units, as `heatmaps.softargmax_keypoints` might.
 
-    Like `hamr.softargmax_keypoints`: a map whose Gaussian is wide is as far off as it is wide. Some
-    images blur all joints, some joints are blurred in any image.
+    The wider a heat map's Gaussian, the larger the noise and the smaller the confidence. The width
+    varies from image to image and from joint to joint.
+
+    Returns:
+        (B, 21, 3): x, y and confidence.
     """
     count = len(joints_2d)
-    share = torch.rand(count, 1, generator=generator) + torch.rand(
-        count, NUM_JOINTS, generator=generator
-    )
-    blur = BLUR[0] * (BLUR[1] / BLUR[0]) ** (share / 2)
+    of_image = torch.rand(count, 1, generator=generator)
+    of_joint = torch.rand(count, NUM_JOINTS, generator=generator)
+    blur = BLUR[0] * (BLUR[1] / BLUR[0]) ** ((of_image + of_joint) / 2)
     off = blur[..., None] * torch.randn(count, NUM_JOINTS, 2, generator=generator)
     size = settings.model.image_size / settings.model.map_stride
     pixels = blur * size / 2  # of a map, which is two crop units wide
-    sure = 1 / (4 * math.pi * (settings.losses.heatmap_variance + pixels.square()))
+    confidence = 1 / (4 * math.pi * (settings.losses.heatmap_variance + pixels.square()))
     device = joints_2d.device
-    return torch.cat([joints_2d + off.to(device), sure.to(device)[..., None]], dim=-1)
+    return torch.cat([joints_2d + off.to(device), confidence.to(device)[..., None]], dim=-1)
