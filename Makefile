@@ -155,8 +155,8 @@ lint: setup ## Check style, that no notebook carries outputs, and print the size
 	$(PY) -m nbstripout --verify notebooks/*.ipynb
 	$(PY) tests/limits.py
 
-bench: setup ## Measure the renderer and the training loop
-	$(PY) -m hamr_lib.bench
+bench: setup ## Measure training, inference, silhouettes (and recover on PHOTOS=folder)
+	$(PY) -m hamr_lib.bench $(if $(PHOTOS),--photos $(PHOTOS))
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab notebooks

@@ -1,6 +1,6 @@
 """Measure what training, inference and the silhouette cost on this machine.
 
-    python -m hamr_lib.bench [network] [silhouette] [recover]
+    python -m hamr_lib.bench [network] [silhouette] [recover --photos FOLDER]
 
 prints a table and writes it to results/reference/bench.csv and bench/speed.md. Times are medians
 of `torch.utils.benchmark`; what is compared takes turns in one process.
@@ -8,16 +8,24 @@ of `torch.utils.benchmark`; what is compared takes turns in one process.
 
 import argparse
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.utils.benchmark import Timer
 
 from hamr_lib.config import load_settings
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import Crops, stored_size
+from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device
 from hamr_lib.files import ROOT, commit, write_aside
 from hamr_lib.hand.layer import load_hand
@@ -222,25 +230,65 @@ def soft_silhouette_step(vertices, faces, camera, size):
     return step
 
 
+# ----------------------------------------------------------------------------------------- recover
+
+
+def recovering(folder):
+    """Rows: a photo of 12 megapixels, the command from its start to the first file, 100 photos.
+
+    Args:
+        folder: photos of hands.
+    """
+    # Here, so that the other sections do without MediaPipe.
+    from hamr_lib.recovery.photo import SUFFIXES, read_photo
+    from hamr_lib.recovery.pipeline import NoHandError, recover
+
+    paths = [p for p in sorted(Path(folder).iterdir()) if p.suffix.lower() in SUFFIXES]
+    if not paths:
+        raise HamrError(f"{folder} holds no photo: expected files {', '.join(SUFFIXES)}")
+
+    def meshes(photo):
+        with suppress(NoHandError):
+            recover(photo)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        large = Path(scratch) / "large.jpg"
+        Image.fromarray(read_photo(paths[0])).resize((4000, 3000)).save(large)
+        meshes(large)  # loads the networks
+        yield "photo of 12 MP to meshes, warm", median_seconds(lambda: meshes(large)), "s"
+        command = [sys.executable, "-m", "hamr_lib", "recover", large, "--out", f"{scratch}/out"]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        yield "start of the command to its result", time.perf_counter() - started, "s"
+    started = time.perf_counter()
+    for index in range(100):
+        meshes(paths[index % len(paths)])
+    yield "100 photos to meshes, warm", time.perf_counter() - started, "s"
+
+
 # ------------------------------------------------------------------------------------------- main
 
 
-SECTIONS = {"network": network, "silhouette": silhouettes}
-
-
 def main(arguments=None):
+    """The command line described at the top."""
     parser = argparse.ArgumentParser(prog="python -m hamr_lib.bench", description=__doc__)
-    parser.add_argument("sections", nargs="*", help=f"{', '.join(SECTIONS)}; all unless named")
-    chosen = parser.parse_args(arguments).sections or list(SECTIONS)
-    for unknown in set(chosen) - set(SECTIONS):
-        parser.error(f"unknown section {unknown!r}, expected one of {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "sections", nargs="*", help="network, silhouette, recover; all unless named"
+    )
+    parser.add_argument("--photos", help="folder of photos of hands, which `recover` needs")
+    asked = parser.parse_args(arguments)
+    known = {"network": network, "silhouette": silhouettes}
+    if asked.photos:
+        known["recover"] = lambda: recovering(asked.photos)
     here = machine()
     gpu = [here["gpu"]] if here["gpu"] else []
     where = ", ".join([f"{torch.get_num_threads()} threads of {here['cpu']}", *gpu]), commit()
     print(f"on {where[0]}, commit {where[1]}")
-    for section in chosen:
+    for section in asked.sections or known:
+        if section not in known:
+            parser.error(f"section {section!r}: expected {', '.join(known)}")
         rows = []
-        for name, value, unit in SECTIONS[section]():
+        for name, value, unit in known[section]():
             print(f"{name:62} {value:10.4g} {unit}", flush=True)
             rows.append((section, name, value, unit, *where))
         save(section, rows, REFERENCE / "bench.csv")

@@ -84,7 +84,7 @@ def test_the_methods_are_those_of_the_settings():
     assert list(baselines.METHODS) == list(COMPARISONS)
     for name, method in baselines.METHODS.items():
         assert not issubclass(method, Task) or method.name == name
-        assert method.departures(load_settings("paper")).endswith(".") and method.reference
+        assert method.deviations(load_settings("paper")).endswith(".") and method.reference
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -172,7 +172,7 @@ def test_comparisons_against_hamr_of_the_same_budget(tmp_path):
         "device": "cpu", "commit": "abc",
     })  # fmt: skip
     write_json(others / "hamr" / "about.json", {
-        "method": "hamr", "reference": "this study", "departures": "Ours.", "steps": 8,
+        "method": "hamr", "reference": "this study", "deviations": "Ours.", "steps": 8,
     })  # fmt: skip
     (others / "hamr" / "log.csv").write_text("step,images_per_second\n4,32\n8,64\n")
     table = tables.comparisons(tmp_path, SETTINGS)
@@ -188,7 +188,7 @@ def test_comparisons_against_hamr_of_the_same_budget(tmp_path):
     assert deeplab["3-D PCK AUC"] == deeplab["p"] == "-" and float(deeplab["mIoU"].split()[0]) > 0.5
     assert "DeepLab" not in set(table[table["data set"] == "open-stb"].method)
     about = pd.read_csv(tmp_path / "tables" / "methods.csv")
-    assert list(about.method) == ["HAMR, same budget"] and list(about.departures) == ["Ours."]
+    assert list(about.method) == ["HAMR, same budget"] and list(about.deviations) == ["Ours."]
     assert about[costs].to_numpy().tolist() == [[1.25, 2.5, round(seconds), 12.3]]
     scores.merge_metrics(tmp_path)
     masks = tables.table1(tmp_path).query("source == 'measured'").set_index("method")["mIoU"]

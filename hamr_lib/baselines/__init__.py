@@ -8,7 +8,7 @@ method tells in a sentence how it departs from the work that it stands for.
 A method is a class with
 
     reference                   the work it stands for
-    departures(settings)        what differs from that work, in a sentence
+    deviations(settings)        what differs from that work, in a sentence
     fit(settings, train_crops, val_crops, hand, folder)
                                 -> a fitted method; `folder` keeps its checkpoints, from which an
                                 interrupted training goes on
@@ -87,7 +87,7 @@ def run(name, settings, folder, train_crops, val_crops, sets):
     about = {
         "method": name,
         "reference": method.reference,
-        "departures": method.departures(settings),
+        "deviations": method.deviations(settings),
         "steps": settings.train.steps if trained else 0,
         "learning_rate": method.learning_rate if trained else None,
     }
@@ -99,11 +99,11 @@ def run(name, settings, folder, train_crops, val_crops, sets):
     )  # fmt: skip
 
 
-def departures(folders):
+def deviations(folders):
     """What each method stands for and how it departs from it, from the about.json of its folder.
 
     Returns:
-        DataFrame: method, stands for, steps, learning rate, departures.
+        DataFrame: method, stands for, steps, learning rate, deviations.
     """
     found = [read_json(Path(folder) / "about.json") for folder in folders]
     return pd.DataFrame({
@@ -111,5 +111,5 @@ def departures(folders):
         "stands for": [one["reference"] for one in found],
         "steps": [one["steps"] for one in found],
         "learning rate": [one.get("learning_rate") for one in found],
-        "departures": [one["departures"] for one in found],
+        "deviations": [one["deviations"] for one in found],
     })  # fmt: skip

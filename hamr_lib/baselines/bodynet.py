@@ -144,7 +144,7 @@ class BodyNet(Trained):
     reference = "Varol et al., ECCV 2018"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         h = settings.model.image_size // settings.model.map_stride
         return (
             f"A hand in a volume of {h} x {h} x {h // 2} voxels, for 128 x 128 x 128; one trunk "

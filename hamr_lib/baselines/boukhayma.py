@@ -22,7 +22,7 @@ class Boukhayma(TrainedMesh):
     reference = "Boukhayma et al., CVPR 2019"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "The variant that is not given OpenPose's heat maps; the encoder as for HMR; this "
             "study's hand layer, rotation, kinds and weights of the 2-D and 3-D losses, own "

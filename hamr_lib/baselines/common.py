@@ -22,7 +22,7 @@ from hamr_lib.training.task import Task, joints_error
 class Trained(Task):
     """A baseline whose network is trained by the study's loop.
 
-    A subclass has, besides what `Task` asks for, `reference`, `departures`, `parts`, which returns
+    A subclass has, besides what `Task` asks for, `reference`, `deviations`, `parts`, which returns
     (weight, loss) by name for its own losses, and `joints`, what its output says of the joints:
     (B, 21, 3) metres and (B, 21, 2) crop units.
     """

@@ -38,7 +38,7 @@ class DeepLab(Trained):
     val_metric = "mask_percent"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "Version 3 (Chen et al., arXiv 1706.05587) in place of the earlier one, which ends in "
             "a conditional random field; the study's encoder and its feature pyramid in place of "

@@ -19,7 +19,7 @@ class SameBudget(TrainedMesh):
     build, prepare, losses = Task.build, Task.prepare, Task.losses
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return "Ours: the network of the main run, with the budget of the other methods."
 
 
@@ -33,7 +33,7 @@ class Untrained:
         self.estimate = network_estimator(network, settings.evaluate.mask_size)
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return "Ours: the same network with its first random weights."
 
     @classmethod
@@ -54,7 +54,7 @@ class MeanPose:
         self.joints_3d, self.joints_2d, self.mask = joints_3d, joints_2d, mask
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return "Ours: the floor of every measure, not a published method."
 
     @classmethod

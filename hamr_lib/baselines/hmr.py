@@ -19,7 +19,7 @@ class HMR(TrainedMesh):
     reference = "Kanazawa et al., CVPR 2018"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "A hand in place of SMPL; the study's encoder in place of ResNet-50, whose features "
             "are brought to one cell by convolutions of stride 2 in place of a mean, which drops "

@@ -97,7 +97,7 @@ class Iqbal(Trained):
     reference = "Iqbal et al., ECCV 2018"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "The study's hourglass in place of the authors' network. Crops carry no intrinsics: "
             "the crop is taken for the image of a camera that looks at its middle, with one focal "

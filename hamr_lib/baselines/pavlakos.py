@@ -79,7 +79,7 @@ class Pavlakos(TrainedMesh):
     reference = "Pavlakos et al., CVPR 2018"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "A hand in place of SMPL; both stages are trained together on the same images, without "
             "gradients from the second to the first, where the original trains the second on "

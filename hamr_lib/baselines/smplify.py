@@ -169,7 +169,7 @@ class SMPLify(TrainedMesh):
     val_metric = "joints_2d_percent"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "A hand in place of SMPL; joints from the study's own 2-D pose module, trained alone "
             "with the heat-map loss, for DeepCut's; a Gaussian about the mean pose in place of a "

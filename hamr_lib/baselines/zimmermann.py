@@ -92,7 +92,7 @@ class Zimmermann(Trained):
     reference = "Zimmermann & Brox, ICCV 2017"
 
     @staticmethod
-    def departures(settings):
+    def deviations(settings):
         return (
             "The crops are given, so there is no HandSegNet; the study's hourglass draws the score "
             "maps, by its kind of heat-map loss; all hands are right ones; maps and lifting are "

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hamr_lib.baselines import departures
+from hamr_lib.baselines import deviations
 from hamr_lib.config import Settings
 from hamr_lib.data.photographs import TITLE
 from hamr_lib.errors import HamrError
@@ -291,7 +291,7 @@ def _write_methods(folders, settings, out_dir):
     folders = {name: path for name, path in folders.items() if (path / "about.json").is_file()}
     if not folders:
         return
-    table = departures(list(folders.values()))
+    table = deviations(list(folders.values()))
     costs = pd.DataFrame([_costs(folder, settings) for folder in folders.values()])
     table = pd.concat([table.iloc[:, :4], costs, table.iloc[:, 4:]], axis=1)
     caption = (
