@@ -1,9 +1,9 @@
 """Pre-train the regressor on noisy synthetic 2-D keypoints.
 
 The regressor's layers learn to lift 2-D keypoints to a hand, as PosePrior does (Zimmermann & Brox
-2017). A random hand costs neither a rendering nor a pass of the network, so that the layers see more
-hands in minutes than there are images. `train.lift_beside` hands a step go on beside the images,
-else the layers forget most of it.
+2017). A random hand costs neither a rendering nor a pass of the network. In minutes the layers see
+more hands than there are images. Beside the images, `train.lift_beside` hands a step go on, else
+the layers forget most of it.
 """
 
 import math
