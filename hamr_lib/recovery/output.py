@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from hamr_lib.errors import HamrError
+from hamr_lib.files import is_running
 
 
 @contextlib.contextmanager
@@ -52,23 +53,11 @@ def check_folder(folder):
             pass
         for left in folder.glob(".hamr-*.part"):
             owner = re.match(r"\.hamr-(\d+)-", left.name)
-            if owner and not _alive(int(owner[1])):
+            if owner and not is_running(int(owner[1])):
                 shutil.rmtree(left, ignore_errors=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise HamrError(f"cannot write into {shown(folder)}: {reason}") from error
-
-
-def _alive(process):
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def plain_name(argument, name):
