@@ -239,7 +239,7 @@ def test_which_run_fits_which_method():
     assert baselines.to_run(load_settings("cpu"), "hmr") == ("hmr",)
     # What is trained has a run of its own.
     assert baselines.to_run(load_settings("cpu"), "") == ("mean-pose", "untrained")
-    assert study.comparison_runs(load_settings("cpu")) == TRAINED
+    assert study.comparison_runs(load_settings("reference")) == TRAINED
     assert study.comparison_runs(load_settings("smoke")) == []
     assert baselines.to_run(load_settings("smoke"), "") == tuple(COMPARISONS)
     settings = load_comparison("cpu", "hmr")
