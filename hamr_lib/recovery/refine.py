@@ -245,12 +245,12 @@ def lay(network, output, evidence, landmarks=None, world=None):
     return Estimate(*(part[best : best + 1] for part in fitted))
 
 
-def aligned(network, seen):
+def aligned(network, seen, points=None):
     """An `Estimate` (1, ...) of the mean pose and shape, turned as the 3-D landmarks lie."""
     like = seen.world
     pose = network.hand.poses.to(like).mean(0, keepdim=True)
     betas, upright = like.new_zeros(1, NUM_BETAS), torch.eye(3).to(like)[None]
-    place, _ = model_points(network.hand)(betas, upright, pose)
+    place, _ = (points or model_points(network.hand))(betas, upright, pose)
     solid = place[:, NUM_JOINTS:]
     rigid = [0, *range(1, NUM_JOINTS, 4)]  # the wrist and the fingers' bases
     a, b = (x[:, rigid] - x[:, rigid].mean(1, keepdim=True) for x in (solid, seen.world))
@@ -263,18 +263,19 @@ def aligned(network, seen):
     return network.compose(camera, rotation, pose, betas)
 
 
-def fit(network, starts, seen):
+def fit(network, starts, seen, points=None):
     """Lay hands onto what is seen of them.
 
     Args:
         network: `model.HAMR` with a mesh.
         starts: `Estimate` (B, ...), from which the steps begin and depart with reluctance.
         seen: `Seen` (B, ...).
+        points: `Points`; None takes those with the measured offsets.
 
     Returns:
         `Estimate` (B, ...) with meshes, and the energies (B,), the reluctance left out.
     """
-    points = model_points(network.hand)
+    points = points or model_points(network.hand)
     poses = network.hand.poses.to(starts.camera)
     mean, spread = poses.mean(0), poses.std(0)
     like = starts.camera
