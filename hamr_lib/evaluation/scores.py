@@ -107,7 +107,7 @@ def score(runs, settings):
     """
     protocol = main_protocol(runs[0])
     pixels = protocols.THRESHOLDS[protocols.PIXELS.thresholds]
-    rows = _Rows(runs, settings)
+    rows = Rows(runs, settings)
 
     errors = [errors_3d(run, protocol) for run in runs]
     rows.add_auc(protocol)
@@ -115,10 +115,10 @@ def score(runs, settings):
     rows.add_median("epe_median", protocol.name, errors)
     rows.add_auc(protocols.HAND3D, "auc_hand3d")
     flat = [errors_2d(run) for run in runs]
-    rows.add("auc_2d", protocols.PIXELS.name, [_areas(e, pixels) for e in flat])
+    rows.add("auc_2d", protocols.PIXELS.name, [joint_areas(e, pixels) for e in flat])
     rows.add("epe_2d", protocols.PIXELS.name, flat)
     if "peak_pixels" in runs[0]:
-        peaks = [_areas(errors_2d(run, "peak_pixels"), pixels) for run in runs]
+        peaks = [joint_areas(errors_2d(run, "peak_pixels"), pixels) for run in runs]
         rows.add("auc_2d_heatmaps", protocols.PIXELS.name, peaks)
     mask = f"{int(runs[0]['mask_size'])} px crop, coverage >= 0.5, mean over images"
     overlap = [np.stack([run["iou"], run["iou_background"]], axis=1) for run in runs]
@@ -129,7 +129,7 @@ def score(runs, settings):
 
 def score_protocols(runs, settings):
     """The AUC of the same predictions under every protocol of the literature, as rows."""
-    rows = _Rows(runs, settings)
+    rows = Rows(runs, settings)
     for protocol in protocols.protocol_matrix():
         rows.add_auc(protocol)
     return rows.table()
@@ -158,12 +158,12 @@ def protocol_name(name, predictions):
     return f"{name}, {camera} camera" if camera else name
 
 
-def _areas(errors, thresholds):
+def joint_areas(errors, thresholds):
     """Each joint's own AUC: the mean of these is the AUC of the curve, since both are linear."""
     return metrics.auc(metrics.hits(errors, thresholds), thresholds)
 
 
-class _Rows:
+class Rows:
     """Collects the rows of one method on one set."""
 
     def __init__(self, runs, settings):
@@ -182,7 +182,7 @@ class _Rows:
     def add_auc(self, protocol, metric="auc"):
         """The AUC under a 3-D protocol."""
         thresholds = protocols.THRESHOLDS[protocol.thresholds]
-        areas = [_areas(errors_3d(run, protocol), thresholds) for run in self.runs]
+        areas = [joint_areas(errors_3d(run, protocol), thresholds) for run in self.runs]
         self.add(metric, protocol.name, areas)
 
     def add_median(self, metric, protocol, values):
@@ -319,14 +319,16 @@ def evaluate_photographs(checkpoint, folder):
         device=next(model.parameters()).device,
     )  # fmt: skip
     boxes = crops.labels["side"][:, None] / BOX_FACTOR
-    rows = _Rows([run], options)
+    rows = Rows([run], options)
     thresholds = protocols.THRESHOLDS[protocols.BOXES.thresholds]
     for metric, points in (("auc_2d_box", "pixels"), ("auc_2d_box_heatmaps", "peak_pixels")):
-        rows.add(metric, protocols.BOXES.name, [_areas(errors_2d(run, points) / boxes, thresholds)])
+        rows.add(
+            metric, protocols.BOXES.name, [joint_areas(errors_2d(run, points) / boxes, thresholds)]
+        )
     found = [recover(f.image, frame_box(f), f.side, checkpoint)[0] for f in frames]
     run["recovered_pixels"] = np.stack([recovery.joints_2d for recovery in found])
     errors = errors_2d(run, "recovered_pixels") / boxes
-    rows.add("auc_2d_box_recover", protocols.BOXES.name, [_areas(errors, thresholds)])
+    rows.add("auc_2d_box_recover", protocols.BOXES.name, [joint_areas(errors, thresholds)])
     return write_rows(Path(folder) / "photographs.csv", rows.table())
 
 

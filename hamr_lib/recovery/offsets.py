@@ -111,9 +111,7 @@ def solve(turns, scale, flat, landmarks, solid, world):
             size = np.linalg.norm(left, axis=1)
             weight = 1 / np.maximum(size, np.median(size))  # Huber's
             normal = np.einsum("n,nij,nik->jk", weight, rows, rows)
-            offsets[joint] = np.linalg.solve(
-                normal, np.einsum("n,nij,ni->j", weight, rows, wanted)
-            )
+            offsets[joint] = np.linalg.solve(normal, np.einsum("n,nij,ni->j", weight, rows, wanted))
     return offsets
 
 

@@ -318,6 +318,13 @@ def _costs(folder, settings):
     return row
 
 
+EVIDENCE = {
+    "auc_2d_box": "2-D AUC, of the box",
+    "auc": "3-D AUC, one bone aligned",
+    "auc_procrustes": "3-D AUC, Procrustes",
+}
+
+
 def photographs(results_dir: Path) -> pd.DataFrame:
     """How well the network does on hands in photographs; see `scores.evaluate_photographs`."""
     rows = read_rows(Path(results_dir) / "runs" / "main" / "photographs.csv")
@@ -329,6 +336,28 @@ def photographs(results_dir: Path) -> pd.DataFrame:
         "side of the joints' box, with 95 % intervals over hands. None was trained on."
     )
     return write_table(table, caption, Path(results_dir) / "tables", "photographs")
+
+
+def evidence(results_dir: Path) -> pd.DataFrame:
+    """What `recover` makes of each kind of evidence; see `evidence.evaluate_evidence`."""
+    path = Path(results_dir) / "runs" / "main" / "evidence.csv"
+    if not path.is_file():
+        raise HamrError(f"{path} is missing: run the evaluation first")
+    rows = pd.read_csv(path)
+    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
+    table = rows.pivot(index=["dataset", "method"], columns="metric", values="text")
+    table = table.reindex(columns=list(EVIDENCE)).rename(columns=EVIDENCE).fillna("-")
+    order = rows[["dataset", "method", "n", "of"]].drop_duplicates(["dataset", "method"])
+    table = order.join(table, on=["dataset", "method"]).rename(
+        columns={"dataset": SET, "method": "evidence", "n": "hands", "of": "of"}
+    )
+    caption = (
+        "`recover`, laid onto the network's heat maps, MediaPipe's landmarks, or both, and "
+        "MediaPipe's own landmarks: hands with their box and side given, of those in which "
+        "MediaPipe sees a hand. 2-D: 0 to 0.3 of the joints' box; 3-D: 20 to 50 mm, the middle "
+        "MCP and the length of its bone, or all joints, aligned. 95 % intervals over hands."
+    )
+    return write_table(table, caption, Path(results_dir) / "tables", "evidence")
 
 
 def _signed(test):
