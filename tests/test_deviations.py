@@ -24,6 +24,12 @@ def test_the_paper_profile_departs_in_no_setting_that_the_paper_gives(by_profile
     }
 
 
+def test_a_runs_differences_are_what_it_changes():
+    assert deviations.differences(load_settings("paper")).empty
+    table = deviations.differences(load_settings("paper", train__clip=2.0))
+    assert table.values.tolist() == [["gradient clipping", "none", "2"]]
+
+
 def test_a_deviation_without_a_reason_is_refused(by_profile):
     by_profile["cpu"]["train.plateau_factor"] = 0.5
     with pytest.raises(HamrError, match="profile cpu: train.plateau_factor=0.5.* 0.7: .*a reason"):

@@ -10,6 +10,8 @@ import argparse
 import sys
 from typing import NamedTuple
 
+import pandas as pd
+
 from hamr_lib.config import PROFILES, load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, write_aside
@@ -203,6 +205,17 @@ def flat(settings):
         for name, value in values[section].items()
         if not isinstance(value, dict)
     }
+
+
+def differences(settings) -> pd.DataFrame:
+    """Tabulate the settings of a run that differ from the paper's: what, the paper, here."""
+    values = flat(settings)
+    rows = [
+        (row.what, row.paper, told(values[name]))
+        for name, row in GIVEN.items()
+        if values[name] != row.same
+    ]
+    return pd.DataFrame(rows, columns=["what", "the paper", "here"])
 
 
 def check(by_profile):
