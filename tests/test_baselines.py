@@ -29,11 +29,9 @@ from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict
 from hamr_lib.joints import BONES, WRIST
-from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import load_model
 from hamr_lib.model.heatmaps import cell_centres, soft_argmax
 from hamr_lib.render.agreement import random_hands
-from hamr_lib.training.run import Run
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged
 from hamr_lib.variants import COMPARISONS
@@ -158,31 +156,6 @@ def test_deeplab_learns_a_mask():
     assert errors[-1] < 6 < 100 * inside.float().mean(), errors  # percent wrong; the empty mask
 
 
-@pytest.mark.parametrize("name", ["iqbal", "pavlakos"])
-def test_an_interrupted_run_goes_on_to_the_same_end(name, crops, tmp_path, tiny_hand, monkeypatch):
-    *training, sets = crops
-    whole = baselines.run(name, SETTINGS, tmp_path / "whole", *training, sets)
-
-    class Killed(Exception):
-        pass
-
-    step = Run.step
-
-    def dying_step(self, batch):
-        if batch["step"] == 3:
-            raise Killed
-        return step(self, batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "step", dying_step)
-        with pytest.raises(Killed):
-            baselines.run(name, SETTINGS, tmp_path / "killed", *training, sets)
-    last = checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.ckpt")
-    assert last["hamr"]["step"] == 2
-    again = baselines.run(name, SETTINGS, tmp_path / "killed", *training, sets)
-    np.testing.assert_array_equal(again.value, whole.value)
-
-
 def test_the_learning_rate_is_chosen_on_the_validation_crops(crops, tmp_path, monkeypatch):
     """Trials end at made-up errors, one of them in a loss that diverges; the least error wins."""
     study = dataclasses.replace(SETTINGS.study, search_steps=2, search_rates=(0.5, 1.0, 2.0, 4.0))
@@ -204,16 +177,6 @@ def test_the_learning_rate_is_chosen_on_the_validation_crops(crops, tmp_path, mo
         assert found.train.learning_rate == rate and found.train.steps == SETTINGS.train.steps
     assert not (tmp_path / "search").exists()
     assert search.search_rate(Task(), SETTINGS, *crops[:2], TinyHand(), tmp_path) == SETTINGS
-
-
-def test_the_best_mask_is_kept(crops, tmp_path, tiny_hand):
-    """A network of masks alone is judged by its wrong pixels."""
-    *training, sets = crops
-    baselines.run("deeplab", quick(steps=6), tmp_path, *training, sets)
-    log = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
-    best = checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["hamr"]
-    assert best["metrics"]["val_mask_percent"] == log["val_mask_percent"].min()
-    assert ((log["val_mask_percent"] >= 0) & (log["val_mask_percent"] <= 100)).all()
 
 
 def test_a_comparison_is_no_hamr(crops, tmp_path, tiny_hand):
