@@ -137,12 +137,11 @@ def test_broken_annotations(tmp_path, lines, message):
         Dexter(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp"])
-def test_missing_and_truncated_files(tmp_path, suffix):
-    folder = make(tmp_path, suffix=suffix) / "Grasp2"
-    path = folder / "color" / f"image_0001.{suffix}"
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(HamrError, match=f"sample 3 of .*image_0001.{suffix} is not a readable"):
+def test_missing_and_truncated_files(tmp_path):
+    folder = make(tmp_path, suffix="bmp") / "Grasp2"
+    path = folder / "color" / "image_0001.bmp"
+    path.write_bytes(path.read_bytes()[:50_000])
+    with pytest.raises(HamrError, match="sample 3 of .*image_0001.bmp is not a readable image"):
         Dexter(tmp_path)[3]
     for path in (folder / "color").iterdir():
         path.unlink()

@@ -139,16 +139,13 @@ def test_camera_is_the_squared_difference_from_the_labels_camera():
 def test_camera_compares_with_the_paper_s_scale_and_metres_unless_told_otherwise():
     # The wrist and one bone of (6, 0, 8) cm, seen 0.6 wide: s = 6, not 10; t = x / s - X.
     joints_3d, joints_2d = torch.zeros(1, 21, 3), torch.zeros(1, 21, 2)
-    joints_3d[0, 5] = torch.tensor([0.06, 0.0, 0.08])
-    joints_2d[0, 5, 0] = 0.6
-    valid = torch.zeros(1, 21, dtype=torch.bool)
-    valid[0, [0, 5]] = True
-    offset = (0.3 / 6 - 0.03, 0.0)  # metres
-    prediction = torch.tensor([[8.0, 0.4, 0.8]])  # t = (0.05, 0.1) m
-    expected = (2**2 + (0.05 - offset[0]) ** 2 + 0.1**2) / 3
-    assert camera_loss(prediction, joints_3d, joints_2d, valid) == pytest.approx(expected, rel=1e-5)
+    joints_3d[0, 5], joints_2d[0, 5, 0] = torch.tensor([0.06, 0.0, 0.08]), 0.6
+    valid = (torch.arange(21) % 5 == 0)[None] & (torch.arange(21) < 6)
+    loss = camera_loss(torch.tensor([[8.0, 0.4, 0.8]]), joints_3d, joints_2d, valid)
+    # Predicted is t = (0.05, 0.1) m, labelled (0.3 / 6 - 0.03, 0) m.
+    assert loss == pytest.approx((2**2 + (0.05 - 0.3 / 6 + 0.03) ** 2 + 0.1**2) / 3, rel=1e-5)
     with pytest.raises(HamrError, match="camera_offset='feet'"):
-        camera_loss(prediction, joints_3d, joints_2d, valid, offset="feet")
+        camera_loss(torch.ones(1, 3), joints_3d, joints_2d, valid, offset="feet")
 
 
 def test_squared_heatmaps_compare_with_gaussians_of_the_stated_variance():

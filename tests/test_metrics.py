@@ -33,20 +33,12 @@ CUT = np.linspace(0, 50, 20)[8:]
 PUBLISHED = {
     # Zhang et al. 2016, as kept in lmb-freiburg/hand3d, utils/general.py.
     "PSO": (TENTHS, [0.32237, 0.53947, 0.67434, 0.75658, 0.80921, 0.86513, 0.89474], 0.709),
-    "ICPPSO": (TENTHS, [0.51974, 0.64474, 0.71711, 0.77303, 0.80921, 0.84868, 0.86842], 0.748),
-    "CHPR": (TENTHS, [0.56579, 0.71711, 0.82237, 0.88158, 0.91447, 0.9375, 0.96053], 0.839),
-    # Zimmermann & Brox 2017 and Spurr et al. 2018 on STB, in the thresholds of hand3d.
+    # Zimmermann & Brox 2017 on STB, in the thresholds of hand3d.
     "Zimmermann": (
         CUT,
         [0.86989, 0.89687, 0.91685, 0.93214, 0.94351, 0.95275]
         + [0.9599, 0.96605, 0.9716, 0.97655, 0.98017, 0.98328],
         0.948,
-    ),
-    "Spurr": (
-        CUT,
-        [0.94829, 0.96147, 0.97045, 0.97712, 0.98189, 0.9857]
-        + [0.9886, 0.99088, 0.99263, 0.99423, 0.99537, 0.9963],
-        0.983,
     ),
     # Iqbal et al. 2018, on STB and (0 to 100 mm) on Dexter+Object.
     "Iqbal": (

@@ -230,18 +230,10 @@ def test_both_backends_draw_the_same_masks():
 
 
 def finite_differences(hands, backend, size=64, step=0.5, seed=0):
-    """Slopes of a smooth function of the picture: by the gradient, and by differences.
+    """Slopes of a smooth function of the image, (7, B) each: by gradient and by differences.
 
-    A picture is made of pixels, so a difference over much less than one pixel sees single pixels
-    switch; over half a pixel, and over many hands, it measures the slope.
-
-    Args:
-        step: pixels, half of what a difference moves the hand's rim.
-        seed: of the random weights of the picture.
-
-    Returns:
-        two (7, B) tensors: gradient and difference, for scale, tx, ty, turns about the three axes,
-        and the curl of all fingers.
+    They are for scale, tx, ty, turns about three axes, and the curl of all fingers. A difference
+    moves the rim by half a pixel either way: one over much less sees single pixels switch.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(len(hands.camera), 1, 5, 5, generator=generator)
