@@ -66,13 +66,13 @@ def ground_truth_camera(
     return torch.cat([ratio, offset / weight.sum(1)], dim=1)
 
 
-def project_pinhole(points, K):
+def project_pinhole(points, K) -> torch.Tensor:
     """Project (..., N, 3) metres by pinhole intrinsics (..., 3, 3) to (..., N, 2) pixels."""
     uvw = points @ K.transpose(-1, -2)
     return uvw[..., :2] / uvw[..., 2:]
 
 
-def pixels_to_crop(pixels, center, side):
+def pixels_to_crop(pixels: torch.Tensor, center: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     """Convert pixels of an image to crop units of the square with this centre and side.
 
     Args:
@@ -83,12 +83,12 @@ def pixels_to_crop(pixels, center, side):
     return (pixels - center[..., None, :]) * 2 / side[..., None, None]
 
 
-def crop_to_pixels(points, center, side):
+def crop_to_pixels(points: torch.Tensor, center: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     """Convert crop units to pixels of the image, the inverse of `pixels_to_crop`."""
     return points * side[..., None, None] / 2 + center[..., None, :]
 
 
-def crop_units_to_grid(points, size):
+def crop_units_to_grid(points: torch.Tensor, size: int) -> torch.Tensor:
     """Convert crop units to pixel coordinates of that crop, drawn at `size` pixels a side."""
     return ((points + 1) * size - 1) / 2
 

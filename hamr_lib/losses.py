@@ -18,12 +18,16 @@ import torch
 import torch.nn.functional as F
 
 from hamr_lib.camera import crop_units_to_grid, ground_truth_camera, offset_in_metres
+from hamr_lib.config import Losses
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import NAMES, NUM_JOINTS
+from hamr_lib.model.hamr import Estimate, Output
 from hamr_lib.render import silhouette
 
 
-def hamr_losses(output, batch, settings, faces):
+def hamr_losses(
+    output: Output, batch: dict[str, torch.Tensor], settings: Losses, faces: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """All parts that have a weight, and their weighted sum.
 
     Args:
@@ -72,19 +76,21 @@ def hamr_losses(output, batch, settings, faces):
     return losses
 
 
-def mean_where(values, valid):
+def mean_where(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Mean of the values where valid; zero, with zero gradient, where nothing is."""
     blank = torch.zeros((), dtype=values.dtype, device=values.device)
     return torch.where(valid, values, blank).sum() / valid.sum().clamp_min(1)
 
 
-def difference(prediction, label, valid):
+def difference(prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """prediction - label, exactly zero (and so its gradient) where the label is not valid."""
     label = torch.where(valid[..., None], label, prediction.detach())
     return prediction - label
 
 
-def joints_3d_loss(prediction, label, valid, kind="squared"):
+def joints_3d_loss(
+    prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
+) -> torch.Tensor:
     """L_3D: squared distance, metres^2, or the distance itself, averaged over the labelled joints.
 
     Args:
@@ -99,7 +105,9 @@ def joints_3d_loss(prediction, label, valid, kind="squared"):
     return mean_where(squared if kind == "squared" else (squared + 1e-12).sqrt(), valid)
 
 
-def joints_2d_loss(prediction, label, valid, kind="squared"):
+def joints_2d_loss(
+    prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
+) -> torch.Tensor:
     """L_2D: squared distance, crop units^2, averaged over the labelled joints; or "absolute".
 
     Args:
@@ -114,7 +122,7 @@ def joints_2d_loss(prediction, label, valid, kind="squared"):
     return mean_where(off.square().sum(-1) if kind == "squared" else off.abs().mean(-1), valid)
 
 
-def geometric_loss(joints):
+def geometric_loss(joints: torch.Tensor) -> torch.Tensor:
     """L_geo, Eq. 6-7: each finger but the thumb bends in one plane (6), and one way (7).
 
     With the unit vectors u, v, w along a finger's three bones from base to tip, u x v is normal to
@@ -136,7 +144,14 @@ def geometric_loss(joints):
     return (planarity + direction).mean()
 
 
-def camera_loss(prediction, joints_3d, joints_2d, valid, offset="metres", scale="full"):
+def camera_loss(
+    prediction: torch.Tensor,
+    joints_3d: torch.Tensor,
+    joints_2d: torch.Tensor,
+    valid: torch.Tensor,
+    offset: str = "metres",
+    scale: str = "full",
+) -> torch.Tensor:
     """L_cam: squared difference from the camera that the labels imply.
 
     Averaged over the three numbers of the samples whose labels imply a camera: s in crop units a
@@ -160,7 +175,9 @@ def camera_loss(prediction, joints_3d, joints_2d, valid, offset="metres", scale=
     return mean_where(difference(prediction, label, known).square().mean(dim=-1), known)
 
 
-def heatmaps_loss(heatmaps, batch, settings):
+def heatmaps_loss(
+    heatmaps: list[torch.Tensor], batch: dict[str, torch.Tensor], settings: Losses
+) -> torch.Tensor:
     """L_heat: the sum over stacks of `heatmap_loss`.
 
     Args:
@@ -175,7 +192,9 @@ def heatmaps_loss(heatmaps, batch, settings):
     )
 
 
-def heatmap_loss(maps, joints_2d, valid, kind, variance):
+def heatmap_loss(
+    maps: torch.Tensor, joints_2d: torch.Tensor, valid: torch.Tensor, kind: str, variance: float
+) -> torch.Tensor:
     """L_heat: one stack's maps against Gaussians around the labelled joints, averaged over joints.
 
     squared: squared difference from a Gaussian of peak 1, averaged over the map's pixels. A joint
@@ -211,7 +230,9 @@ def heatmap_loss(maps, joints_2d, valid, kind, variance):
     return mean_where(divergence, valid & inside.all(dim=-1))
 
 
-def silhouette_loss(estimate, faces, mask, has_mask, size):
+def silhouette_loss(
+    estimate: Estimate, faces: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor, size: int
+) -> torch.Tensor:
     """L_seg: the mesh's silhouette against the mask: share of the crop's pixels that differ (L1).
 
     Args:

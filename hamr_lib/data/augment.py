@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from hamr_lib.camera import rotate_in_plane
+from hamr_lib.config import Augment
 from hamr_lib.errors import HamrError
 
 CACHED = 1 << 20  # pixel values that are sampled at once on a CPU
@@ -34,12 +35,14 @@ class Draw(NamedTuple):
     patch: torch.Tensor | None = None  # (B, 4) x, y and half sides in crop units; 0 where none is
     coarse: torch.Tensor | None = None  # (B,) weights of the coarse copy
 
-    def to(self, device) -> "Draw":
+    def to(self, device: torch.device | str) -> "Draw":
         """Move the numbers to a device."""
         return Draw(*(n if n is None else n.to(device, non_blocking=True) for n in self))
 
 
-def draw(augment, count: int, size: int, generator, part: slice = slice(None)) -> Draw:
+def draw(
+    augment: Augment, count: int, size: int, generator: torch.Generator, part: slice = slice(None)
+) -> Draw:
     """Draw what a batch of `count` samples needs, on the generator's device.
 
     Args:
@@ -80,7 +83,12 @@ def draw(augment, count: int, size: int, generator, part: slice = slice(None)) -
 
 
 def augment(
-    batch: dict, settings, size: int, generator, part: slice = slice(None), count: int | None = None
+    batch: dict,
+    settings: Augment,
+    size: int,
+    generator: torch.Generator,
+    part: slice = slice(None),
+    count: int | None = None,
 ) -> dict:
     """Augment a batch of stored crops.
 
@@ -122,7 +130,9 @@ def centre_crop(batch: dict, size: int) -> dict:
     }
 
 
-def warp(batch: dict, scale, angle, shift, size: int) -> dict:
+def warp(
+    batch: dict, scale: torch.Tensor, angle: torch.Tensor, shift: torch.Tensor, size: int
+) -> dict:
     """Scale by (B,), rotate by angle (B,) radians and shift by (B, 2) crop units, about the centre.
 
     A point x of the crop goes to s R x + t; labels follow, and the image is read at the inverse.

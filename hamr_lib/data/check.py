@@ -1,5 +1,6 @@
 """Are data sets what they should be: read back, compared with what is known, and shown."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from hamr_lib.camera import project_pinhole
+from hamr_lib.config import Data
 from hamr_lib.data import dexter
-from hamr_lib.data.registry import listed
+from hamr_lib.data.frame import Frames
+from hamr_lib.data.registry import DataSet, listed
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import MIDDLE_MCP, WRIST
 from hamr_lib.render.draw2d import contact_sheet, draw_skeleton, fit
@@ -35,11 +38,11 @@ class Report:
     reprojection: tuple  # pixels, median and largest, 3-D labels against the set's own 2-D ones
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         """Nothing missing and nothing unreadable."""
         return self.found and not self.missing and not self.problems
 
-    def row(self):
+    def row(self) -> dict:
         """The report as a row of a table."""
 
         def of(counts):
@@ -66,7 +69,7 @@ class Report:
         }
 
 
-def check_set(dataset, data, limit=200):
+def check_set(dataset: DataSet, data: Data, limit: int | None = 200) -> Report:
     """Read a data set and report on it; nothing raises, whatever its state.
 
     Args:
@@ -154,19 +157,19 @@ def _reprojection(dataset, reader):
     return np.concatenate(errors)
 
 
-def report_table(reports):
+def report_table(reports: Iterable[Report]) -> pd.DataFrame:
     """A data frame with one row a report."""
     return pd.DataFrame([report.row() for report in reports]).set_index("set")
 
 
-def spread(count, limit):
+def spread(count: int, limit: int | None) -> Sequence[int]:
     """At most `limit` indices below `count`, evenly spread; all of them if it is None."""
     if limit is None or limit >= count:
         return range(count)
     return [i * count // limit for i in range(limit)]
 
 
-def overlay_sheet(reader, count=16, columns=8, size=160):
+def overlay_sheet(reader: Frames, count: int = 16, columns: int = 8, size: int = 160) -> np.ndarray:
     """Labels drawn over evenly spread samples, each cut out around its hand.
 
     Returns:

@@ -23,6 +23,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,8 @@ import numpy as np
 import torch
 
 from hamr_lib.camera import pixels_to_crop
+from hamr_lib.config import Augment
+from hamr_lib.data.frame import Frame
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, digest, read_arrays, read_json, write_aside, write_json
 from hamr_lib.joints import NUM_JOINTS, WRIST
@@ -43,7 +46,7 @@ RULE = 2  # raise whenever this file would cut other crops from the same frames
 CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of the set
 
 
-def margin(augment) -> float:
+def margin(augment: Augment) -> float:
     """Return the reach of the augmentation, in half sides of the network crop (1: no margin).
 
     A corner of the crop, shifted by at most `shift`, turned by at most `rotation` and shrunk by at
@@ -53,13 +56,13 @@ def margin(augment) -> float:
     return (1 + 2 * augment.shift) * (math.cos(turn) + math.sin(turn)) / min(augment.scale[0], 1.0)
 
 
-def stored_size(image_size: int, augment=None) -> int:
+def stored_size(image_size: int, augment: Augment | None = None) -> int:
     """Return the side of a stored crop in pixels; without `augment`, it has no margin."""
     reach = margin(augment) if augment else 1.0
     return image_size + 2 * math.ceil(image_size * (reach - 1) / 2)
 
 
-def crop_square(frame) -> tuple[np.ndarray, float]:
+def crop_square(frame: Frame) -> tuple[np.ndarray, float]:
     """Return the network crop of a frame by the rule above: centre (2,) and side, in pixels."""
     labelled = np.isfinite(frame.joints_2d).all(1)
     if labelled.sum() < 2:
@@ -79,7 +82,9 @@ def crop_square(frame) -> tuple[np.ndarray, float]:
     return (low + high) / 2, BOX_FACTOR * longest
 
 
-def cut(image: np.ndarray, center, side: float, size: int, mirror: bool = False) -> np.ndarray:
+def cut(
+    image: np.ndarray, center: np.ndarray, side: float, size: int, mirror: bool = False
+) -> np.ndarray:
     """Cut a square out of an image and resample it to `size` pixels.
 
     Args:
@@ -108,7 +113,7 @@ def cut(image: np.ndarray, center, side: float, size: int, mirror: bool = False)
     return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA) if finer > 1 else drawn
 
 
-def crop_frame(frame, image_size: int, size: int) -> tuple[np.ndarray, dict]:
+def crop_frame(frame: Frame, image_size: int, size: int) -> tuple[np.ndarray, dict]:
     """Cut one frame: its stored pixels (4, size, size) uint8, colour then mask, and its labels."""
     image = frame.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -191,7 +196,7 @@ class Crops:
     def __len__(self):
         return len(self.rows)
 
-    def batch(self, indices) -> dict[str, torch.Tensor]:
+    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Read the samples at `indices` (B,) as one dict of tensors (see the class)."""
         indices = np.asarray(indices, dtype=np.int64)
         which, row = self.rows[indices].T
@@ -203,14 +208,10 @@ class Crops:
                 pixels[which == i] = stored[row[which == i]]
         pixels = torch.from_numpy(pixels)
         batch = {name: torch.from_numpy(values[indices]) for name, values in self.labels.items()}
-        return {
-            "image": pixels[:, :3],
-            "mask": pixels[:, 3],
-            "index": torch.from_numpy(indices),
-            **batch,
-        }
+        index = torch.from_numpy(indices)
+        return {"image": pixels[:, :3], "mask": pixels[:, 3], "index": index, **batch}
 
-    def subset(self, indices) -> "Crops":
+    def subset(self, indices: Sequence[int]) -> "Crops":
         """Select the samples at `indices`, in that order, as another `Crops`."""
         indices = np.asarray(indices, dtype=np.int64)
         return Crops(
@@ -241,7 +242,7 @@ class Crops:
         return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
 
     @staticmethod
-    def join(sets):
+    def join(sets: list["Crops"]) -> "Crops":
         """Concatenate several sets (to train on RHD and STB together)."""
         shapes = {(s.image_size, s.pixels[0].shape[-1]) for s in sets}
         if len(shapes) != 1:
@@ -260,7 +261,14 @@ class Crops:
         )
 
 
-def load_crops(frames, identity, image_size, augment=None, cache=CACHE, name="crops"):
+def load_crops(
+    frames: Sequence[Frame],
+    identity: object,
+    image_size: int,
+    augment: Augment | None = None,
+    cache: str | Path = CACHE,
+    name: str = "crops",
+) -> Crops:
     """Load the crops of a list of frames, cut once and afterwards read from the cache.
 
     Args:
@@ -312,9 +320,8 @@ def _store(frames, folder, image_size, size, name):
         np.lib.format.write_array_header_1_0(file, header)
         for first in range(0, count, CHUNK):
             chunk = range(first, min(first + CHUNK, count))
-            for pixels, label, key in pool.map(
-                lambda i: crop_frame(frames[i], image_size, size), chunk
-            ):
+            cut_all = pool.map(lambda i: crop_frame(frames[i], image_size, size), chunk)
+            for pixels, label, key in cut_all:
                 file.write(pixels)
                 content.update(pixels)
                 labels.append(label)
@@ -322,21 +329,16 @@ def _store(frames, folder, image_size, size, name):
             now = time.monotonic()
             if now - shown > 30:
                 shown, left = now, (now - started) * (count / len(keys) - 1)
-                print(
-                    f"{name}: {len(keys)} of {count} crops, {left / 60:.0f} min left",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                told = f"{name}: {len(keys)} of {count} crops, {left / 60:.0f} min left"
+                print(told, file=sys.stderr, flush=True)
     stacked = {k: np.stack([label[k] for label in labels]) for k in labels[0]}
     assert stacked["joints_2d"].shape == (count, NUM_JOINTS, 2)
     for values in stacked.values():
         content.update(np.ascontiguousarray(values))
     with write_aside(folder / "labels.npz") as aside:
         np.savez(aside, keys=np.array(keys), **stacked)
-    write_json(
-        folder / "meta.json",
-        {"name": name, "digest": content.hexdigest()[:12], "image_size": image_size, "size": size},
-    )
+    meta = {"name": name, "digest": content.hexdigest()[:12]}
+    write_json(folder / "meta.json", meta | {"image_size": image_size, "size": size})
 
 
 class StepBatches(torch.utils.data.Dataset):

@@ -75,7 +75,7 @@ class Dexter(Frames):
     def __len__(self):
         return len(self.paths)
 
-    def frame(self, index):
+    def frame(self, index: int) -> Frame:
         path = self.paths[index]
         joints_3d, K = self.joints_3d[index], K_COLOR.astype(np.float32)
         joints_2d = project_pinhole(joints_3d, K)
@@ -83,29 +83,29 @@ class Dexter(Frames):
         return Frame(read_image(path), "left", joints_3d, joints_2d, K, None, key)
 
 
-def sequence_folder(root, sequence):
+def sequence_folder(root: Path, sequence: str) -> Path:
     """The folder of a sequence."""
     return Path(root) / "data" / sequence
 
 
-def sequence_images(root, sequence):
+def sequence_images(root: Path, sequence: str) -> list[Path]:
     """The colour images of a sequence, in order."""
     return list_images(sequence_folder(root, sequence) / "color", "*.*")
 
 
-def annotation_path(root, sequence, kind="3D"):
+def annotation_path(root: Path, sequence: str, kind: str = "3D") -> Path:
     """The annotations of a sequence, `kind` "3D" or "2D"."""
     return sequence_folder(root, sequence) / "annotations" / f"{sequence}{kind}.txt"
 
 
-def read_annotations(root, sequence):
+def read_annotations(root: Path, sequence: str) -> np.ndarray:
     """(frames, 5, 3) millimetres, depth camera (x right, y down), NaN where a tip is missing."""
     tips = _read_lines(annotation_path(root, sequence), 3)
     tips[(tips[..., 2] <= 0) | (tips[..., 2] == MISSING)] = np.nan
     return tips * _TO_CAMERA
 
 
-def read_annotations_2d(root, sequence):
+def read_annotations_2d(root: Path, sequence: str) -> np.ndarray:
     """(frames, 5, 2) pixels of the depth image."""
     return _read_lines(annotation_path(root, sequence, "2D"), 2)
 
@@ -133,22 +133,22 @@ def _read_lines(path, numbers):
     return np.array(rows)
 
 
-def depth_to_color(points):
+def depth_to_color(points: np.ndarray) -> np.ndarray:
     """(..., 3) millimetres, depth camera -> colour camera."""
     return points @ R_COLOR.T + T_COLOR
 
 
-def color_to_depth(points):
+def color_to_depth(points: np.ndarray) -> np.ndarray:
     """(..., 3) millimetres, colour camera -> depth camera."""
     return (points - T_COLOR) @ np.linalg.inv(R_COLOR).T
 
 
-def write_color(root, sequence, index, image):
+def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> None:
     """Write one colour image, (480, 640, 3) uint8 RGB."""
     write_image(sequence_folder(root, sequence) / "color" / f"image_{index:05d}.png", image)
 
 
-def write_annotations(root, sequence, tips):
+def write_annotations(root: Path, sequence: str, tips: np.ndarray) -> None:
     """Write a sequence's annotations, 3-D and 2-D.
 
     Args:

@@ -43,7 +43,7 @@ class Frames(Dataset):
             raise HamrError(f"sample {index} of {self.root}: {error}") from error
 
 
-def read_image(path, mode="RGB"):
+def read_image(path: Path, mode: str = "RGB") -> np.ndarray:
     """Decode an image file of `FORMATS`: (H, W, 3) uint8 RGB, or (H, W) uint8 with mode "L"."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -58,7 +58,7 @@ def read_image(path, mode="RGB"):
         ) from error
 
 
-def write_image(path, image):
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB, or (H, W) uint8, as a PNG, whole or not at all."""
     # OpenCV's default PNG settings are its fastest: explicit levels take two to four times longer.
     _, content = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
@@ -66,7 +66,7 @@ def write_image(path, image):
         content.tofile(aside)
 
 
-def list_images(folder, pattern="*.png"):
+def list_images(folder: Path, pattern: str = "*.png") -> list[Path]:
     """List the images in a folder in order of their number; an error if it has none."""
     paths = [p for p in Path(folder).glob(pattern) if not p.name.startswith(".")]
     if not paths:

@@ -6,6 +6,7 @@ unknown). This one checks each tag and size before it uses them, and reads nothi
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,7 @@ _MATRIX, _COMPRESSED = 14, 15
 _LARGEST = 1 << 25  # bytes of a file, and of all that is unpacked from it; STB's have 756 KB
 
 
-def read_mat(path, name):
+def read_mat(path: Path, name: str) -> np.ndarray:
     """Read the real numeric array `name`.
 
     Returns:

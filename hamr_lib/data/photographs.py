@@ -32,7 +32,7 @@ EXAMPLES = (
 SIZES = ((321, 481), (481, 321))  # (height, width) pixels of every photograph of the set
 
 
-def find_photographs(folder=ROOT / "data" / "raw" / "bsds500"):
+def find_photographs(folder: Path = ROOT / "data" / "raw" / "bsds500") -> dict[str, Path]:
     """The photographs with labelled hands, by name, wherever below `folder` or BACKGROUNDS.
 
     Returns:
@@ -56,7 +56,7 @@ def find_photographs(folder=ROOT / "data" / "raw" / "bsds500"):
     return {}
 
 
-def example_photographs():
+def example_photographs() -> tuple[Path, ...]:
     """The photographs of a left hand that DEODR's package (BSD) carries, as a tuple of paths.
 
     The first three are one open hand from three sides; the last is another, cut off at the wrist.
@@ -81,7 +81,7 @@ class Photographs(Frames):
     def __len__(self):
         return len(self.hands)
 
-    def frame(self, index):
+    def frame(self, index: int) -> Frame:
         """The `Frame` of one hand."""
         (photograph, hand), rows = self.hands[index]
         image = read_image(self.paths[photograph])

@@ -6,11 +6,14 @@ run, named with what it lacks. Where there is none, the open stand-in of the sam
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hamr_lib.config import Data, Settings
 from hamr_lib.data import dexter, rhd, stb
 from hamr_lib.data.crops import Crops, folder_identity, load_crops
+from hamr_lib.data.frame import Frames
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 
@@ -36,16 +39,16 @@ class DataSet:
     notice: str = ""  # why this one was taken, if that needs saying
 
     @property
-    def splits(self):
+    def splits(self) -> tuple[str, ...]:
         """Its splits; Dexter+Object has no training split."""
         return SPLITS[self.name]
 
     @property
-    def is_stand_in(self):
+    def is_stand_in(self) -> bool:
         """Whether its images are rendered."""
         return self.title != TITLES[self.name]
 
-    def load(self, split, data):
+    def load(self, split: str, data: Data) -> Frames:
         """The frames of a split, read as the `Data` settings say."""
         if split not in self.splits:
             raise HamrError(f"{self.title} has no split {split!r}; it has {', '.join(self.splits)}")
@@ -55,14 +58,14 @@ class DataSet:
             return stb.STB(self.root, split, root_shift=data.stb_root, camera=self.camera)
         return dexter.Dexter(self.root)
 
-    def missing(self):
+    def missing(self) -> list[str]:
         """What the set lacks, in words, from its files' names alone; an empty list if nothing."""
         if not self.root.is_dir():
             return [f"the folder {self.root}"]
         return _MISSING[self.name](self)
 
 
-def published(name, folder=ROOT / "data", camera="SK"):
+def published(name: str, folder: Path = ROOT / "data", camera: str = "SK") -> DataSet:
     """The real set of this name, wherever it may or may not be; of STB, one camera's images."""
     root, title = Path(folder) / "raw" / name, TITLES[name]
     if name == "rhd":
@@ -72,7 +75,7 @@ def published(name, folder=ROOT / "data", camera="SK"):
     return _sequences(name, title, root, dexter.FRAMES)
 
 
-def stand_in(name, settings, folder=ROOT / "data"):
+def stand_in(name: str, settings: Settings, folder: Path = ROOT / "data") -> DataSet:
     """The open stand-in of this name that the settings ask for, rendered or not."""
     asked, title = settings.data.open, f"open-{name}"
     root = Path(folder) / "open" / settings.profile / title
@@ -93,7 +96,7 @@ def _sequences(name, title, root, frames, camera="SK"):
     return DataSet(name, title, root, expected, images, camera)
 
 
-def real_set(name, settings, folder=ROOT / "data"):
+def real_set(name: str, settings: Settings, folder: Path = ROOT / "data") -> DataSet | None:
     """The real set of this name where it is to be used; None where its stand-in is.
 
     Raises:
@@ -113,7 +116,7 @@ def real_set(name, settings, folder=ROOT / "data"):
     return real
 
 
-def find_sets(settings, folder=ROOT / "data"):
+def find_sets(settings: Settings, folder: Path = ROOT / "data") -> dict[str, DataSet]:
     """Choose each data set, as `settings.data.sets` says: auto, real or open.
 
     Returns:
@@ -146,7 +149,7 @@ def find_sets(settings, folder=ROOT / "data"):
     return sets
 
 
-def listed(missing, most=4):
+def listed(missing: Sequence[str], most: int = 4) -> str:
     """The first few of what is missing, in words."""
     more = f" and {len(missing) - most} more" if len(missing) > most else ""
     return "; ".join(missing[:most]) + more
@@ -202,7 +205,7 @@ def _missing_dexter(dataset):
 _MISSING = {"rhd": _missing_rhd, "stb": _missing_stb, "dexter": _missing_dexter}
 
 
-def training_crops(settings):
+def training_crops(settings: Settings) -> tuple[Crops, Crops]:
     """The training splits of RHD and STB (or their stand-ins) together, with the augmentation's
     margin; a share of them held out for validation.
 
@@ -214,7 +217,7 @@ def training_crops(settings):
     return Crops.join(crops).split(settings.data.validation, settings.train.seed)
 
 
-def evaluation_crops(settings):
+def evaluation_crops(settings: Settings) -> dict[tuple[str, str], Crops]:
     """The evaluation split of every set, cut without a margin.
 
     Returns:

@@ -83,7 +83,7 @@ class RHD(Frames):
             for side, first in FIRST_PART.items()
         }
 
-    def frame(self, index):
+    def frame(self, index: int) -> Frame:
         image, masks = self._image_and_masks(index)
         side = "left" if masks["left"].sum() > masks["right"].sum() else "right"
         joints = np.array(FROM_RHD) + (0 if side == "left" else NUM_JOINTS)
@@ -98,17 +98,17 @@ class RHD(Frames):
         return Frame(image, side, joints_3d, joints_2d, K, mask, key, visible)
 
 
-def split_folder(root, split):
+def split_folder(root: Path, split: str) -> Path:
     """The folder of a split below the folder that holds `RHD_published_v2`."""
     return Path(root) / FOLDER / split
 
 
-def annotation_path(root, split):
+def annotation_path(root: Path, split: str) -> Path:
     """The annotations of a split."""
     return split_folder(root, split) / f"anno_{split}.pickle"
 
 
-def read_annotations(path):
+def read_annotations(path: Path) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
     """Read and check an annotation pickle.
 
     Returns:
@@ -157,19 +157,19 @@ def _numbers(annotation, key, shape, where):
     return value
 
 
-def decode_depth(pixels):
+def decode_depth(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB of `depth/` -> (H, W) float32 metres: (red * 256 + green) / 65535 * 5."""
     value = pixels[..., 0].astype(np.float32) * 256 + pixels[..., 1]
     return value * np.float32(MAX_DEPTH / 65535)
 
 
-def encode_depth(depth):
+def encode_depth(depth: np.ndarray) -> np.ndarray:
     """The inverse of `decode_depth`; what is farther than 5 m is written as 5 m."""
     value = np.rint(np.clip(depth, 0, MAX_DEPTH) * (65535 / MAX_DEPTH)).astype(np.uint16)
     return np.dstack([value >> 8, value & 255, np.zeros_like(value)]).astype(np.uint8)
 
 
-def mask_from_depth(depth, joints_3d, K):
+def mask_from_depth(depth: np.ndarray, joints_3d: np.ndarray, K: np.ndarray) -> np.ndarray:
     """The hand's pixels, parsed from the depth map as the paper does (Section 4.1).
 
     The paper does not give its rule; ours: a pixel belongs to the hand if its point in space is
@@ -200,12 +200,12 @@ def mask_from_depth(depth, joints_3d, K):
     return mask
 
 
-def part_id(side, finger, part="palm"):
+def part_id(side: str, finger: str, part: str = "palm") -> int:
     """The id of a part in `mask/`: ("left", "thumb", "tip") is 2, ("left", "palm") is 17."""
     return FIRST_PART[side] + HAND_PARTS.index((finger, part))
 
 
-def annotation(joints_3d, K, visible):
+def annotation(joints_3d: np.ndarray, K: np.ndarray, visible: np.ndarray) -> dict[str, np.ndarray]:
     """One image's annotation, from joints in our order.
 
     Args:
@@ -220,7 +220,9 @@ def annotation(joints_3d, K, visible):
     return {key: np.asarray(value, np.float32) for key, value in values.items()}
 
 
-def write_sample(root, split, index, image, parts, depth):
+def write_sample(
+    root: Path, split: str, index: int, image: np.ndarray, parts: np.ndarray, depth: np.ndarray
+) -> None:
     """Write the three images of a sample; `color/` comes last, so that it says the sample is whole.
 
     Args:
@@ -234,7 +236,7 @@ def write_sample(root, split, index, image, parts, depth):
     write_image(folder / "color" / name, image)
 
 
-def write_annotations(root, split, annotations):
+def write_annotations(root: Path, split: str, annotations: dict[int, dict]) -> None:
     """Write {index: `annotation(...)`} of a split."""
     with write_aside(annotation_path(root, split)) as aside:
         aside.write_bytes(pickle.dumps(dict(sorted(annotations.items())), protocol=4))

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from hamr_lib.data.crops import Crops
 from hamr_lib.joints import BONES, MIDDLE_MCP, TIPS
 
 
-def statistics(crops, images: int = 1000) -> dict[str, np.ndarray]:
+def statistics(crops: Crops, images: int = 1000) -> dict[str, np.ndarray]:
     """Measure distance, size, bend, view and lightness of the hands of a set of crops.
 
     Args:

@@ -81,24 +81,24 @@ class STB(Frames):
     def __len__(self):
         return len(self.keys)
 
-    def frame(self, index):
+    def frame(self, index: int) -> Frame:
         key = self.keys[index]
         image = read_image(self.root / "images" / f"{key}.png")
         joints_3d, K = self.joints_3d[index], self.K.astype(np.float32)
         return Frame(image, "left", joints_3d, project_pinhole(joints_3d, K), K, None, key)
 
 
-def label_path(root, sequence, camera="SK"):
+def label_path(root: Path, sequence: str, camera: str = "SK") -> Path:
     """The label file of a sequence."""
     return Path(root) / "labels" / f"{sequence}_{camera}.mat"
 
 
-def image_path(root, sequence, index, camera="SK"):
+def image_path(root: Path, sequence: str, index: int, camera: str = "SK") -> Path:
     """One image of a sequence; of BB, the left one."""
     return Path(root) / "images" / sequence / f"{IMAGES[camera][0]}_{index}.png"
 
 
-def read_labels(root, sequence, camera="SK"):
+def read_labels(root: Path, sequence: str, camera: str = "SK") -> np.ndarray:
     """(frames, 21, 3) metres in the frame of the camera that took the images; our joint order,
     but joint 0 is still the palm's centre."""
     path = label_path(root, sequence, camera)
@@ -112,17 +112,17 @@ def read_labels(root, sequence, camera="SK"):
     return (depth_to_color(points) if camera == "SK" else points) / 1000
 
 
-def depth_to_color(points):
+def depth_to_color(points: np.ndarray) -> np.ndarray:
     """(..., 3) millimetres, SK's depth camera -> SK's colour camera."""
     return (points - T_SK) @ R_SK
 
 
-def color_to_depth(points):
+def color_to_depth(points: np.ndarray) -> np.ndarray:
     """(..., 3) millimetres, SK's colour camera -> SK's depth camera."""
     return points @ R_SK.T + T_SK
 
 
-def palm_to_wrist(joints, root_shift):
+def palm_to_wrist(joints: np.ndarray, root_shift: str) -> np.ndarray:
     """(..., 21, 3) whose joint 0 is the palm's centre -> the same with a wrist there."""
     anchor, times = ROOT_SHIFTS[root_shift]
     joints = joints.copy()
@@ -131,12 +131,12 @@ def palm_to_wrist(joints, root_shift):
     return joints
 
 
-def write_color(root, sequence, index, image):
+def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> None:
     """Write one SK colour image, (480, 640, 3) uint8 RGB."""
     write_image(image_path(root, sequence, index), image)
 
 
-def write_labels(root, sequence, joints_3d):
+def write_labels(root: Path, sequence: str, joints_3d: np.ndarray) -> None:
     """Write a sequence's SK labels.
 
     Args:

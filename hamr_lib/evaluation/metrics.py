@@ -12,24 +12,24 @@ from scipy import stats
 from hamr_lib.errors import HamrError
 
 
-def hits(errors, thresholds):
+def hits(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """(N, 21) errors -> (N, 21, T): 1 within the threshold, 0 beyond it, NaN where unscored."""
     within = (errors[..., None] <= thresholds).astype(np.float32)
     within[np.isnan(errors)] = np.nan
     return within
 
 
-def pck_curve(errors, thresholds):
+def pck_curve(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share of correct joints at each threshold: (N, 21) errors -> (T,)."""
     return joint_mean(hits(errors, thresholds))
 
 
-def auc(curve, thresholds):
+def auc(curve: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Area under a curve by the trapezoid rule, over the range of its thresholds: 1 is perfect."""
     return np.trapezoid(curve, thresholds, axis=-1) / (thresholds[-1] - thresholds[0])
 
 
-def joint_mean(values):
+def joint_mean(values: np.ndarray) -> np.ndarray:
     """Mean over images for each joint, then over joints: (N, J, ...) with NaN -> (...)."""
     scored = ~np.isnan(values)
     count = scored.sum(0)
@@ -37,13 +37,13 @@ def joint_mean(values):
     return _mean_known(total, count, axis=0)
 
 
-def joint_median(errors):
+def joint_median(errors: np.ndarray) -> float:
     """Median over images for each joint, then the mean over joints: (N, J) -> scalar."""
     known = errors[:, ~np.isnan(errors).all(0)]
     return np.nanmedian(known, axis=0).mean() if known.size else np.nan
 
 
-def iou(predicted, true):
+def iou(predicted: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Overlap of two masks, of the hand and of what is not the hand.
 
     Args:
@@ -70,13 +70,13 @@ def iou(predicted, true):
     )
 
 
-def draw(images, samples, seed=0):
+def draw(images: int, samples: int, seed: int = 0) -> np.ndarray:
     """Bootstrap draws: (samples, images), how often each image is in each resample."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), samples).astype(np.float32)
 
 
-def bootstrap(runs, draws, seed=0):
+def bootstrap(runs: list[np.ndarray], draws: np.ndarray, seed: int = 0) -> np.ndarray:
     """`joint_mean` of resampled images, averaged over runs.
 
     With several runs (the same network trained from different seeds, scored on the same images),
@@ -104,7 +104,7 @@ def bootstrap(runs, draws, seed=0):
     return np.einsum("rs,sr...->r...", weight / len(means), np.stack(means))
 
 
-def bootstrap_median(errors, draws):
+def bootstrap_median(errors: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """`joint_median` of resampled images: (N, J) errors and (R, N) draws -> (R,)."""
     medians = []
     for column in errors.T:
@@ -122,12 +122,18 @@ def bootstrap_median(errors, draws):
     return np.nanmean(medians, axis=0) if medians else np.full(len(draws), np.nan)
 
 
-def interval(resampled):
+def interval(resampled: np.ndarray) -> np.ndarray:
     """The central 95 % of bootstrap results: (R, ...) -> (2, ...), NaN where nothing is known."""
     return np.percentile(resampled, [2.5, 97.5], axis=0)
 
 
-def paired_test(runs_a, runs_b, thresholds, samples=1000, seed=0):
+def paired_test(
+    runs_a: list[np.ndarray],
+    runs_b: list[np.ndarray],
+    thresholds: np.ndarray,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict:
     """Is one method better than another on the same images?
 
     Args:

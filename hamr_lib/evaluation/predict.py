@@ -27,20 +27,24 @@ only what is in photo pixels is mirrored back):
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hamr_lib.camera import crop_to_pixels
+from hamr_lib.config import Settings
 from hamr_lib.data.augment import centre_crop
-from hamr_lib.data.crops import EvenBatches
+from hamr_lib.data.crops import Crops, EvenBatches
 from hamr_lib.data.stb import ROOT_SHIFTS
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.files import commit, read_arrays, write_aside
+from hamr_lib.model.hamr import Output
 from hamr_lib.model.heatmaps import heatmap_peaks
 from hamr_lib.render import silhouette
 
@@ -50,17 +54,17 @@ REQUIRED = (
 )  # fmt: skip
 
 
-def best_device():
+def best_device() -> torch.device:
     """Where networks are run: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def predictions_path(folder, dataset):
+def predictions_path(folder: str | Path, dataset: str) -> Path:
     """Where the predictions for a set, given by its display name, lie in a run's folder."""
     return Path(folder) / f"predictions-{dataset.lower()}.npz"
 
 
-def network_estimator(model, mask_size):
+def network_estimator(model: nn.Module, mask_size: int) -> Callable:
     """The network as `predict` wants a method: a function of images (B, 3, S, S).
 
     It returns a dict of tensors: joints_3d (B, 21, 3) metres and joints_2d (B, 21, 2) crop units
@@ -73,7 +77,9 @@ def network_estimator(model, mask_size):
     return lambda image: output_answer(model(image), model.hand.faces, mask_size)
 
 
-def output_answer(output, faces, mask_size):
+def output_answer(
+    output: Output, faces: torch.Tensor | np.ndarray | None, mask_size: int
+) -> dict[str, torch.Tensor]:
     """What a `hamr.Output` says, as `network_estimator` describes it; maps only if it has any."""
     last = output.estimates[-1]
     found = {
@@ -95,7 +101,18 @@ def output_answer(output, faces, mask_size):
 
 
 @torch.no_grad()
-def predict(estimate, crops, settings, *, dataset, split, method, seed, faces=None, device="cpu"):
+def predict(
+    estimate: Callable,
+    crops: Crops,
+    settings: Settings,
+    *,
+    dataset: str,
+    split: str,
+    method: str,
+    seed: int,
+    faces: torch.Tensor | np.ndarray | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, np.ndarray]:
     """Run a method over a set of crops.
 
     Args:
@@ -177,13 +194,13 @@ def _photo_pixels(points, batch):
     return crop_to_pixels(points, batch["center"], batch["side"])
 
 
-def save_predictions(path, predictions):
+def save_predictions(path: str | Path, predictions: dict[str, np.ndarray]) -> None:
     """Write a predictions dict, aside and renamed."""
     with write_aside(path) as aside:
         np.savez_compressed(aside, **predictions)
 
 
-def load_predictions(path):
+def load_predictions(path: str | Path) -> dict[str, np.ndarray]:
     """Read a predictions dict; a missing, broken or foreign file is a `HamrError`."""
     if not Path(path).is_file():
         raise HamrError(f"{path} is missing: run the evaluation first")
@@ -206,7 +223,7 @@ class Timed:
 
 
 @torch.no_grad()
-def gigaflops(estimate, size, device="cpu"):
+def gigaflops(estimate: Callable, size: int, device: torch.device | str = "cpu") -> float:
     """What one image of `size` pixels costs a method, as torch counts: a multiplication and its
     addition are two. Drawing a silhouette is not counted."""
     with FlopCounterMode(display=False) as counter:

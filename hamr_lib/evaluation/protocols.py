@@ -65,7 +65,7 @@ class Protocol:
     whose: str = field(default="", compare=False)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The protocol in words, as in every table."""
         if not self.root:
             unit = "photo pixels" if "px" in self.thresholds else "of the box's longer side"
@@ -95,7 +95,7 @@ NAMED = (
 )  # fmt: skip
 
 
-def protocol_matrix():
+def protocol_matrix() -> list[Protocol]:
     """List the named 3-D protocols, then every other combination that papers mix."""
     alignments = [
         (root, scale, counts)
@@ -114,7 +114,14 @@ def protocol_matrix():
     return found
 
 
-def joint_errors_3d(predicted, true, valid, protocol=PAPER, visible=None, palm=PALM):
+def joint_errors_3d(
+    predicted: np.ndarray,
+    true: np.ndarray,
+    valid: np.ndarray,
+    protocol: Protocol = PAPER,
+    visible: np.ndarray | None = None,
+    palm: tuple[int, float] = PALM,
+) -> np.ndarray:
     """Measure how far each joint is from its label.
 
     Args:
@@ -164,7 +171,7 @@ def joint_errors_3d(predicted, true, valid, protocol=PAPER, visible=None, palm=P
     return errors
 
 
-def joint_errors_2d(predicted, true, valid):
+def joint_errors_2d(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Measure how far each projected joint is from its label, nothing aligned.
 
     Args:
@@ -178,7 +185,7 @@ def joint_errors_2d(predicted, true, valid):
     return np.where(valid, np.linalg.norm(predicted - true, axis=-1), np.nan)
 
 
-def procrustes(predicted, true, valid):
+def procrustes(predicted: np.ndarray, true: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Move predictions by the similarity transform that brings them closest to the labels.
 
     Rotation, scale and translation minimise the squared distance over the valid joints (Umeyama

@@ -3,6 +3,7 @@
 `score` needs no network, data set or hand model: only what `predict` saved.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hamr_lib.config import Evaluate, Settings
 from hamr_lib.data import photographs
 from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
@@ -25,7 +27,7 @@ from hamr_lib.evaluation.predict import (
 )
 from hamr_lib.files import commit, write_aside, write_json
 from hamr_lib.joints import WRIST
-from hamr_lib.model.hamr import load_model
+from hamr_lib.model.hamr import HAMR, load_model
 from hamr_lib.recovery.pipeline import frame_box, recover
 
 COLUMNS = [
@@ -49,17 +51,17 @@ METRICS = {
 }
 
 
-def is_stand_in(dataset):
+def is_stand_in(dataset: str) -> bool:
     """Whether a data set's display name is that of a rendered stand-in."""
     return dataset.startswith("open-")
 
 
-def main_protocol(predictions):
+def main_protocol(predictions: dict) -> protocols.Protocol:
     """Our reading of the paper's protocol: by the wrist where it is labelled, else by the tips."""
     return protocols.PAPER if predictions["valid_3d"][:, WRIST].any() else protocols.TIPS
 
 
-def errors_3d(predictions, protocol):
+def errors_3d(predictions: dict, protocol: protocols.Protocol) -> np.ndarray:
     """(N, 21) millimetres under a protocol, NaN where unscored; all of it without joints."""
     if "joints_3d" not in predictions:
         return np.full(predictions["valid_3d"].shape, np.nan)
@@ -72,7 +74,7 @@ def errors_3d(predictions, protocol):
     )
 
 
-def errors_2d(predictions, points="pixels"):
+def errors_2d(predictions: dict, points: str = "pixels") -> np.ndarray:
     """(N, 21) pixels of the photo, of the projected joints or of the heat maps' "peak_pixels".
 
     All NaN for a method that gives no joints.
@@ -84,14 +86,14 @@ def errors_2d(predictions, points="pixels"):
     )
 
 
-def row_means(errors):
+def row_means(errors: np.ndarray) -> np.ndarray:
     """(N, J) with NaN -> (N,) means, NaN where a row has nothing else."""
     known = np.isfinite(errors)
     total = np.where(known, errors, 0).sum(1)
     return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
 
 
-def score(runs, settings):
+def score(runs: list[dict], settings: Evaluate) -> pd.DataFrame:
     """What a method reaches on a set: rows of `metrics.csv`.
 
     Args:
@@ -127,7 +129,7 @@ def score(runs, settings):
     return rows.table()
 
 
-def score_protocols(runs, settings):
+def score_protocols(runs: list[dict], settings: Evaluate) -> pd.DataFrame:
     """The AUC of the same predictions under every protocol of the literature, as rows."""
     rows = Rows(runs, settings)
     for protocol in protocols.protocol_matrix():
@@ -135,7 +137,9 @@ def score_protocols(runs, settings):
     return rows.table()
 
 
-def curve(errors, thresholds, settings):
+def curve(
+    errors: list[np.ndarray], thresholds: np.ndarray, settings: Evaluate
+) -> tuple[np.ndarray, np.ndarray]:
     """A PCK curve with its band.
 
     Args:
@@ -152,7 +156,7 @@ def curve(errors, thresholds, settings):
     return np.mean([metrics.joint_mean(h) for h in hits], axis=0), band
 
 
-def protocol_name(name, predictions):
+def protocol_name(name: str, predictions: dict) -> str:
     """A protocol's name on a set: of STB it tells the camera, too."""
     camera = str(predictions["stb_camera"])
     return f"{name}, {camera} camera" if camera else name
@@ -215,7 +219,7 @@ class Rows:
         return pd.DataFrame(self.rows, columns=COLUMNS).astype(numbers)  # also without any row
 
 
-def unlabelled(predictions):
+def unlabelled(predictions: dict) -> dict[str, int]:
     """How many images and joints of a set were left out of the 3-D score for want of a label."""
     scored = ~np.isnan(errors_3d(predictions, main_protocol(predictions)))
     return {
@@ -227,8 +231,17 @@ def unlabelled(predictions):
 
 
 def evaluate_method(
-    estimate, settings, folder, sets, *, method, seed, faces=None, device="cpu", network=None
-):
+    estimate: Callable,
+    settings: Settings,
+    folder: str | Path,
+    sets: dict,
+    *,
+    method: str,
+    seed: int,
+    faces: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+    network: torch.nn.Module | None = None,
+) -> pd.DataFrame:
     """Predict, save and score every test set.
 
     Args:
@@ -273,7 +286,9 @@ def evaluate_method(
     return write_rows(Path(folder) / "metrics.csv", pd.concat(rows, ignore_index=True))
 
 
-def evaluate_network(model, settings, folder, sets):
+def evaluate_network(
+    model: HAMR, settings: Settings, folder: str | Path, sets: dict
+) -> pd.DataFrame:
     """Evaluate a trained network into its run's folder, see `evaluate_method`.
 
     It runs on the device it is on. The method is called by the folder's name, "main" or a variant
@@ -290,7 +305,7 @@ def evaluate_network(model, settings, folder, sets):
     )  # fmt: skip
 
 
-def evaluate_photographs(checkpoint, folder):
+def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataFrame | None:
     """Score a network on the hands of photographs (`data.photographs`), where these are there.
 
     A joint's error is told as a share of the longer side of its hand's box: that of the labelled
@@ -332,14 +347,14 @@ def evaluate_photographs(checkpoint, folder):
     return write_rows(Path(folder) / "photographs.csv", rows.table())
 
 
-def write_rows(path, table):
+def write_rows(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
     """Write rows of metrics as CSV, aside and renamed; returns them."""
     with write_aside(path) as aside:
         table.to_csv(aside, index=False, float_format="%.6g")
     return table
 
 
-def read_rows(path):
+def read_rows(path: str | Path) -> pd.DataFrame:
     """Read rows of metrics; a missing or foreign file is a `HamrError`."""
     path = Path(path)
     if not path.is_file():
@@ -353,12 +368,12 @@ def read_rows(path):
     return table
 
 
-def published():
+def published() -> pd.DataFrame:
     """What the literature reports, as in `published.csv`."""
     return pd.read_csv(PUBLISHED)
 
 
-def merge_metrics(results_dir):
+def merge_metrics(results_dir: str | Path) -> pd.DataFrame:
     """Put the rows of all runs and comparisons and the published ones into one `metrics.csv`.
 
     Returns:

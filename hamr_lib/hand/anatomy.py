@@ -40,24 +40,13 @@ ANGLES = (
 
 # Degrees. Active range of adult hands, with a little of what a push adds at the ends; the spread
 # of a finger is further reduced as its knuckle bends (`limit`).
-_LIMITS = ((0, 65), (-5, 65), (-25, 60), (-10, 60), (-12, 12), (-25, 85)) + (
-    (-25, 92),
-    (-12, 22),
-    (-5, 110),
-    (-8, 80),  # index
-    (-20, 94),
-    (-10, 10),
-    (-5, 112),
-    (-8, 80),  # middle
-    (-20, 96),
-    (-10, 16),
-    (-5, 112),
-    (-8, 80),  # ring
-    (-25, 98),
-    (-12, 28),
-    (-5, 110),
-    (-8, 80),  # little
-)
+_LIMITS = (
+    (0, 65), (-5, 65), (-25, 60), (-10, 60), (-12, 12), (-25, 85),
+    (-25, 92), (-12, 22), (-5, 110), (-8, 80),  # index
+    (-20, 94), (-10, 10), (-5, 112), (-8, 80),  # middle
+    (-20, 96), (-10, 16), (-5, 112), (-8, 80),  # ring
+    (-25, 98), (-12, 28), (-5, 110), (-8, 80),  # little
+)  # fmt: skip
 LOWER, UPPER = np.radians(np.array(_LIMITS, dtype=float)).T
 
 # Where the angles lie in the vector, the fingers' for index to little.

@@ -23,13 +23,13 @@ class Hands(NamedTuple):
     hand_pose: torch.Tensor  # (B, 45)
     camera: torch.Tensor  # (B, 3)
 
-    def vertices(self, hand_pose=None):
+    def vertices(self, hand_pose: torch.Tensor | None = None) -> torch.Tensor:
         """(B, V, 3) metres, with another pose if one is given."""
         pose = self.hand_pose if hand_pose is None else hand_pose
         return self.hand(self.betas, self.global_orient, pose).vertices
 
 
-def random_hands(count, seed=0):
+def random_hands(count: int, seed: int = 0) -> Hands:
     """Draw anatomical poses of the open hand, random shapes, seen from anywhere."""
     rng = np.random.default_rng(seed)
     hand = load_hand("open", pose_components=45)
@@ -50,13 +50,13 @@ def random_hands(count, seed=0):
     return hands._replace(camera=torch.cat([scale, -scale * (low + high) / 2], dim=1))
 
 
-def overlap(a, b):
+def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """IoU of the hard masks of two coverages (B, size, size): (B,)."""
     a, b = a > 0.5, b > 0.5
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2))
 
 
-def gradient_agreement(hands, size=64):
+def gradient_agreement(hands: Hands, size: int = 64) -> dict[str, torch.Tensor]:
     """Cosine between the two backends' gradients of the L1 loss against another hand's mask.
 
     Returns:
@@ -78,7 +78,16 @@ def gradient_agreement(hands, size=64):
     }
 
 
-def fit_from_random_starts(vertices, faces, camera, backend, size=32, steps=150, rate=0.05, seed=0):
+def fit_from_random_starts(
+    vertices: torch.Tensor,
+    faces: torch.Tensor,
+    camera: torch.Tensor,
+    backend: str,
+    size: int = 32,
+    steps: int = 150,
+    rate: float = 0.05,
+    seed: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit scale, translation and rotation to masks, from starts that are far off.
 
     A start is up to a quarter too large or small (in the logarithm), 0.2 crop units off either way

@@ -54,7 +54,15 @@ def _say_once(wanted, other):
     warnings.warn(f"{wanted} is not installed, {other} draws silhouettes instead", stacklevel=4)
 
 
-def deodr_scene(points, depths, faces, colours, edges, shape, **options):
+def deodr_scene(
+    points: np.ndarray,
+    depths: np.ndarray,
+    faces: np.ndarray,
+    colours: np.ndarray,
+    edges: np.ndarray,
+    shape: tuple[int, int],
+    **options,
+):
     """Make DEODR's scene of plain triangles on black.
 
     Args:
