@@ -1,4 +1,4 @@
-"""The losses, whose weighted sum is Eq. 8: six parts, each blind to the labels a sample lacks.
+"""The losses, whose weighted sum is Eq. 8: six parts, each over the labels that a sample has.
 
 Every part is an average over the entries that carry the label it needs, so that its size depends
 neither on the batch nor on how much of it is labelled; without any such entry it is zero. A label
@@ -233,7 +233,7 @@ def heatmap_loss(
 def silhouette_loss(
     estimate: Estimate, faces: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """L_seg: the mesh's silhouette against the mask: share of the crop's pixels that differ (L1).
+    """L_seg: the mesh's silhouette against the mask: fraction of the crop's pixels that differ.
 
     Args:
         estimate: `hamr.Estimate` with a mesh.

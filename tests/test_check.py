@@ -176,11 +176,11 @@ class TestCheckSet:
         of_rhd, of_stb, of_dexter = reports
         assert of_rhd.found and of_rhd.complete and of_rhd.problems == ()
         assert of_rhd.samples == of_rhd.expected == {"training": 3, "evaluation": 2}
-        assert of_rhd.checked == 5 and of_rhd.left_share == 0.4  # the first of each split
+        assert of_rhd.checked == 5 and of_rhd.left_fraction == 0.4  # the first of each split
         assert of_rhd.depth == pytest.approx((0.6, 0.63), abs=1e-6)
         assert of_rhd.palm == pytest.approx(0.09, abs=1e-6)
         assert of_rhd.reprojection[1] < 1e-3 and of_rhd.outside == 0
-        assert of_stb.complete and of_stb.left_share == 1 and of_stb.checked == 12
+        assert of_stb.complete and of_stb.left_fraction == 1 and of_stb.checked == 12
         assert np.isnan(of_stb.reprojection).all()  # it has no 2-D labels of its own
         assert of_dexter.complete and of_dexter.tips_only and np.isnan(of_dexter.palm)
         assert of_dexter.reprojection[1] < 1e-3

@@ -30,11 +30,11 @@ class Report:
     skipped: int  # frames left out, since fewer than two joints are labelled
     checked: int  # samples whose images were read
     problems: tuple  # what could not be read, in words, with file and index
-    left_share: float  # share of left hands
+    left_fraction: float
     tips_only: bool
     depth: tuple  # metres, nearest and farthest joint
     palm: float  # metres, median from wrist to middle MCP: shows a wrong unit at once
-    outside: float  # share of labelled joints that lie outside their image
+    outside: float  # fraction of the labelled joints outside their image
     reprojection: tuple  # pixels, median and largest, 3-D labels against the set's own 2-D ones
 
     @property
@@ -57,7 +57,7 @@ class Report:
             "images expected": of(self.expected),
             "checked": self.checked,
             "unreadable": len(self.problems),
-            "left hands": self.left_share,
+            "left hands": self.left_fraction,
             "labels": "fingertips" if self.tips_only else "21 joints",
             "nearest (m)": self.depth[0],
             "farthest (m)": self.depth[1],
@@ -112,7 +112,7 @@ def check_set(dataset: DataSet, data: Data, limit: int | None = 200) -> Report:
         skipped=skipped,
         checked=len(frames),
         problems=tuple(problems),
-        left_share=float(np.mean([f.left for f in frames])) if frames else np.nan,
+        left_fraction=float(np.mean([f.left for f in frames])) if frames else np.nan,
         tips_only=dataset.name == "dexter",
         depth=(float(depths.min()), float(depths.max())) if len(depths) else (np.nan, np.nan),
         palm=float(np.median(palms)) if palms else np.nan,

@@ -206,8 +206,9 @@ _MISSING = {"rhd": _missing_rhd, "stb": _missing_stb, "dexter": _missing_dexter}
 
 
 def training_crops(settings: Settings) -> tuple[Crops, Crops]:
-    """The training splits of RHD and STB (or their stand-ins) together, with the augmentation's
-    margin; a share of them held out for validation.
+    """Cut the training splits of RHD and STB, or of their stand-ins, with the augmentation's margin.
+
+    A fraction of the samples, `data.validation`, is held out.
 
     Returns:
         (training `Crops`, validation `Crops`).

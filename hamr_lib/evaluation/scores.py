@@ -308,8 +308,8 @@ def evaluate_network(
 def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataFrame | None:
     """Score a network on the hands of photographs (`data.photographs`), where these are there.
 
-    A joint's error is told as a share of the longer side of its hand's box: that of the labelled
-    joints, from which the crop is cut as for any other set. Told are the network's mesh and maps,
+    Errors are box-normalised: divided by the longer side of the box of the labelled joints, from
+    which the crop is cut as for any other set. Scored are the network's mesh and heat maps,
     and the mesh of `pipeline.recover`, which is given that box and the side.
 
     Args:

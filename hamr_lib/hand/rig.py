@@ -170,8 +170,8 @@ def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np
     ends = np.concatenate([wrist[:1], chains[:, 0], chains[:, 1:].reshape(15, 3)])
     bone = np.concatenate([np.zeros(6, int), 1 + np.argsort(TO_MANO)])
     along = ends - starts
-    share = ((vertices[:, None] - starts) * along).sum(-1) / (along**2).sum(-1)
-    nearest = starts + share.clip(0, 1)[..., None] * along
+    fraction = ((vertices[:, None] - starts) * along).sum(-1) / (along**2).sum(-1)
+    nearest = starts + fraction.clip(0, 1)[..., None] * along
     distance = np.linalg.norm(vertices[:, None] - nearest, axis=-1)
     stiffness, area = _stiffness(vertices, faces)
     heat = STIFFNESS * area / np.maximum(distance.min(1), 0.002) ** 2
@@ -228,7 +228,7 @@ def _chains(vertices, heads, weights, labels):
 
 
 def _stiffness(vertices, faces):
-    """The cotangent matrix (V, V), positive semi-definite, and each vertex's share of the area."""
+    """The cotangent matrix (V, V), positive semi-definite, and each vertex's part of the area."""
     count = len(vertices)
     rows, columns, values, area = [], [], [], np.zeros(count)
     for k in range(3):

@@ -1,4 +1,4 @@
-"""Bad meshes and sizes, told before compiled code that would end the process meets them."""
+"""Check meshes and sizes before compiled code, which would end the process, reads them."""
 
 import numpy as np
 
