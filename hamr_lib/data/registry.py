@@ -206,7 +206,7 @@ _MISSING = {"rhd": _missing_rhd, "stb": _missing_stb, "dexter": _missing_dexter}
 
 
 def training_crops(settings: Settings) -> tuple[Crops, Crops]:
-    """Cut the training splits of RHD and STB, or of their stand-ins, with the augmentation's margin.
+    """Cut the training splits of RHD and STB, or of their stand-ins, with a margin to augment in.
 
     A fraction of the samples, `data.validation`, is held out.
 
