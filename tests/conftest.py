@@ -80,3 +80,13 @@ def browsed(tiny_checkpoint, tmp_path_factory):
     model, _ = load_model(tiny_checkpoint)
     scores.evaluate_network(model, settings, folder, {("open-rhd", "evaluation"): crops})
     return folder, frames
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """The folder of a whole study's results, see `saved_results`."""
+    from saved_results import SETTINGS, make_results
+
+    folder = tmp_path_factory.mktemp("results")
+    make_results(folder, SETTINGS)
+    return folder

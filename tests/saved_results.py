@@ -26,6 +26,9 @@ def small_settings(image_size=32, **study):
     )  # fmt: skip
 
 
+SETTINGS = small_settings()
+
+
 def drawn_sets(cache, settings, count=10):
     """Test sets of drawn hands: without masks, whole, and left hands labelled by tips alone."""
     sets = {}
@@ -101,9 +104,8 @@ def evaluate_oracle(folder, sets, settings, method, seed=0, **kind):
     scores.write_rows(folder / "protocols.csv", pd.concat(matrix, ignore_index=True))
 
 
-def make_results(folder, settings=None):
+def make_results(folder, settings=SETTINGS):
     """A whole study's results below `folder`: main run, ablations, comparisons, metrics.csv."""
-    settings = settings or small_settings()
     sets = drawn_sets(folder / "cache", settings)
     evaluate_oracle(folder / "runs" / "main", sets, settings, "main", noise=0.012)
     quality = {"full": 0.016, "no-mesh": 0.02, "no-camera": 0.03}
@@ -116,4 +118,3 @@ def make_results(folder, settings=None):
     evaluate_oracle(others / "mean-pose", sets, settings, "mean-pose", noise=0.03, mesh=False)
     evaluate_oracle(others / "untrained", sets, settings, "untrained", noise=0.05, mask=False)
     scores.merge_metrics(folder)
-    return settings

@@ -18,9 +18,7 @@ from hamr_lib.study import results_dir
 TARGET = ROOT / "results" / "reference" / "screenshots"
 
 
-def output(number):
-    """The output area of the widget that comes at this place in a notebook."""
-    return f"document.querySelectorAll('.jp-OutputArea-output .jupyter-widgets')[{number}]"
+WIDGET = "document.querySelector('.jp-OutputArea-output .jupyter-widgets')"
 
 
 def save(name, picture):
@@ -30,36 +28,31 @@ def save(name, picture):
 
 
 def take(profile, photo):
-    """Take all of a profile's study.
-
-    Args:
-        profile: of a finished study.
-        photo: path of what is uploaded.
-    """
+    """Take all of a profile's finished study; `photo` is the path of what is uploaded."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         chrome = Chrome(folder / "chrome", size=(1300, 1200))
         with jupyter_lab(folder) as address:
-            prepare("explore_mesh", folder, hand="open", profile=profile)
-            run_all(chrome, address("explore_mesh.ipynb"))
-            chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
-            until(lambda: (chrome.picture(output(0)) < 250).any(), 30, "the mesh")
-            chrome.place("document.querySelectorAll('.jp-OutputArea canvas')[0]")
-            chrome.js("new Promise(done => setTimeout(done, 2000))")
-            save("explore_mesh", chrome.picture())
-            chrome.place("document.querySelectorAll('.jp-OutputArea img.widget-image')[1]")
-            chrome.js("new Promise(done => setTimeout(done, 2000))")
-            save("explore_mesh_predictions", chrome.picture())
 
-            prepare("recover_photo", folder, out="out")
-            run_all(chrome, address("recover_photo.ipynb"))
-            chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
+            def show(element, name):
+                chrome.place(f"document.querySelectorAll('.jp-OutputArea {element}")
+                chrome.js("new Promise(done => setTimeout(done, 2000))")
+                save(name, chrome.picture())
+
+            def run(notebook, **parameters):
+                prepare(notebook, folder, **parameters)
+                run_all(chrome, address(f"{notebook}.ipynb"))
+                chrome.js("void window.jupyterapp.commands.execute('application:toggle-left-area')")
+
+            run("explore_mesh", hand="open", profile=profile)
+            until(lambda: (chrome.picture(WIDGET) < 250).any(), 30, "the mesh")
+            show("canvas')[0]", "explore_mesh")
+            show("img.widget-image')[1]", "explore_mesh_predictions")
+            run("recover_photo", out="out")
             button = "document.querySelector('.jp-OutputArea button.widget-upload')"
             chrome.upload(button, Path(photo).resolve())  # the browser has another folder
             chrome.wait("document.body.textContent.includes('saved in')")
-            chrome.place("document.querySelectorAll('.jp-OutputArea canvas')[0]")
-            chrome.js("new Promise(done => setTimeout(done, 2000))")
-            save("recover_photo", chrome.picture())
+            show("canvas')[0]", "recover_photo")
         chrome.open(f"file://{results_dir(profile) / 'gallery.html'}")
         save("gallery", chrome.picture())
         chrome.close()

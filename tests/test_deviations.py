@@ -54,10 +54,7 @@ def test_a_row_shows_the_value_the_reason_and_the_variant_that_goes_back(by_prof
     assert cells[1:4] == ["axis-angle (3.1)", "6d", "="]
     assert cells[4].startswith(deviations.GIVEN["model.rotation"].reason)
     assert cells[4].endswith("Variant `axis-angle`.")
-
-
-def test_the_gaussian_s_width_in_the_crop_is_worked_out():
     # Variance 2.5 on 64 pixels: 1.58 of 64; on 16 pixels four times as wide.
-    assert deviations.flat(load_settings("paper"))[deviations.WIDTH] == 2.5
+    assert by_profile["paper"][deviations.WIDTH] == 2.5
     small = load_settings("paper", model__image_size=64)
     assert deviations.flat(small)[deviations.WIDTH] == 9.9

@@ -12,31 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from saved_results import SETS, make_results, small_settings
+from saved_results import SETS, SETTINGS
 from tiny import TinyHand
 
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict, protocols, scores
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.report import curves, figures, meshes
+from hamr_lib.report import curves, figures, meshes, tables
 from hamr_lib.variants import LABELS
-
-SETTINGS = small_settings()
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    make_results(folder, SETTINGS)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
 
 DRAWN = {
     "fig4_meshes": lambda r: figures.fig4(r, 4),
@@ -48,6 +32,12 @@ DRAWN = {
     "fig9_dexter": lambda r: figures.fig9(r, 4),
     "fig10_segments": lambda r: figures.fig10(r, 4),
 }
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
 
 
 @pytest.mark.parametrize("name", list(DRAWN))
@@ -131,13 +121,6 @@ def test_the_ablations_are_means_over_seeds(results):
     assert "from 2 seeds" in (results / "figures" / "fig8_ablations.md").read_text()
 
 
-def test_a_figure_is_the_same_every_time(results):
-    figures.fig7(results, SETTINGS)
-    first = {p: p.read_bytes() for p in (results / "figures").glob("fig7*")}
-    figures.fig7(results, SETTINGS)
-    assert len(first) == 4 and all(p.read_bytes() == content for p, content in first.items())
-
-
 def test_a_left_hand_is_shown_as_a_left_hand(results):
     """The crop was mirrored for the network; the picture of it must not be."""
     path = predict.predictions_path(results / "runs" / "main", "open-dexter")
@@ -175,23 +158,13 @@ def test_labels_never_overlap():
 
 
 def test_the_network_is_drawn_from_its_modules(tmp_path):
-    network = HAMR(SETTINGS.model, TinyHand())
+    network = HAMR(dataclasses.replace(SETTINGS.model, joint_features=True), TinyHand())
     fig = figures.fig2(network, tmp_path)
     data = pd.read_csv(tmp_path / "fig2_network.csv")
-    rows = describe_blocks(network)
-    assert list(data.block) == [name for name, _, _ in rows]
-    total = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    assert data.parameters.sum() == total
-    drawn = {t.get_text() for ax in fig.axes for t in ax.texts}
-    assert {name for name, _, _ in rows} <= drawn
-    seeing = HAMR(dataclasses.replace(SETTINGS.model, joint_features=True), TinyHand())
-    fig = figures.fig2(seeing, tmp_path)
-    rows = [{t.get_text() for t in ax.texts} for ax in fig.axes]
-    assert "maps.0" in rows[0] and {"encoder.0", "joint_features", "layers"} <= rows[1]
-    assert any("last estimate" in text for text in rows[1])
-    # The joints' features do not lie in the chain of the encoder, but above it.
-    height = {t.get_text(): t.get_position()[1] for t in fig.axes[1].texts}
-    assert height["encoder.0"] == height["layers"] < height["joint_features"]
+    assert list(data.block) == [name for name, _, _ in describe_blocks(network)]
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert data.parameters.sum() == trained
+    assert set(data.block) <= {t.get_text() for ax in fig.axes for t in ax.texts}
     figures.fig3(network, tmp_path)
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 
@@ -206,31 +179,29 @@ def test_training_curves(tmp_path):
     table.to_csv(log, index=False)
     fig = figures.training_curves(log)
     np.testing.assert_allclose(fig.axes[1].get_lines()[0].get_ydata(), 40 / steps)
-    assert {"training.pdf", "training.png", "training.csv", "training.md"} <= {
-        path.name for path in tmp_path.iterdir()
-    }
+    assert (tmp_path / "training.pdf").is_file()
 
 
 def test_missing_results_are_named(results, tmp_path):
     with pytest.raises(HamrError, match="runs/main holds no predictions"):
         figures.fig6(tmp_path, SETTINGS)
-    with pytest.raises(HamrError, match="no-geometric-s0 holds no predictions"):
-        figures.fig8(results, small_settings(ablations=["no-geometric"]))
-    path = predict.predictions_path(results / "runs" / "main", "open-rhd")
-    only = tmp_path / "runs" / "main"
-    predict.save_predictions(
-        predict.predictions_path(only, "open-rhd"), predict.load_predictions(path)
+    with pytest.raises(HamrError, match="metrics.csv is missing"):
+        tables.results(tmp_path)
+    with pytest.raises(HamrError, match="protocols.csv is missing"):
+        tables.protocols(tmp_path)
+    with pytest.raises(HamrError, match="full-s0 holds no predictions"):
+        tables.ablations(tmp_path, SETTINGS)
+    found = predict.load_predictions(
+        predict.predictions_path(results / "runs" / "no-mesh-s0", "open-stb")
     )
-    with pytest.raises(HamrError, match="no predictions for 'dexter', only for open-rhd"):
+    only = predict.predictions_path(tmp_path / "runs" / "main", "open-stb")
+    predict.save_predictions(only, found)
+    with pytest.raises(HamrError, match="no predictions for 'rhd', only for open-stb"):
+        figures.fig4(tmp_path)
+    predict.save_predictions(
+        predict.predictions_path(tmp_path / "runs" / "main", "open-dexter"),
+        found | {"dataset": np.array("open-dexter")},
+    )
+    with pytest.raises(HamrError, match="no mesh for open-dexter"):
         figures.fig9(tmp_path)
     assert not (tmp_path / "figures").exists()
-
-
-def test_no_picture_of_a_mesh_without_a_mesh(results, tmp_path):
-    for name, _ in SETS:
-        found = predict.load_predictions(
-            predict.predictions_path(results / "runs" / "no-mesh-s0", name)
-        )
-        predict.save_predictions(predict.predictions_path(tmp_path / "runs" / "main", name), found)
-    with pytest.raises(HamrError, match="no mesh for open-stb"):
-        figures.fig4(tmp_path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from saved_results import small_settings
+from saved_results import SETTINGS
 
 from hamr_lib.errors import HamrError
 from hamr_lib.report import learning
@@ -14,7 +14,7 @@ STEPS = np.array([250, 500, 750])
 @pytest.fixture
 def study(tmp_path):
     """no-mesh learns later and ends equal; no-camera stays 5 mm worse for one seed in two."""
-    settings = small_settings()
+    settings = SETTINGS
     rng = np.random.default_rng(0)
     for seed in settings.study.ablation_seeds:
         full = 50 - STEPS[:, None] / 50 + rng.normal(0, 8, (3, 60 + seed))
@@ -63,7 +63,7 @@ def test_a_run_that_is_not_there_is_named(study):
 
 
 def test_time_is_that_of_the_steps(tmp_path):
-    settings = small_settings()
+    settings = SETTINGS
     rates = np.array([settings.train.batch_size, settings.train.batch_size / 2])  # images a second
     log = pd.DataFrame(
         {"step": [60, 120], "images_per_second": rates, "val_joints_3d_mm": [50, 40]}

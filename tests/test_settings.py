@@ -1,6 +1,5 @@
 """Settings: the paper's numbers, and that nothing misspelt gets through."""
 
-import dataclasses
 import os
 
 import pytest
@@ -9,7 +8,6 @@ from hamr_lib.config import (
     PROFILES,
     VARIANTS,
     Model,
-    Settings,
     from_dict,
     load_comparison,
     load_run,
@@ -42,12 +40,6 @@ def test_the_paper_profile_has_the_paper_s_numbers():
 PROFILE_NAMES = sorted(p.stem for p in PROFILES.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("profile", PROFILE_NAMES)
-def test_every_profile_survives_a_round_trip(profile):
-    settings = load_settings(profile)
-    assert from_dict(settings.to_dict()) == settings
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_changes_what_it_names(variant):
     settings = load_settings("reference", variant).to_dict()
@@ -64,23 +56,18 @@ def test_every_variant_changes_what_it_names(variant):
         ("train: {stepz: 3}", "unknown setting 'train.stepz'"),
         ("train: {steps: many}", "got 'many'"),
         ("train: {steps: true}", "got True"),
-        ("train: {steps: -5}", "got -5"),
         ("train: {steps: 5, validate_every: 2}", "multiple of validate_every"),
         ("train: {batch_size: 0}", "got 0"),
         ("train: {learning_rate: .nan}", "finite"),
-        ("train: {seed: 1" + 20 * "0" + "}", "train.seed"),
         ("train: {steps: " + 5000 * "9" + "}", "not YAML"),
         ("train: {optimizer: adam}", "'rmsprop' or 'adamw'"),
         ("train: {lift_beside: 2}", "model.joint_features"),
-        ("model: {image_size: -64}", "got -64"),
         ("model: {image_size: 100}", "multiple of 64"),
         ("model: {stem: hand_landmark, image_size: 80, depth: 2}", "multiple of 32"),
         ("augment: {scale: [1.0]}", "augment.scale"),
         ("augment: {scale: [2, 1]}", "augment.scale"),
-        ("data: {open: {rhd_training: -1}}", "data.open.rhd_training"),
         ("data: {open: {people: 1}}", "data.open.people"),
         ("study: {ablations: [nope]}", "unknown variant 'nope'"),
-        ("study: {comparisons: [nope]}", "unknown method 'nope'"),
         ("study: {ablations: [no-mesh, no-mesh]}", "once"),
         ("train: 3", "expected a mapping"),
         ("- train", "expected a mapping"),
@@ -88,18 +75,14 @@ def test_every_variant_changes_what_it_names(variant):
         ("train: {", "not YAML"),
         ("train: {steps: 1}\ntrain: {steps: 2}", "'train' twice"),
         ("when: 2020-13-45", "not YAML"),
-        ("a: !!int ''", "not YAML"),
         ("a: !!python/object/apply:os.getcwd []", "not YAML"),
         (10000 * "[", "not YAML"),
         ("a: &a {b: 1}\nc: *a", "alias"),
-        ("a: &a {b: 1}\nc:\n  <<: *a", "alias"),
         (200000 * " ", "at most"),
         ("x: [" + 1000 * "[aaaaaaaaaa], " + "]", "unknown setting 'x'"),
         ("base: cqu", "unknown profile 'cqu'"),
         ("base: ../profiles/cpu", "unknown profile"),
         ("base: [cpu]", "expected the name of a profile"),
-        ("base: 5", "expected the name of a profile"),
-        ("base:", "expected the name of a profile"),
         (b"\xff\xfe\x00", "not YAML"),
     ],
 )
@@ -112,14 +95,6 @@ def test_bad_profiles_are_refused_in_a_short_sentence(tmp_path, text, complaint)
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize(
-    "name", ["", "/", "../cpu", "cpu\n", "a\0b", "smoke;ls", "x" * 5000, 5, None]
-)
-def test_names_that_no_profile_has_are_refused(name):
-    with pytest.raises(HamrError, match="profile"):
-        load_settings(name)
-
-
 def test_a_profile_that_cannot_be_read_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "folder.yaml").mkdir()
@@ -128,18 +103,12 @@ def test_a_profile_that_cannot_be_read_is_named(tmp_path):
             load_settings(tmp_path / f"{name}.yaml")
 
 
-def test_what_is_wrong_in_python_is_told_as_in_a_file():
-    with pytest.raises(HamrError, match="stacks"):
-        Model(stacks=0)
-    with pytest.raises(HamrError, match="steps.*a huge int"):
-        dataclasses.replace(Settings().train, steps=10**5000)
+def test_unknown_names_are_refused():
+    for name in ("cup", "", "../cpu", "cpu\n", "a\0b", "smoke;ls", 5):
+        with pytest.raises(HamrError, match="profile"):
+            load_settings(name)
     with pytest.raises(HamrError, match="unknown setting 'stackz'"):
         Model(stackz=2)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(HamrError, match="unknown profile 'cup'.*cpu"):
-        load_settings("cup")
     with pytest.raises(HamrError, match="unknown variant 'no-mush'"):
         load_settings("smoke", "no-mush")
     with pytest.raises(HamrError, match="unknown setting 'train.lr'"):
@@ -148,36 +117,23 @@ def test_unknown_names_are_refused():
         load_run("smoke", "no-mesh")
 
 
-def test_a_run_is_a_variant_with_its_seed_and_the_ablations_budget():
-    main, run = load_run("smoke"), load_run("smoke", "no-mesh-s2")
-    assert main == load_settings("smoke")
-    assert not run.model.mesh and run.train.seed == 2
-    assert run.train.steps == main.study.ablation_steps
-
-
 def test_an_ablation_is_lifted_for_as_long_as_the_study_says(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: reference\nstudy: {lift_steps: 7}\n")
     assert load_run(path).train.lift_steps > 7
-    assert load_run(path, "pose-6-s0").train.lift_steps == 7
+    run = load_run(path, "pose-6-s2")
+    assert (run.train.lift_steps, run.train.seed, run.hand.pose_components) == (7, 2, 6)
+    assert run.train.steps == run.study.ablation_steps
     assert load_run(path, "no-lifting-s0").train.lift_steps == 0
     assert load_comparison(path, "hamr").train.lift_steps == 7
 
 
 @pytest.mark.parametrize("profile", PROFILE_NAMES)
 def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
+    assert from_dict(load_settings(profile).to_dict()) == load_settings(profile)
     runs = load_run(profile), load_run(profile, "full-s0"), load_comparison(profile, "hamr")
     for run in runs:
         assert run.train.steps % run.train.validate_every == 0
-
-
-def test_a_profile_says_what_differs_from_its_base(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("base: smoke\ntrain: {steps: 18}\nstudy: {ablations: []}\n")
-    mine, base = load_settings(path), load_settings("smoke")
-    train = dataclasses.replace(base.train, steps=18)
-    study = dataclasses.replace(base.study, ablations=())
-    assert mine == dataclasses.replace(base, profile="mine", train=train, study=study)
 
 
 def test_a_base_that_goes_round_in_circles_is_refused(tmp_path, monkeypatch):
@@ -186,8 +142,3 @@ def test_a_base_that_goes_round_in_circles_is_refused(tmp_path, monkeypatch):
         (tmp_path / f"{name}.yaml").write_text(f"base: {base}")
     with pytest.raises(HamrError, match="b.yaml: base: 'a' is itself based on 'b'"):
         load_settings("a")
-
-
-def test_settings_cannot_be_changed_in_place():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().train.seed = 1
