@@ -82,9 +82,8 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     train = replace(settings.train, steps=min(steps, settings.train.steps))
     main = replace(settings, train=train)
     history = _train(main, out / "main", hand, Resumed(begun / "checkpoints" / "last.ckpt"), left)
-    best = out / "main" / "checkpoints" / "best.ckpt"
-    if best.is_file():
-        checkpoint.save_release(best, out / "model.pt")
+    made = [out / "main" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    checkpoint.save_release(next(path for path in made if path.is_file()), out / "model.pt")
     about = {"profile": profile, "commit": commit(), "machine": machine(), "steps": train.steps}
     write_json(out / "session.json", {**about, "seconds_a_step": max(seconds), "log": history})
     return history

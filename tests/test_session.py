@@ -45,8 +45,11 @@ def test_a_session_trains_on_a_part_and_then_on_the_whole(tiny, tmp_path, monkey
 def test_a_session_takes_as_many_steps_as_the_time_gives(tiny, tmp_path, monkeypatch):
     # 20 of 60 seconds are left at most: at 4 seconds a step, less than two validations.
     monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([4.0, 3.0], [3.0]))
-    history = session.session(tmp_path, "tiny", minutes=1, sections=())
+    history = session.session(tmp_path / "one", "tiny", minutes=1, sections=())
     assert [row["step"] for row in history] == [4]
+    # Without any time left there is a network of one step all the same.
+    assert session.session(tmp_path / "none", "tiny", minutes=0.5, sections=()) is None
+    assert (tmp_path / "none" / "model.pt").is_file()
 
 
 def test_the_main_run_begins_with_the_weights_of_the_first(tiny, tmp_path):
