@@ -102,11 +102,12 @@ def execute(profile, notebook, out, parameters):
     _record(profile, out, time.time() - started, trained, now)
 
 
-def train(profile, run="main"):
+def train(profile, run="main", minutes=float("inf")):
     """Train one run into its folder of the results, as `02_train` does.
 
     Under torchrun each process calls this, and takes its part of every batch. The data must have
-    been made before (`make data`): many processes would render it many times.
+    been made before (`make data`): many processes would render it many times. After `minutes` the
+    run is saved and stopped.
     """
     from hamr_lib.data.registry import training_crops
     from hamr_lib.hand.layer import load_hand
@@ -116,7 +117,8 @@ def train(profile, run="main"):
     train_crops, val_crops = training_crops(settings)
     options = settings.hand
     hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
-    training.fit(settings, results_dir(profile, run), train_crops, val_crops, hand)
+    folder = results_dir(profile, run)
+    training.fit(settings, folder, train_crops, val_crops, hand, minutes=minutes)
 
 
 def publish(profile):
@@ -275,6 +277,7 @@ def main(argv=None):
     alone = commands.add_parser("train", help="train one run, also under torchrun")
     alone.add_argument("profile")
     alone.add_argument("run", nargs="?", default="main")
+    alone.add_argument("--minutes", type=float, default=float("inf"), help="time limit")
     finished = commands.add_parser("publish", help="copy a finished study to results/reference")
     finished.add_argument("profile")
     run = commands.add_parser("execute", help="execute one notebook")
@@ -290,7 +293,7 @@ def main(argv=None):
         elif args.command == "methods":
             print(*comparison_runs(load_settings(args.profile)))
         elif args.command == "train":
-            train(args.profile, args.run)
+            train(args.profile, args.run, args.minutes)
         elif args.command == "publish":
             publish(args.profile)
         else:
