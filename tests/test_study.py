@@ -58,10 +58,17 @@ def test_a_notebook_runs_on_this_interpreter_with_its_parameters_and_is_timed(
     spec = {"argv": ["/bin/false"], "display_name": "foreign", "language": "python"}
     write_json(kernel, spec)
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    left = tmp_path / "results" / "smoke" / "runs" / f".last.{dead.pid}.part.ckpt"
+    own = left.with_name(f".log.{os.getpid()}.part.csv")
+    write_json(left, "of a killed run")
+    write_json(own, "of a run that goes on")
     out = one_notebook("import sys; print(profile, sys.executable)")
     study.execute("smoke", "99_probe", out, {})
     cells = nbformat.read(out, as_version=4).cells
     assert cells[-1].outputs[0].text == f"smoke {sys.executable}\n"
+    assert own.is_file() and not left.exists()
     run = json.loads((out.parent / "run.json").read_text())
     assert [step["step"] for step in run["steps"]] == ["99_probe"]
     assert run["steps"][0]["machine"] == study.machine()

@@ -7,6 +7,7 @@ these pictures turns.
 import base64
 import html
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
@@ -24,26 +25,7 @@ from hamr_lib.render.draw2d import fit
 
 VIEWS = 24  # of a full turn
 SIZE = 240  # pixels a side of each picture
-STYLE = f"""\
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; color: #222 }}
-section {{ display: grid; grid-template-columns: 11rem repeat(3, {SIZE}px); gap: .6rem }}
-section div {{ overflow-wrap: anywhere }}
-section + h2 {{ margin-top: 2.5rem }}
-.tile {{ width: {SIZE}px; height: {SIZE}px; background: #fff }}
-img {{ object-fit: contain; object-position: top }}
-.turn {{ animation: turn 5s steps({VIEWS}) infinite; cursor: ew-resize; touch-action: none }}
-@keyframes turn {{ to {{ background-position-x: -{VIEWS * SIZE}px }} }}
-"""
-# Dragging turns a mesh by hand; its strip then stands still.
-SCRIPT = f"""\
-for (const tile of document.querySelectorAll(".turn"))
-  tile.onpointermove = event => {{
-    if (!event.buttons) return;
-    tile.style.animation = "none";
-    const view = Math.floor(event.offsetX / {SIZE} * {VIEWS});
-    tile.style.backgroundPositionX = -{SIZE} * view + "px";
-  }};
-"""
+PAGE = Path(__file__).with_suffix(".html")  # a template
 
 
 def write_gallery(settings: Settings, results_dir: Path) -> Path:
@@ -76,16 +58,10 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
             recovery = recover_frame(frame, run / "checkpoints" / "best.ckpt")
             parts.append(_row(f"{name} of {len(order)}", key, error[index], frame, recovery))
         parts.append("</section>")
-    text = (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<title>Gallery: {html.escape(settings.profile)}</title><style>{STYLE}</style>"
-        f"<h1>Best, median and worst: profile {html.escape(settings.profile)}</h1>"
-        "<p>Test images, the recovered mesh over them, and the same mesh from all around (drag to "
-        "turn it by hand). The error is the mean distance of the joints in 3-D, wrists (or, "
-        "without them, fingertips) aligned. Sets named open-... are our own renderings: how well "
-        "they go says little about photographs.</p>"
-        f"{''.join(parts)}<script>{SCRIPT}</script></html>\n"
-    )
+    text = Template(PAGE.read_text()).substitute(
+        profile=html.escape(settings.profile), rows="".join(parts), size=SIZE, views=VIEWS,
+        strip=VIEWS * SIZE,
+    )  # fmt: skip
     path = results_dir / "gallery.html"
     with write_aside(path) as aside:
         aside.write_text(text)
