@@ -224,7 +224,7 @@ def _training(profile, notebook, parameters):
 
     The seconds are those of the training steps alone, of all executions together.
     """
-    import pandas
+    from hamr_lib.report.results import read_log
 
     if notebook == "02_train":
         run = parameters.get("run", "main")
@@ -236,10 +236,8 @@ def _training(profile, notebook, parameters):
         return None
     if not (folder / "log.csv").is_file():
         return None
-    log = pandas.read_csv(folder / "log.csv")
-    images = settings.train.batch_size * log.step.diff().fillna(log.step)
-    seconds = float((images / log.images_per_second).sum())
-    return {"steps": int(log.step.iloc[-1]), "seconds": round(seconds, 1)}
+    last = read_log(folder / "log.csv", settings).iloc[-1]
+    return {"steps": int(last.step), "seconds": round(float(last.seconds), 1)}
 
 
 def machine():

@@ -43,7 +43,6 @@ def fig6(results_dir: Path, settings: Settings) -> Figure:
 
     Needs the predictions of `runs/main` and of any `comparisons/`.
     """
-    results_dir = Path(results_dir)
     methods = _with_joints(method_predictions(results_dir))
     sets = list(methods["main"])
     scored = {d: main_protocol(methods["main"][d]) for d in sets}
@@ -86,7 +85,6 @@ def fig6(results_dir: Path, settings: Settings) -> Figure:
 @styled
 def fig7(results_dir: Path, settings: Settings) -> Figure:
     """Draw Fig. 7: 2-D PCK on Dexter+Object (or its stand-in), which no method was trained on."""
-    results_dir = Path(results_dir)
     methods = _with_joints(method_predictions(results_dir))
     dataset = find_set(methods["main"], "dexter")
     thresholds = protocols.THRESHOLDS[protocols.PIXELS.thresholds]
@@ -116,7 +114,6 @@ def fig7(results_dir: Path, settings: Settings) -> Figure:
 @styled
 def fig8(results_dir: Path, settings: Settings) -> Figure:
     """Draw Fig. 8: the paper's ablations, 3-D PCK on the two sets with labelled wrists."""
-    results_dir = Path(results_dir)
     variants = ("full", *(v for v in settings.study.ablations if v in CLAIMS))
     runs = variant_predictions(results_dir, variants, settings)
     sets = [find_set(runs["full"], kind) for kind in ("stb", "rhd")]
@@ -144,7 +141,6 @@ def fig8(results_dir: Path, settings: Settings) -> Figure:
 @styled
 def ablations(results_dir: Path, settings: Settings) -> Figure:
     """Draw every ablation's difference to the full model: its mean, interval, and each seed's."""
-    results_dir = Path(results_dir)
     gains = ablation_differences(results_dir, settings)
     sets, variants = gains.dataset.unique(), settings.study.ablations
     heights = dict(zip(variants, range(len(variants))[::-1], strict=True))

@@ -8,32 +8,29 @@ import pandas as pd
 
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
+from hamr_lib.files import read_arrays
+from hamr_lib.report.results import intervals_over, read_log
 from hamr_lib.report.style import COLOURS, WIDTH, save_figure, styled
-from hamr_lib.report.tables import intervals_over, write_table
+from hamr_lib.report.tables import signed, write_table
 from hamr_lib.variants import CLAIMS, LABELS
 
 STEPS = (250, 500, 1000, 2000, 3000)  # of the table; the figure has all
 
 
 def validation_errors(results_dir, variant, settings):
-    """Errors of the validation samples along the training of a variant's runs.
+    """Read the validation errors along the training of a variant's runs.
 
     Returns:
         (steps (T,), list of (T, N) millimetres, one a seed of the ablations).
-
-    Raises:
-        HamrError: for a run that is not there, or that was validated at other steps.
     """
     steps, errors = None, []
     for seed in settings.study.ablation_seeds:
-        path = Path(results_dir) / "runs" / f"{variant}-s{seed}" / "validation.npz"
-        if not path.is_file():
-            raise HamrError(f"{path} is missing: `make ablations` trains the run")
-        with np.load(path) as stored:
-            if steps is not None and stored["step"].tolist() != steps.tolist():
-                raise HamrError(f"{path}: validated at other steps than the run of another seed")
-            steps = stored["step"]
-            errors.append(stored["error"])
+        path = results_dir / "runs" / f"{variant}-s{seed}" / "validation.npz"
+        stored = read_arrays(path, ("step", "error"))
+        if errors and stored["step"].tolist() != steps.tolist():
+            raise HamrError(f"{path}: validated at other steps than the run of another seed")
+        steps = stored["step"]
+        errors.append(stored["error"])
     return steps, errors
 
 
@@ -50,8 +47,8 @@ def differences_along(results_dir, settings):
     rows = []
     for variant in settings.study.ablations:
         own_steps, own = validation_errors(results_dir, variant, settings)
-        for step in np.intersect1d(steps, own_steps):
-            at, own_at = np.flatnonzero(steps == step)[0], np.flatnonzero(own_steps == step)[0]
+        shared = np.intersect1d(steps, own_steps, return_indices=True)
+        for step, at, own_at in zip(*shared, strict=True):
             gains = [a[own_at] - b[at] for a, b in zip(own, full, strict=True)]
             low, high = metrics.interval(_resampled(gains, settings.evaluate.bootstrap))
             rows.append({
@@ -79,11 +76,9 @@ def table_along(results_dir, settings):
     """Write the table `along_training`: the differences at a few steps."""
     found = differences_along(results_dir, settings)
     shown = found[found.step.isin(STEPS) | (found.step == found.step.max())]
-    cells = [
-        f"{row.difference:+.1f} [{row.ci_low:+.1f}, {row.ci_high:+.1f}]"
-        for row in shown.itertuples()
-    ]
-    table = shown.assign(cell=cells).pivot(index="variant", columns="step", values="cell")
+    table = shown.assign(cell=[signed(row, 1) for _, row in shown.iterrows()]).pivot(
+        index="variant", columns="step", values="cell"
+    )
     table = table.loc[list(settings.study.ablations)]
     full = shown.drop_duplicates("step").set_index("step").full
     table = pd.concat([pd.DataFrame({step: [f"{full[step]:.1f}"] for step in table}), table])
@@ -94,28 +89,23 @@ def table_along(results_dir, settings):
         "model's, and what each change adds to it, with 95 % intervals over "
         f"{intervals_over(settings)}. Above zero is worse than the full model."
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "along_training")
+    return write_table(table, caption, results_dir / "tables", "along_training")
 
 
 def table_time(results_dir: Path, settings) -> pd.DataFrame:
     """Write the table `time_to_accuracy`: validation error of the main run by training time."""
-    path = Path(results_dir) / "runs" / "main" / "log.csv"
-    if not path.is_file():
-        raise HamrError(f"{path} is missing: `make train` writes it")
-    log = pd.read_csv(path)
-    images = settings.train.batch_size * log.step.diff().fillna(log.step)
-    minutes = (images / log.images_per_second).cumsum() / 60
+    log = read_log(results_dir / "runs" / "main" / "log.csv", settings)
     shown = np.unique(np.linspace(0, len(log) - 1, 10).round().astype(int))
     table = pd.DataFrame({
         "steps": log.step[shown],
-        "training (minutes)": minutes[shown].map("{:.1f}".format),
+        "training (minutes)": (log.seconds / 60)[shown].map("{:.1f}".format),
         "mean 3-D error, validation (mm)": log.val_joints_3d_mm[shown].map("{:.1f}".format),
     })  # fmt: skip
     caption = (
         "The main run: mean 3-D error on the validation samples, held out of the training sets, by "
         "the time of the training steps. Rendering and validation are not in that time."
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "time_to_accuracy")
+    return write_table(table, caption, results_dir / "tables", "time_to_accuracy")
 
 
 @styled
@@ -147,4 +137,4 @@ def along_training(results_dir, settings):
         "without a part minus the full model's at the same step and seed: above zero the part "
         f"helps. Bands: 95 % intervals over {intervals_over(settings)}."
     )
-    return save_figure(fig, shown, caption, Path(results_dir) / "figures", "along_training")
+    return save_figure(fig, shown, caption, results_dir / "figures", "along_training")

@@ -26,7 +26,7 @@ TILE = 160  # pixels a side of a small picture
 @styled
 def fig4(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 4: recovered meshes over the image and from three more sides, `count` a set."""
-    sets = run_predictions(Path(results_dir) / "runs" / "main")
+    sets = run_predictions(results_dir / "runs" / "main")
     chosen = {find_set(sets, kind): sets[find_set(sets, kind)] for kind in ("stb", "rhd")}
     caption = (
         "**Fig. 4.** Recovered meshes. Each group: the crop, the mesh over it, and the mesh turned "
@@ -39,7 +39,7 @@ def fig4(results_dir: Path, count: int = 8) -> Figure:
 @styled
 def fig9(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 9: the same on Dexter+Object (or its stand-in), which nothing was trained on."""
-    sets = run_predictions(Path(results_dir) / "runs" / "main")
+    sets = run_predictions(results_dir / "runs" / "main")
     dataset = find_set(sets, "dexter")
     caption = (
         f"**Fig. 9.** Recovered meshes on {dataset}, on which nothing was trained; shown as in "
@@ -51,7 +51,7 @@ def fig9(results_dir: Path, count: int = 8) -> Figure:
 @styled
 def fig5(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 5: images, and the masks that the recovered meshes cast."""
-    sets = run_predictions(Path(results_dir) / "runs" / "main")
+    sets = run_predictions(results_dir / "runs" / "main")
     rows, tables = [], []
     for dataset, found in sets.items():
         shown = _evenly_spaced(found, count, dataset)
@@ -67,13 +67,12 @@ def fig5(results_dir: Path, count: int = 8) -> Figure:
         "that the recovered mesh casts (coverage of at least one half). Examples are evenly spaced "
         "over each test set."
     )
-    return save_figure(fig, pd.concat(tables), caption, Path(results_dir) / "figures", "fig5_masks")
+    return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", "fig5_masks")
 
 
 @styled
 def fig10(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 10: segmentation by every method that gives a mask, against the label."""
-    results_dir = Path(results_dir)
     methods = method_predictions(results_dir)
     masked = [d for d, found in methods["main"].items() if found["example_masks"].any()]
     if not masked:
@@ -127,7 +126,7 @@ def _mesh_figure(results_dir, sets, count, caption, name):
         for ax, tile, note in zip(axes.flat, tiles, notes, strict=False):
             ax.imshow(tile)
             ax.text(0.5, -0.02, note, transform=ax.transAxes, ha="center", va="top", fontsize=7)
-    return save_figure(fig, pd.concat(tables), caption, Path(results_dir) / "figures", name)
+    return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", name)
 
 
 def _rows_of_tiles(rows, notes=None):

@@ -17,16 +17,18 @@ from hamr_lib.variants import LABELS
 KINDS = ("stb", "rhd", "dexter")  # the paper's order
 
 
+def read_log(path: Path, settings: Settings) -> pd.DataFrame:
+    """Read a run's log.csv, with a column `seconds`: those of its training steps so far."""
+    if not path.is_file():
+        raise HamrError(f"{path} is missing: train first")
+    log = pd.read_csv(path)
+    images = settings.train.batch_size * log.step.diff().fillna(log.step)
+    return log.assign(seconds=(images / log.images_per_second).cumsum())
+
+
 def run_predictions(folder: Path) -> dict[str, dict]:
-    """Load the predictions of one run.
-
-    Returns:
-        dict of data set (display name) to predictions, in the paper's order of the sets.
-
-    Raises:
-        HamrError: where there are none.
-    """
-    paths = sorted(Path(folder).glob("predictions-*.npz"))
+    """Load the predictions of one run by data set (display name), in the paper's order."""
+    paths = sorted(folder.glob("predictions-*.npz"))
     if not paths:
         raise HamrError(f"{folder} holds no predictions-*.npz: run the evaluation first")
     found = {str(p["dataset"]): p for p in map(load_predictions, paths)}
@@ -52,7 +54,6 @@ def find_set(sets: Iterable[str], kind: str) -> str:
 
 def method_folders(results_dir: Path) -> dict[str, Path]:
     """Return name -> folder of the main run and the scored comparisons, as ordered in `LABELS`."""
-    results_dir = Path(results_dir)
     others = {name: results_dir / "comparisons" / name for name in LABELS}
     scored = {name: path for name, path in others.items() if (path / "metrics.csv").is_file()}
     return {"main": results_dir / "runs" / "main"} | scored
@@ -66,27 +67,20 @@ def method_predictions(results_dir: Path) -> dict[str, dict]:
 def variant_predictions(
     results_dir: Path, variants: Iterable[str], settings: Settings
 ) -> dict[str, dict]:
-    """Load the predictions of ablations.
-
-    Returns:
-        dict of variant to dict of data set to a list of predictions, one a training seed.
-    """
+    """Load the predictions of ablations: variant -> data set -> a list, one a training seed."""
     runs = {}
     for variant in variants:
         names = [f"{variant}-s{seed}" for seed in settings.study.ablation_seeds]
-        seeds = [run_predictions(Path(results_dir) / "runs" / name) for name in names]
+        seeds = [run_predictions(results_dir / "runs" / name) for name in names]
         runs[variant] = {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
     return runs
 
 
 def paired_difference(runs_a: list[dict], runs_b: list[dict], settings: Settings) -> dict | None:
-    """Compare the 3-D AUC of two methods on the same images, see `metrics.paired_test`.
-
-    Args:
-        runs_a, runs_b: predictions of one set, one a seed.
+    """Compare the 3-D AUC of two methods on a set, predictions of one a seed.
 
     Returns:
-        The test's dict; None where one of the methods gives no joints.
+        The dict of `metrics.paired_test`; None where one of the methods gives no joints.
     """
     protocol = main_protocol(runs_a[0])
     a, b = ([errors_3d(run, protocol) for run in runs] for runs in (runs_a, runs_b))

@@ -26,6 +26,7 @@ from hamr_lib.report.results import (
     intervals_over,
     method_folders,
     paired_difference,
+    read_log,
     run_predictions,
     variant_predictions,
 )
@@ -92,7 +93,6 @@ def results(results_dir: Path) -> pd.DataFrame:
 
     Needs `metrics.csv`, see `scores.merge_metrics`.
     """
-    results_dir = Path(results_dir)
     rows = read_rows(results_dir / "metrics.csv")
     shown = _wide(_of_the_study(rows[rows.source == "measured"]))
     shown = shown.rename(columns={METRICS["auc"]: f"{METRICS['auc']}, our reading"})
@@ -109,7 +109,6 @@ def results(results_dir: Path) -> pd.DataFrame:
 
 def headline(results_dir: Path) -> pd.DataFrame:
     """The main run in one row a set: 3-D AUC under two protocols, 2-D AUC and mIoU."""
-    results_dir = Path(results_dir)
     rows = read_rows(results_dir / "metrics.csv")
     rows = rows[(rows.source == "measured") & (rows.method == "main")]
     shown = _wide(_of_the_study(rows), HEADLINE).drop(columns="method")
@@ -127,12 +126,11 @@ def literature(results_dir: Path) -> pd.DataFrame:
     table = published()[["dataset", "method", "metric", "value", "protocol", "where", "checked"]]
     table = table.replace({"metric": METRICS}).rename(columns={"dataset": SET})
     caption = "Published numbers on the real sets. None of them was measured by this study."
-    return write_table(table, caption, Path(results_dir) / "tables", "published", by=SET)
+    return write_table(table, caption, results_dir / "tables", "published", by=SET)
 
 
 def table1(results_dir: Path) -> pd.DataFrame:
     """Table 1: mIoU of hand masks, ours as measured and the paper's as published."""
-    results_dir = Path(results_dir)
     rows = read_rows(results_dir / "metrics.csv")
     rows = rows[rows.metric == "miou"]
     measured = _of_the_study(rows[rows.source == "measured"])
@@ -157,7 +155,6 @@ def table1(results_dir: Path) -> pd.DataFrame:
 
 def protocols(results_dir: Path) -> pd.DataFrame:
     """The same predictions of the main run under every protocol: AUC by protocol and set."""
-    results_dir = Path(results_dir)
     rows = read_rows(results_dir / "runs" / "main" / "protocols.csv")
     name = rows.protocol.str.extract(r"^(.*?)(?:, (\w+) camera)?$")
     dataset = rows.dataset + name[1].map(lambda camera: f", {camera} camera", "ignore").fillna("")
@@ -187,7 +184,7 @@ def ablations(results_dir: Path, settings: Settings) -> pd.DataFrame:
     gains = ablation_differences(results_dir, settings)
     gains = gains.set_index([gains.dataset, gains.variant.replace(LABELS)])
     own = [
-        (_signed(gains.loc[key]), ", ".join(f"{one:+.3f}" for one in gains.loc[key, "each"]))
+        (signed(gains.loc[key]), ", ".join(f"{one:+.3f}" for one in gains.loc[key, "each"]))
         if key in gains.index
         else ("-", "-")
         for key in zip(table[SET], table.method, strict=True)
@@ -198,32 +195,24 @@ def ablations(results_dir: Path, settings: Settings) -> pd.DataFrame:
         f"95 % intervals over {intervals_over(settings)}, and the difference to the full model of "
         "the same budget and seed."
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "ablations", by=SET)
+    return write_table(table, caption, results_dir / "tables", "ablations", by=SET)
 
 
 def claims(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """What the paper says of its four parts, and whether it holds in this study's ablations.
 
     A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
-
-    Returns:
-        The table; an empty one, and nothing written, where a study asks for none of the four.
+    Where a study asks for none of the four, the table is empty and not written.
     """
     caption = (
         "The paper's claims about its parts (its Fig. 8), and what leaving each out does here:"
     )
-    return _verdicts(
-        results_dir, settings, CLAIMS, "the paper says", "without it", caption, "claims"
-    )
+    words = "the paper says", "without it"
+    return _verdicts(results_dir, settings, CLAIMS, *words, caption, "claims")
 
 
 def choices(results_dir: Path, settings: Settings) -> pd.DataFrame:
-    """What each choice changes that the paper leaves open, and each deviation of a profile's.
-
-    Returns:
-        The table, as `claims` gives it; an empty one, and nothing written, where a study asks for
-        no ablations but the paper's four.
-    """
+    """What each choice changes that the paper leaves open, and each deviation; as `claims`."""
     named = {name: LABELS[name] for name in settings.study.ablations if name not in CLAIMS}
     caption = (
         "What the paper leaves open, or this profile does otherwise, each chosen in another way:"
@@ -238,7 +227,7 @@ def _verdicts(results_dir, settings, named, title, how, caption, name):
     for variant, words in named.items():
         row = {title: words}
         for _, gain in gains[gains.variant == variant].iterrows():
-            row[f"{gain.dataset}, {how}"] = f"{_verdict(gain)}: {_signed(gain)}"
+            row[f"{gain.dataset}, {how}"] = f"{_verdict(gain)}: {signed(gain)}"
         if len(row) > 1:  # the study may have left it out
             rows.append(row)
     if not rows:
@@ -247,7 +236,7 @@ def _verdicts(results_dir, settings, named, title, how, caption, name):
         f"{caption} difference to the full model's 3-D AUC after {settings.study.ablation_steps} "
         f"steps, with 95 % intervals over {intervals_over(settings)}."
     )
-    return write_table(pd.DataFrame(rows), caption, Path(results_dir) / "tables", name)
+    return write_table(pd.DataFrame(rows), caption, results_dir / "tables", name)
 
 
 def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
@@ -271,7 +260,7 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
             rows.append(scored)
             test = paired_difference([methods[ours][dataset]], [found[dataset]], settings)
             alike = test is None or found is methods[ours]
-            gains.append(("-", "-") if alike else (_signed(test), f"{test['p_value']:.2g}"))
+            gains.append(("-", "-") if alike else (signed(test), f"{test['p_value']:.2g}"))
     table = _wide(pd.concat(rows), MAIN)
     title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
     table[title], table["p"] = zip(*gains, strict=True)
@@ -281,7 +270,7 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
         "Differences are paired by image; p from a Wilcoxon signed-rank test. What each costs and "
         "how it deviates from the work whose name it has: table `methods`."
     )
-    out_dir = Path(results_dir) / "tables"
+    out_dir = results_dir / "tables"
     _write_methods(folders, settings, out_dir)
     return write_table(table, caption, out_dir, "comparisons", by=SET)
 
@@ -312,9 +301,7 @@ def _costs(folder, settings):
         row["GFLOP an image"] = f"{cost['gflop']:.2f}"
         row["ms an image"] = f"{cost['ms_an_image']:.3g}"
     if (folder / "log.csv").is_file():
-        log = pd.read_csv(folder / "log.csv")
-        images = log.step.diff().fillna(log.step) * settings.train.batch_size
-        row["fit (s)"] = f"{(images / log.images_per_second).sum():.0f}"
+        row["fit (s)"] = f"{read_log(folder / 'log.csv', settings).seconds.iloc[-1]:.0f}"
     return row
 
 
@@ -327,7 +314,7 @@ EVIDENCE = {
 
 def photographs(results_dir: Path) -> pd.DataFrame:
     """How well the network does on hands in photographs; see `scores.evaluate_photographs`."""
-    rows = read_rows(Path(results_dir) / "runs" / "main" / "photographs.csv")
+    rows = read_rows(results_dir / "runs" / "main" / "photographs.csv")
     table = _wide(rows)
     table.insert(2, "hands", rows.n.max())
     caption = (
@@ -335,34 +322,32 @@ def photographs(results_dir: Path) -> pd.DataFrame:
         "`hamr_lib/data/photographs.csv`): area under the PCK curve from 0 to 0.3 of the longer "
         "side of the joints' box, with 95 % intervals over hands. None was trained on."
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "photographs")
+    return write_table(table, caption, results_dir / "tables", "photographs")
 
 
 def evidence(results_dir: Path) -> pd.DataFrame:
     """What `recover` makes of each kind of evidence; see `evidence.evaluate_evidence`."""
-    path = Path(results_dir) / "runs" / "main" / "evidence.csv"
+    path = results_dir / "runs" / "main" / "evidence.csv"
     if not path.is_file():
         raise HamrError(f"{path} is missing: run the evaluation first")
     rows = pd.read_csv(path)
-    rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
-    table = rows.pivot(index=["dataset", "method"], columns="metric", values="text")
-    table = table.reindex(columns=list(EVIDENCE)).rename(columns=EVIDENCE).fillna("-")
-    order = rows[["dataset", "method", "n", "of"]].drop_duplicates(["dataset", "method"])
-    table = order.join(table, on=["dataset", "method"]).rename(
-        columns={"dataset": SET, "method": "evidence", "n": "hands", "of": "of"}
-    )
+    table = _wide(rows, names=EVIDENCE).rename(columns={"method": "evidence"})
+    counts = rows.drop_duplicates(["dataset", "method"])
+    table.insert(2, "hands", counts.n.to_numpy())
+    table.insert(3, "of", counts.of.to_numpy())
     caption = (
         "`recover`, laid onto the network's heat maps, MediaPipe's landmarks, or both, and "
         "MediaPipe's own landmarks: hands with their box and side given, of those in which "
         "MediaPipe sees a hand. 2-D: 0 to 0.3 of the joints' box; 3-D: 20 to 50 mm, the middle "
         "MCP and the length of its bone, or all joints, aligned. 95 % intervals over hands."
     )
-    return write_table(table, caption, Path(results_dir) / "tables", "evidence")
+    return write_table(table, caption, results_dir / "tables", "evidence")
 
 
-def _signed(test):
-    """A difference with its interval, from a paired test or a row of `ablation_differences`."""
-    return f"{test['difference']:+.3f} [{test['ci_low']:+.3f}, {test['ci_high']:+.3f}]"
+def signed(test, digits=3):
+    """Write a difference with its interval, as in a paired test or a row of differences."""
+    values = [f"{test[key]:+.{digits}f}" for key in ("difference", "ci_low", "ci_high")]
+    return "{} [{}, {}]".format(*values)
 
 
 def _verdict(gain):
@@ -377,11 +362,11 @@ def _of_the_study(rows):
     return rows[~rows.method.isin(list(VARIANTS)) & (rows.dataset != TITLE)]
 
 
-def _wide(rows, metrics=tuple(METRICS)):
+def _wide(rows, metrics=None, names=METRICS):
     """Long rows to one row a set and method, one column a metric that any of them has."""
     rows = rows.assign(text=[_value(row) for row in rows.itertuples()])
     wide = rows.pivot(index=["dataset", "method"], columns="metric", values="text")
-    wide = wide.reindex(columns=[m for m in metrics if m in wide]).rename(columns=METRICS)
+    wide = wide[[m for m in metrics or names if m in wide]].rename(columns=names)
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[["dataset", "method"]].drop_duplicates()))
     wide = wide.rename_axis(columns=None).reset_index()
     wide["method"] = wide.method.replace(LABELS)
