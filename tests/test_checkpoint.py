@@ -228,7 +228,7 @@ def test_release_in_half_precision(saved, tmp_path, monkeypatch):
         ours, theirs = loaded(image).estimates[-1], made(image).estimates[-1]
     assert (ours.joints_3d - theirs.joints_3d).norm(dim=-1).max() < 1e-4  # a tenth of a millimetre
     # Too large a file, or a weight beyond a half's range, is refused and nothing is written.
-    monkeypatch.setattr(checkpoint, "RELEASE_BYTES", 1000)
+    monkeypatch.setattr(checkpoint, "RELEASE_MB", 0.001)
     with pytest.raises(HamrError, match="expected at most"):
         checkpoint.save_release(path, tmp_path / "large.ckpt")
     content = checkpoint.read(path)

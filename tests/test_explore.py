@@ -228,13 +228,6 @@ def test_worst_and_best_first_and_each_iteration(browser):
     assert np.abs(browser._scene.mesh.vertices - last).max() > 1e-4
 
 
-def test_predictions_of_other_data_are_refused(browser, browsed, monkeypatch):
-    browser.controls["order"].value = "file order"
-    monkeypatch.setattr(browsed[1][4], "key", "evaluation/99999")
-    with pytest.raises(HamrError, match="sample 4 was evaluation/00004 and is now"):
-        browser._recover(4)
-
-
 # --- the notebooks ------------------------------------------------------------------------------
 
 

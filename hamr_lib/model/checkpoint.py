@@ -30,7 +30,7 @@ NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.in
 # Settings that decide where a run computes, not what.
 MAY_DIFFER = ("train.devices", "train.nodes", "train.workers")
 SECTIONS = ("data", "hand", "model", "losses", "augment", "train")
-RELEASE_BYTES = 40e6
+RELEASE_MB = 40
 SHIPPED = Path(__file__).with_name("pretrained.pt")  # the network that `study publish` ships
 
 
@@ -52,12 +52,10 @@ def describe(settings, data_digest, hand, step, metrics, task="hamr"):
 
 def fingerprint(hand):
     """(21, 3) metres: the joints of a fixed bent hand, which any change of the layer moves."""
-    betas = torch.tensor([[1.0, -1.0]]).repeat(1, 5)
-    pose = torch.linspace(-1, 1, hand.pose_components)[None]
-    place = next(iter(hand.buffers())).device
-    with torch.no_grad():
-        mesh = hand(betas.to(place), torch.zeros(1, 3, device=place), pose.to(place))
-    return mesh.joints[0].float().cpu()
+    with torch.no_grad(), torch.device(next(iter(hand.buffers())).device):
+        betas = torch.tensor([[1.0, -1.0]]).repeat(1, 5)
+        pose = torch.linspace(-1, 1, hand.pose_components)[None]
+        return hand(betas, torch.zeros(1, 3), pose).joints[0].float().cpu()
 
 
 def save(path, content):
@@ -84,16 +82,15 @@ def save_release(source, path):
         HamrError: where a weight does not fit a half, or the file is over 40 MB.
     """
     checkpoint = read(source)
-    state = {}
-    for key, value in checkpoint["state_dict"].items():
+    state = checkpoint["state_dict"]
+    for key, value in state.items():
         state[key] = value.half() if value.is_floating_point() and value.ndim > 1 else value
         if not torch.isfinite(state[key]).all():
             raise HamrError(f"{source}: {key} does not fit half precision")
-    size = sum(value.nbytes for value in state.values())
-    if size > RELEASE_BYTES:
+    size = sum(value.nbytes for value in state.values()) / 1e6
+    if size > RELEASE_MB:
         raise HamrError(
-            f"{source}: {size / 1e6:.0f} MB in half precision, expected at most "
-            f"{RELEASE_BYTES / 1e6:.0f} MB"
+            f"{source}: {size:.0f} MB in half precision, expected at most {RELEASE_MB} MB"
         )
     save(path, {"hamr": checkpoint["hamr"], "state_dict": state})
 
@@ -102,12 +99,10 @@ def read(path: Path | str, task: str | None = None) -> dict:
     """Read a checkpoint and check everything in it but how the weights fit a network.
 
     Args:
-        path: the file.
         task: the `training.task.Task` that it must be of; None takes any.
 
     Raises:
-        HamrError: for a missing, broken or foreign file, one of another task, and values of a
-            wrong type or that are not finite.
+        HamrError: for a missing, broken or foreign file, and values of a wrong type.
     """
     path = Path(path)
     if not path.is_file():
@@ -128,14 +123,10 @@ def read(path: Path | str, task: str | None = None) -> dict:
         ) from None
     description = content.get("hamr") if isinstance(content, dict) else None
     found = description.get("format") if isinstance(description, dict) else None
-    if type(found) is int and 0 < found < FORMAT:
-        raise HamrError(
-            f"{path} was written by an earlier version of this project (format {found}, now "
-            f"{FORMAT}): train anew, or take the network that is shipped"
-        )
     if type(found) is not int or found != FORMAT:
         raise HamrError(
-            f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}"
+            f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}; "
+            "of an earlier format, train anew or take the network that is shipped"
         )
     _check_description(path, description, task)
     state = content.get("state_dict")
@@ -180,17 +171,17 @@ def _check_tensor(path, key, value):
         raise HamrError(f"{path}: {key[:100]}: expected a tensor of finite numbers, {problem}")
 
 
-def check_same_run(path, description, settings, data_digest, may_differ=MAY_DIFFER):
+def check_same_run(path, description, settings, data_digest):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
     theirs, ours = description["settings"], settings.to_dict()
     for section in SECTIONS:
-        difference = _first_difference(theirs.get(section), ours[section], section, may_differ)
-        if difference:
-            key, old, new = difference
-            raise HamrError(
-                f"{path} was trained with {key}={old!r}, but this run asks for {key}={new!r}: "
-                "use the same settings or another folder"
-            )
+        old, new = _flat(theirs.get(section), section), _flat(ours[section], section)
+        for key in sorted(old.keys() | new.keys()):
+            if key not in MAY_DIFFER and old.get(key) != new.get(key):
+                raise HamrError(
+                    f"{path} was trained with {key}={old.get(key)!r}, but this run asks for "
+                    f"{key}={new.get(key)!r}: use the same settings or another folder"
+                )
     if description["data_digest"] != data_digest:
         raise HamrError(
             f"{path} was trained on data {description['data_digest']}, but this run has data "
@@ -223,23 +214,17 @@ def pretrained() -> Path:
 
     It is the reader's own latest (`results/<profile>/runs/main/checkpoints/best.ckpt`), but never
     one of the `smoke` profile, which only tests the machinery; then the one in this package.
-
-    Raises:
-        HamrError: when there is neither.
     """
-    found = [
-        path
-        for path in (ROOT / "results").glob("*/runs/main/checkpoints/best.ckpt")
-        if path.parents[3].name != "smoke"
-    ]
-    if found:
-        return max(found, key=lambda path: path.stat().st_mtime)
-    if not SHIPPED.is_file():
-        raise HamrError(
-            "no trained network: expected results/<profile>/runs/main/checkpoints/best.ckpt (made "
-            f"by `make train`) or {SHIPPED}; or name a checkpoint"
-        )
-    return SHIPPED
+    found = (ROOT / "results").glob("*/runs/main/checkpoints/best.ckpt")
+    own = [path for path in found if path.parents[3].name != "smoke"]
+    if own:
+        return max(own, key=lambda path: path.stat().st_mtime)
+    if SHIPPED.is_file():
+        return SHIPPED
+    raise HamrError(
+        "no trained network: expected results/<profile>/runs/main/checkpoints/best.ckpt (made by "
+        f"`make train`) or {SHIPPED}; or name a checkpoint"
+    )
 
 
 def load_state(path: Path | str, network: torch.nn.Module, state: dict):
@@ -266,11 +251,8 @@ def load_state(path: Path | str, network: torch.nn.Module, state: dict):
     network.load_state_dict(filled, assign=meta)
 
 
-def _first_difference(old, new, key, ignored):
-    if isinstance(new, dict) and isinstance(old, dict):
-        for name in sorted(new.keys() | old.keys()):
-            found = _first_difference(old.get(name), new.get(name), f"{key}.{name}", ignored)
-            if found:
-                return found
-        return None
-    return None if old == new or key in ignored else (key, old, new)
+def _flat(value, key):
+    """Nested values as {"a.b.c": value}."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name in value for k, v in _flat(value[name], f"{key}.{name}").items()}

@@ -18,10 +18,10 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_3d, is_stand_in, main_protocol, row_means
 from hamr_lib.files import write_aside
-from hamr_lib.recovery.pipeline import recover_frame
 from hamr_lib.recovery.result import SKIN, Recovery
 from hamr_lib.render import render
 from hamr_lib.render.draw2d import fit
+from hamr_lib.report.results import recover_sample
 
 VIEWS = 24  # of a full turn
 SIZE = 240  # pixels a side of each picture
@@ -37,7 +37,6 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
     Raises:
         HamrError: where the main run was not evaluated, or on other data.
     """
-    results_dir = Path(results_dir)
     run = results_dir / "runs" / "main"
     parts = []
     for found in registry.find_sets(settings).values():
@@ -52,11 +51,8 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
         frames = found.load("evaluation", settings.data)
         for name, place in (("best", 0), ("median", len(order) // 2), ("worst", -1)):
             index = int(order[place])
-            frame, key = frames[index], str(predictions["keys"][index])
-            if frame.key != key:
-                raise HamrError(f"{run}: sample {index} was {key} and is now {frame.key}")
-            recovery = recover_frame(frame, run / "checkpoints" / "best.ckpt")
-            parts.append(_row(f"{name} of {len(order)}", key, error[index], frame, recovery))
+            sample = recover_sample(run, frames, predictions, index)
+            parts.append(_row(f"{name} of {len(order)}", error[index], *sample))
         parts.append("</section>")
     text = Template(PAGE.read_text()).substitute(
         profile=html.escape(settings.profile), rows="".join(parts), size=SIZE, views=VIEWS,
@@ -82,9 +78,9 @@ def turntable(recovery: Recovery) -> np.ndarray:
     return np.hstack([np.rint(255 * view.colour).astype(np.uint8) for view in views])
 
 
-def _row(name, key, error, frame, recovery):
+def _row(name, error, frame, recovery):
     strip = f"background-image:url({_jpeg(turntable(recovery))})"
-    text = f"{html.escape(key)}, {frame.side} hand, {error:.0f} mm"
+    text = f"{html.escape(frame.key)}, {frame.side} hand, {error:.0f} mm"
     return (
         f"<div><b>{name}</b><br>{text}</div>"
         f'<img class=tile alt="{name}: image" src="{_jpeg(fit(frame.image, SIZE))}">'

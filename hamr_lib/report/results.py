@@ -1,17 +1,19 @@
 """The saved predictions of a study by method, data set and seed, and the differences they show."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hamr_lib.config import Settings
+from hamr_lib.data.frame import Frame
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
 from hamr_lib.evaluation.predict import load_predictions
 from hamr_lib.evaluation.protocols import THRESHOLDS
 from hamr_lib.evaluation.scores import errors_3d, main_protocol, protocol_name
+from hamr_lib.recovery.pipeline import recover_frame
 from hamr_lib.variants import LABELS
 
 KINDS = ("stb", "rhd", "dexter")  # the paper's order
@@ -42,6 +44,21 @@ def _rank(dataset):
 
 def _is_kind(dataset, kind):
     return dataset.lower().removeprefix("open-").startswith(kind)
+
+
+def recover_sample(run: Path, frames: Sequence[Frame], predictions: dict, index: int) -> tuple:
+    """Run the network of a run anew on one of its test samples.
+
+    Returns:
+        The sample's `Frame`, and what `recover_frame` makes of it.
+
+    Raises:
+        HamrError: where the sample is not the one that was evaluated.
+    """
+    frame, key = frames[index], str(predictions["keys"][index])
+    if frame.key != key:
+        raise HamrError(f"{run}: sample {index} was {key} and is now {frame.key}: evaluate anew")
+    return frame, recover_frame(frame, run / "checkpoints" / "best.ckpt")
 
 
 def find_set(sets: Iterable[str], kind: str) -> str:

@@ -12,16 +12,15 @@ from matplotlib.figure import Figure
 from hamr_lib.config import load_run, load_settings
 from hamr_lib.data import registry
 from hamr_lib.data.crops import cut
-from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_2d, errors_3d, main_protocol, row_means
 from hamr_lib.files import ROOT
 from hamr_lib.joints import FINGERS, NAMES
-from hamr_lib.recovery.pipeline import recover_frame
 from hamr_lib.recovery.result import SKIN
 from hamr_lib.render import render
 from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
 from hamr_lib.render.viewer3d import Scene
+from hamr_lib.report.results import recover_sample
 from hamr_lib.study import results_dir
 from hamr_lib.widgets.pictures import encode
 
@@ -95,17 +94,6 @@ class Browser:
         self._quiet = False
         self.redraw()
 
-    def _recover(self, index):
-        """The frame of a sample and what the network makes of it."""
-        frames = self.sets[self.controls["set"].value]
-        frame, key = frames[index], str(self.predictions["keys"][index])
-        if frame.key != key:
-            raise HamrError(
-                f"{self.folder}: sample {index} was {key} and is now {frame.key}: evaluate anew"
-            )
-        recovery = recover_frame(frame, self.folder / "checkpoints" / "best.ckpt")
-        return frame, recovery
-
     def redraw(self, _=None):
         """Draw the chosen sample after the chosen iteration."""
         if self._quiet:
@@ -113,7 +101,9 @@ class Browser:
         index = int(self.order[self.controls["place"].value])
         where = (self.controls["set"].value, index)
         if self._recovered[0] != where:
-            self._recovered = (where, self._recover(index))
+            frames = self.sets[self.controls["set"].value]
+            sample = recover_sample(self.folder, frames, self.predictions, index)
+            self._recovered = (where, sample)
         frame, last = self._recovered[1]
         slider, steps = self.controls["iteration"], [*last.earlier, last]
         if slider.max != len(steps):
