@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 
 import numpy as np
 import pytest
@@ -13,13 +12,10 @@ from tiny import TinyHand, draw_frames
 from hamr_lib import baselines, study
 from hamr_lib.baselines import (
     bodynet,
-    boukhayma,
     deeplab,
     iqbal,
     pavlakos,
     search,
-    smplify,
-    zimmermann,
 )
 from hamr_lib.baselines.common import mean_lengths
 from hamr_lib.camera import ground_truth_camera, project_weak
@@ -28,9 +24,9 @@ from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict
-from hamr_lib.joints import BONES, WRIST
+from hamr_lib.joints import WRIST
 from hamr_lib.model.hamr import load_model
-from hamr_lib.model.heatmaps import cell_centres, soft_argmax
+from hamr_lib.model.heatmaps import soft_argmax
 from hamr_lib.render.agreement import random_hands
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged
@@ -271,99 +267,11 @@ def test_mean_places_are_exact_for_a_gaussian():
 # --- each idea -----------------------------------------------------------------------------------
 
 
-def test_zimmermann_canonical_frame_and_back(hands):
-    mesh = hands.hand(hands.betas, hands.global_orient, hands.hand_pose)
-    joints = mesh.joints - mesh.joints[:, WRIST, None]
-    frame = zimmermann.canonical_frame(joints)
-    eye = torch.eye(3).expand(12, 3, 3)
-    torch.testing.assert_close(frame @ frame.transpose(1, 2), eye, atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(frame), torch.ones(12))
-    canonical = joints @ frame.transpose(1, 2)
-    up, side = canonical[:, zimmermann.TOWARDS], canonical[:, zimmermann.SIDEWAYS]
-    assert up[:, [0, 2]].abs().max() < 1e-6 and (up[:, 1] > 0).all()
-    assert side[:, 2].abs().max() < 1e-6 and (side[:, 0] > 0).all()
-    # The frame does not depend on how the hand was turned, and lifting undoes it.
-    turned = hands.hand(hands.betas, hands.global_orient.roll(1, 0), hands.hand_pose).joints
-    turned = turned - turned[:, WRIST, None]
-    again = turned @ zimmermann.canonical_frame(turned).transpose(1, 2)
-    torch.testing.assert_close(again, canonical, atol=1e-5, rtol=0)
-    length = (joints[:, zimmermann.BONE[1]] - joints[:, zimmermann.BONE[0]]).norm(dim=-1)
-    for i in range(12):
-        lifted = zimmermann.lift(canonical[i, None] / length[i], frame[i, None], length[i])
-        torch.testing.assert_close(lifted[0], joints[i], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("distance", [0.4, 0.7, 1.5])
-def test_iqbal_closed_form_depth_is_exact(hands, distance):
-    """A hand before a pinhole camera, its bone measured as 1: the root's depth comes out."""
-    joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
-    joints = joints - joints[:, WRIST, None] + torch.tensor([0.03, -0.05, distance])
-    joints = joints.double()
-    n, m = iqbal.BONE
-    length = (joints[:, n] - joints[:, m]).norm(dim=-1)
-    scaled = joints / length[:, None, None]
-    points = scaled[..., :2] / scaled[..., 2:]
-    depth = scaled[..., 2] - scaled[:, WRIST, None, 2]
-    # A bone that points at the camera has no image to measure: those are left out.
-    seen = (points[:, n] - points[:, m]).square().sum(dim=-1) > iqbal.STEEP
-    assert seen.sum() >= 6
-    root = iqbal.root_depth(points[seen], depth[seen])
-    torch.testing.assert_close(root, scaled[seen, WRIST, 2], rtol=1e-6, atol=0)
-    found = length[seen, None, None] * iqbal.unproject(points[seen], depth[seen], root)
-    expected = joints[seen] - joints[seen][:, WRIST, None]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-
-
 def test_iqbal_focal_length_of_a_crop(crops):
     """f = s Z: what a pinhole of 300 pixels is in crop units, whose half side is one."""
     training = crops[0]
     side = np.median(training.labels["side"])
     assert iqbal.focal_length(training).item() == pytest.approx(2 * 300 / side, rel=0.1)
-
-
-def test_smplify_recovers_known_joints(hands):
-    """Joints of known hands, as if found without error: within 1 % of the crop's side for most,
-    and 3 % for all (a crop is 2 units wide)."""
-    settings = load_settings("smoke")
-    network = smplify.Joints2D(settings.model, random_hands(1).hand, "squared").eval()
-    with torch.no_grad():
-        joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
-        points = project_weak(joints, hands.camera)
-        fitted = smplify.fit_hand(network, points, torch.ones(12, 21))
-    error = (fitted.joints_2d - points).norm(dim=-1).mean(dim=1)
-    assert error.median() < 0.02 and error.max() < 0.06, error
-    # What the image does not show is guessed well for most: the mean hand is 60 mm off and more.
-    true = joints - joints[:, WRIST, None]
-    apart = (fitted.joints_3d - true).norm(dim=-1).mean(dim=1)
-    assert apart.median() < 0.02, apart
-
-
-def test_smplify_first_view_is_the_true_one(hands):
-    """A rigid hand, turned, scaled and shifted: the directions tried lie 8 degrees apart."""
-    rest = hands.hand(torch.zeros(1, 10), torch.zeros(1, 3), torch.zeros(1, 45)).joints[0]
-    rest = rest - rest[WRIST]
-    turned = hands.hand(
-        torch.zeros(12, 10), hands.global_orient, torch.zeros(12, 45)
-    ).joints  # fmt: skip
-    turned = turned - turned[:, WRIST, None]
-    points = project_weak(turned, hands.camera)
-    rotation, camera = smplify.first_views(rest, points, torch.ones(12, 21), count=2000)
-    found = torch.einsum("bij,nj->bni", rotation[:, 0], rest)
-    assert (project_weak(found, camera[:, 0]) - points).norm(dim=-1).mean(dim=1).max() < 0.02
-    assert (found - turned).norm(dim=-1).mean(dim=1).median() < 0.006
-    # The second start looks from elsewhere.
-    cosine = (rotation[:, 0, 2] * rotation[:, 1, 2]).sum(dim=-1)
-    assert (cosine <= smplify.APART + 1e-6).all()
-
-
-def test_smplify_ignores_a_joint_it_is_not_sure_of(hands):
-    maps = torch.zeros(1, 21, 32, 32)
-    grid = torch.arange(32.0)
-    blob = torch.exp(-((grid - 12) ** 2) / 5)
-    maps[:, 1:] = blob[:, None] * blob
-    maps[:, 0] = 0.01  # nothing found
-    sure = smplify.score(maps, "squared")
-    assert (sure[0, 1:] > 0.7).all() and sure[0, 0] < 0.05
 
 
 def test_pavlakos_second_stage_sees_maps_alone(crops):
@@ -398,71 +306,6 @@ def test_deeplab_answers_a_mask(crops, tmp_path):
     batch["mask"][0] = 1
     error = method.error(None, logits, batch)
     assert error[:2].tolist() == [0, 100] and error[2].isnan()  # which has no label
-
-
-def test_bodynet_views_of_a_box():
-    """A box of voxels is seen as its sides: a rectangle from the front and one from the side."""
-    volume = torch.zeros(1, 16, 32, 32)
-    volume[:, 3:7, 10:25, 4:12] = 1  # z, y, x
-    front, side = bodynet.views(volume)
-    expected_front, expected_side = torch.zeros(1, 32, 32), torch.zeros(1, 16, 32)
-    expected_front[:, 10:25, 4:12] = 1
-    expected_side[:, 3:7, 10:25] = 1
-    assert torch.equal(front, expected_front) and torch.equal(side, expected_side)
-
-
-def test_bodynet_flesh_is_a_capsule():
-    """One straight bone, everything else in the wrist: its voxels are those of a capsule."""
-    joints = torch.zeros(1, 21, 3)
-    a, b = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.06, 0.02, 0.05])
-    joints[:, 4] = b
-    joints[:, 3] = a
-    camera = torch.tensor([[10.0, 0.1, -0.2]])
-    found = bodynet.capsules(joints, camera, 64, 64)[0]
-    z = cell_centres(64, -bodynet.REACH, bodynet.REACH, joints)
-    flat = cell_centres(64, -1.0, 1.0, joints)
-    x, y = (flat - 0.1) / 10, (flat + 0.2) / 10
-    squeeze = bodynet.FLESH / (bodynet.FLESH + bodynet.REACH / 64)
-    z, b = z * squeeze, b * torch.tensor([1, 1, squeeze])
-    grid = torch.stack(torch.meshgrid(z, y, x, indexing="ij"), dim=-1).flip(-1)
-    t = ((grid - a) @ (b - a) / (b - a).square().sum()).clamp(0, 1)
-    distance = (grid - a - t[..., None] * (b - a)).norm(dim=-1)
-    clear = (distance - bodynet.FLESH).abs() > 1e-6
-    assert torch.equal(found[clear], (distance < bodynet.FLESH)[clear])
-    voxel = squeeze * (2 * bodynet.REACH / 64) * (2 / 64 / 10) ** 2
-    r, length = bodynet.FLESH, (b - a).norm().item()
-    volume = math.pi * r**2 * length + 4 / 3 * math.pi * r**3
-    assert found.sum().item() * voxel == pytest.approx(volume, rel=0.05)
-    # However few layers there are, and wherever between them a bone lies, none is lost.
-    for depth in (2, 3, 4, 8):
-        seen = bodynet.views(bodynet.capsules(joints, camera, depth, 64).float())[0][0]
-        assert seen.sum() > 60
-
-
-def test_bodynet_scale_from_the_bones(hands):
-    joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
-    parent, child = torch.tensor(BONES).T
-    total = (joints[:, child] - joints[:, parent]).norm(dim=-1).sum(dim=1)
-    seen = torch.cat([project_weak(joints, hands.camera), joints[..., 2:]], dim=-1)
-    for i in range(12):
-        scale = bodynet.metric_scale(seen[i, None], total[i])
-        assert scale.item() == pytest.approx(hands.camera[i, 0].item(), rel=1e-3)
-    too_deep = torch.zeros(1, 21, 3)
-    too_deep[:, 1::2, 2] = 1.0
-    assert bodynet.metric_scale(too_deep, 0.5).item() == pytest.approx(bodynet.LARGEST, rel=1e-3)
-
-
-def test_boukhayma_vertices_outside_of_the_mask():
-    mask = torch.zeros(2, 8, 8)
-    mask[:, :, :4] = 1  # the left half
-    points = torch.tensor([[-0.5, 0.0], [-0.5, 0.5], [-0.5, -0.5], [0.5, 0.0]]).repeat(2, 1, 1)
-    has = torch.tensor([True, False])
-    assert boukhayma.mask_loss(points, mask, has).item() == pytest.approx(0.25)
-    assert boukhayma.mask_loss(points, mask, has & ~has).item() == 0
-    # A vertex on the border is drawn inside.
-    point = torch.tensor([[[0.05, 0.0]]], requires_grad=True)
-    boukhayma.mask_loss(point, mask[:1], has[:1]).backward()
-    assert point.grad[0, 0, 0] > 0
 
 
 def test_labels_that_lack_reach_no_loss(crops, tmp_path):

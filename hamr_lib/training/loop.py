@@ -68,14 +68,8 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         write_records(run_dir, saved["hamr"]["history"], saved["run"]["errors"])
         return saved["hamr"]["history"]
 
-    fabric = start_fabric(train)
-    torch.manual_seed(train.seed)
-    network = task.build(settings, hand, train_crops)
-    if not saved:
-        task.prepare(network, settings, torch.Generator().manual_seed(seed_of(train.seed, 0, 2)))
-    run = Run(fabric, settings, network, task, train_crops, val_crops)
-    if saved:
-        run.load(last, saved)
+    run = _begin(settings, task, train_crops, val_crops, hand, last, saved)
+    fabric = run.fabric
     progress, save_at = Progress(train.steps, run.done), time.monotonic() + SAVE_SECONDS
     for batch in run.batches():
         run.step(batch)
@@ -101,6 +95,19 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
                 "the file stop asked; the same command resumes it"
             )
     return run.history
+
+
+def _begin(settings, task, train_crops, val_crops, hand, path, saved):
+    """The run at its first step, or where the content `saved` of `path` ends."""
+    fabric, seed = start_fabric(settings.train), settings.train.seed
+    torch.manual_seed(seed)
+    network = task.build(settings, hand, train_crops)
+    if not saved:
+        task.prepare(network, settings, torch.Generator().manual_seed(seed_of(seed, 0, 2)))
+    run = Run(fabric, settings, network, task, train_crops, val_crops)
+    if saved:
+        run.load(path, saved)
+    return run
 
 
 def _resumable(path, settings, data, hand, task):
