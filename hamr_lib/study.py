@@ -42,17 +42,10 @@ def results_dir(profile, run=None):
 
 
 def ablation_runs(settings):
-    """Name the runs behind Fig. 8: the full model and each ablation, over the seeds.
-
-    A profile without ablations has none.
-    """
-    if not settings.study.ablations:
-        return []
-    return [
-        f"{variant}-s{seed}"
-        for variant in ("full", *settings.study.ablations)
-        for seed in settings.study.ablation_seeds
-    ]
+    """Name the runs behind Fig. 8, if any: the full model and each ablation, over the seeds."""
+    asked, seeds = settings.study.ablations, settings.study.ablation_seeds
+    variants = ("full", *asked) if asked else ()
+    return [f"{variant}-s{seed}" for variant in variants for seed in seeds]
 
 
 def comparison_runs(settings):
@@ -65,13 +58,8 @@ def execute(profile, notebook, out, parameters):
     """Execute `notebooks/<notebook>.ipynb` into `out`, which appears only when it succeeded.
 
     A notebook that fails is left beside it as `<out>.failed.ipynb`, and the wall time of one that
-    succeeds is added to the profile's `run.json`.
-
-    Args:
-        profile: a profile's name; passed on as the notebook's parameter of that name.
-        notebook: its name without the suffix.
-        out: path of the executed notebook.
-        parameters: further parameters, name to string.
+    succeeds is added to the profile's `run.json`. The notebook gets `profile` and the further
+    `parameters`, name to string.
 
     Raises:
         HamrError: an unknown profile, setting, notebook or parameter, before anything runs; or
@@ -129,11 +117,7 @@ def publish(profile):
     network becomes the package's own, in half precision (`checkpoint.SHIPPED`), unless the profile
     is `smoke`, or another one while `reference` is published. The tables in the README and in
     `docs/`, each between its two marks, become this study's, and those "of bench" what `make bench`
-    last wrote. A study may be published as soon as its main run is evaluated. One that was made for
-    its ablations alone has no main run to publish.
-
-    Raises:
-        HamrError: for a study that has not come so far.
+    last wrote. The main run must be evaluated; a study of ablations alone has none.
     """
     from hamr_lib.evaluation.scores import merge_metrics
     from hamr_lib.model.checkpoint import SHIPPED, save_release
@@ -245,11 +229,9 @@ def machine():
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    cpu, listed = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if listed.is_file() and (name := re.search("^model name.*?: *(.+)", listed.read_text(), re.M)):
+        cpu = name[1].strip()
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "os": platform.system()}
 
 
@@ -266,23 +248,20 @@ def versions():
 
 def main(argv=None):
     """The command line described at the top; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m hamr_lib.study", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m hamr_lib.study", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
-    runs = commands.add_parser("runs", help="check a profile and list its ablation runs")
-    runs.add_argument("profile")
-    methods = commands.add_parser("methods", help="list the comparisons with a run of their own")
-    methods.add_argument("profile")
-    alone = commands.add_parser("train", help="train one run, also under torchrun")
-    alone.add_argument("profile")
-    alone.add_argument("run", nargs="?", default="main")
-    alone.add_argument("--minutes", type=float, default=float("inf"), help="time limit")
-    finished = commands.add_parser("publish", help="copy a finished study to results/reference")
-    finished.add_argument("profile")
-    run = commands.add_parser("execute", help="execute one notebook")
-    run.add_argument("profile")
-    run.add_argument("notebook")
-    run.add_argument("out", type=Path)
-    run.add_argument("parameters", nargs="*", metavar="name=value")
+    names = ("runs", "methods", "train", "publish", "execute")
+    made = {name: commands.add_parser(name) for name in names}
+    for one in made.values():
+        one.add_argument("profile")
+    made["train"].add_argument("run", nargs="?", default="main")
+    made["train"].add_argument("--minutes", type=float, default=float("inf"), help="time limit")
+    made["execute"].add_argument("notebook")
+    made["execute"].add_argument("out", type=Path)
+    made["execute"].add_argument("parameters", nargs="*", metavar="name=value")
     args = parser.parse_args(argv)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:

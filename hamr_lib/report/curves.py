@@ -19,7 +19,6 @@ from hamr_lib.evaluation.scores import (
     curve,
     errors_2d,
     errors_3d,
-    is_stand_in,
     main_protocol,
     protocol_name,
     published,
@@ -31,7 +30,7 @@ from hamr_lib.report.results import (
     method_predictions,
     variant_predictions,
 )
-from hamr_lib.report.style import COLOURS, WIDTH, save_figure, set_title, styled
+from hamr_lib.report.style import COLOURS, WIDTH, caption, save_figure, set_title, styled
 from hamr_lib.variants import CLAIMS, LABELS
 
 LINES = 6  # most curves in a panel; the others are in the tables
@@ -69,17 +68,9 @@ def fig6(results_dir: Path, settings: Settings) -> Figure:
     fig.tight_layout(w_pad=1.0, h_pad=1.0)
     for ax, dataset in zip(axes.flat, sets, strict=False):
         tables += _list_published(ax, dataset)
-    others = f" The {LINES} methods with the highest mean AUC." if len(methods) > LINES else ""
-    caption = (
-        "**Fig. 6.** 3-D PCK by error threshold. Lines: measured by this study, with 95 % "
-        f"bootstrap bands over images; the number beside each name is its AUC.{others} All "
-        "methods: table `comparisons`. Protocols: "
-        + "; ".join(f"{d} ({name})" for d, name in names.items())
-        + "."
-        + (" Published AUCs are listed in grey beside the real set they were reported for."
-           if not all(map(is_stand_in, sets)) else "")
-    )  # fmt: skip
-    return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", "fig6_pck_3d")
+    words = {"most": LINES, "protocols": "; ".join(f"{d} ({name})" for d, name in names.items())}
+    text = caption("fig6", **words)
+    return save_figure(fig, pd.concat(tables), text, results_dir / "figures", "fig6_pck_3d")
 
 
 @styled
@@ -101,14 +92,9 @@ def fig7(results_dir: Path, settings: Settings) -> Figure:
         ylabel="fraction of correct joints (2-D PCK)",
     )
     fig.tight_layout()
-    caption = (
-        f"**Fig. 7.** 2-D PCK of the labelled fingertips of {dataset}, across data sets: no method "
-        "was trained or fine-tuned on it. Joints are the projected mesh's unless marked as heat "
-        "maps. Bands: 95 % bootstrap over images; the number behind each name is the AUC over "
-        "0-30 pixels."
-    )
     table = table.assign(dataset=dataset, protocol=protocols.PIXELS.name)
-    return save_figure(fig, table, caption, results_dir / "figures", "fig7_pck_2d")
+    text = caption("fig7", dataset=dataset)
+    return save_figure(fig, table, text, results_dir / "figures", "fig7_pck_2d")
 
 
 @styled
@@ -129,13 +115,15 @@ def fig8(results_dir: Path, settings: Settings) -> Figure:
     axes[0].set_ylabel("fraction of correct joints (3-D PCK)")
     fig.tight_layout(w_pad=1.5)
     count = len(settings.study.ablation_seeds)
-    caption = (
-        f"**Fig. 8.** Ablations on {sets[0]} and {sets[1]}: 3-D PCK of the full model and of the "
-        f"model without one part, each trained for {settings.study.ablation_steps} steps from "
-        f"{count} seed{'s' if count > 1 else ''}. Lines: mean over seeds; bands: 95 % bootstrap "
-        f"over {intervals_over(settings)}; the number behind each name is its AUC."
+    text = caption(
+        "fig8",
+        stb=sets[0],
+        rhd=sets[1],
+        steps=settings.study.ablation_steps,
+        seeds=f"{count} seed{'s' * (count > 1)}",
+        over=intervals_over(settings),
     )
-    return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", "fig8_ablations")
+    return save_figure(fig, pd.concat(tables), text, results_dir / "figures", "fig8_ablations")
 
 
 @styled
@@ -162,15 +150,12 @@ def ablations(results_dir: Path, settings: Settings) -> Figure:
     axes[0, 0].set_ylim(-0.7, len(variants) - 0.3)
     fig.supxlabel("3-D AUC minus the full model's", fontsize=8)
     fig.tight_layout(w_pad=1.5)
-    caption = (
-        "**Fig. 8, all parts.** What each change does to the 3-D AUC of the full model after "
-        f"{settings.study.ablation_steps} steps: mean over seeds with its 95 % interval over "
-        f"{intervals_over(settings)} (line), and each seed's own difference (strokes). Left of "
-        "zero: worse than the full model. Blue: the paper's four."
-    )
     seeds = pd.DataFrame(list(gains.each), index=gains.index).add_prefix("seed_")
     table = gains.drop(columns="each").join(seeds)
-    return save_figure(fig, table, caption, results_dir / "figures", "ablations")
+    text = caption(
+        "ablations_figure", steps=settings.study.ablation_steps, over=intervals_over(settings)
+    )
+    return save_figure(fig, table, text, results_dir / "figures", "ablations")
 
 
 @styled
@@ -191,13 +176,8 @@ def training_curves(log: Path) -> Figure:
     right.plot(table.step, table.val_joints_3d_mm, COLOURS[1], marker=".", markersize=3)
     right.set(xlabel="step", ylabel="validation error (mm)", ylim=(0, None))
     fig.tight_layout()
-    caption = (
-        "**Training.** Left: the weighted sum of all losses on augmented training batches and on "
-        "the held-out validation samples. Right: mean 3-D joint error on the validation samples, "
-        "by which the best checkpoint is chosen."
-    )
     columns = ["step", "train_total", "val_total", "val_joints_3d_mm"]
-    return save_figure(fig, table[columns], caption, log.parent, "training")
+    return save_figure(fig, table[columns], caption("training"), log.parent, "training")
 
 
 def _with_joints(methods):

@@ -10,7 +10,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
 from hamr_lib.files import read_arrays
 from hamr_lib.report.results import intervals_over, read_log
-from hamr_lib.report.style import COLOURS, WIDTH, save_figure, styled
+from hamr_lib.report.style import COLOURS, WIDTH, caption, save_figure, styled
 from hamr_lib.report.tables import signed, write_table
 from hamr_lib.variants import CLAIMS, LABELS
 
@@ -84,12 +84,8 @@ def table_along(results_dir, settings):
     table = pd.concat([pd.DataFrame({step: [f"{full[step]:.1f}"] for step in table}), table])
     table.columns = [f"{step} steps" for step in table]
     table.insert(0, "mm", [LABELS["full"], *(LABELS.get(v, v) for v in settings.study.ablations)])
-    caption = (
-        "Mean 3-D error of the validation samples along the training, millimetres: the full "
-        "model's, and what each change adds to it, with 95 % intervals over "
-        f"{intervals_over(settings)}. Above zero is worse than the full model."
-    )
-    return write_table(table, caption, results_dir / "tables", "along_training")
+    text = caption("along_training_table", over=intervals_over(settings))
+    return write_table(table, text, results_dir / "tables", "along_training")
 
 
 def table_time(results_dir: Path, settings) -> pd.DataFrame:
@@ -101,11 +97,8 @@ def table_time(results_dir: Path, settings) -> pd.DataFrame:
         "training (minutes)": (log.seconds / 60)[shown].map("{:.1f}".format),
         "mean 3-D error, validation (mm)": log.val_joints_3d_mm[shown].map("{:.1f}".format),
     })  # fmt: skip
-    caption = (
-        "The main run: mean 3-D error on the validation samples, held out of the training sets, by "
-        "the time of the training steps. Rendering and validation are not in that time."
-    )
-    return write_table(table, caption, results_dir / "tables", "time_to_accuracy")
+    text = caption("time_to_accuracy")
+    return write_table(table, text, results_dir / "tables", "time_to_accuracy")
 
 
 @styled
@@ -132,9 +125,5 @@ def along_training(results_dir, settings):
     for ax in axes[:, 0]:
         ax.set_ylabel("mm more than the full model")
     fig.tight_layout(w_pad=1.0)
-    caption = (
-        "**What each part brings along the training.** Mean 3-D error of the validation samples "
-        "without a part minus the full model's at the same step and seed: above zero the part "
-        f"helps. Bands: 95 % intervals over {intervals_over(settings)}."
-    )
-    return save_figure(fig, shown, caption, results_dir / "figures", "along_training")
+    text = caption("along_training_figure", over=intervals_over(settings))
+    return save_figure(fig, shown, text, results_dir / "figures", "along_training")

@@ -14,7 +14,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.scores import errors_3d, main_protocol
 from hamr_lib.render import render
 from hamr_lib.report.results import find_set, method_predictions, run_predictions
-from hamr_lib.report.style import COLOURS, WIDTH, save_figure, set_title, styled
+from hamr_lib.report.style import COLOURS, WIDTH, caption, save_figure, set_title, styled
 from hamr_lib.variants import LABELS
 
 SKIN = (0.45, 0.65, 0.85)  # of drawn meshes; unlike any real skin
@@ -28,12 +28,7 @@ def fig4(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 4: recovered meshes over the image and from three more sides, `count` a set."""
     sets = run_predictions(results_dir / "runs" / "main")
     chosen = {find_set(sets, kind): sets[find_set(sets, kind)] for kind in ("stb", "rhd")}
-    caption = (
-        "**Fig. 4.** Recovered meshes. Each group: the crop, the mesh over it, and the mesh turned "
-        "by 60 degrees to either side and seen from above. Examples are evenly spaced over each "
-        "test set, not chosen by quality; below each its mean 3-D error."
-    )
-    return _mesh_figure(results_dir, chosen, count, caption, "fig4_meshes")
+    return _mesh_figure(results_dir, chosen, count, caption("fig4"), "fig4_meshes")
 
 
 @styled
@@ -41,11 +36,8 @@ def fig9(results_dir: Path, count: int = 8) -> Figure:
     """Fig. 9: the same on Dexter+Object (or its stand-in), which nothing was trained on."""
     sets = run_predictions(results_dir / "runs" / "main")
     dataset = find_set(sets, "dexter")
-    caption = (
-        f"**Fig. 9.** Recovered meshes on {dataset}, on which nothing was trained; shown as in "
-        "Fig. 4. The error is of the labelled fingertips."
-    )
-    return _mesh_figure(results_dir, {dataset: sets[dataset]}, count, caption, "fig9_dexter")
+    text = caption("fig9", dataset=dataset)
+    return _mesh_figure(results_dir, {dataset: sets[dataset]}, count, text, "fig9_dexter")
 
 
 @styled
@@ -62,12 +54,8 @@ def fig5(results_dir: Path, count: int = 8) -> Figure:
         tables.append(_example_table(dataset, found, shown))
     names = {"image": "image", "label": "label mask", "mesh": "mask of mesh"}
     fig = _rows_of_tiles([(f"{d}\n{names[what]}", tiles) for d, what, tiles in rows])
-    caption = (
-        "**Fig. 5.** Images, the labelled mask of the hand where the set has one, and the mask "
-        "that the recovered mesh casts (coverage of at least one half). Examples are evenly spaced "
-        "over each test set."
-    )
-    return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", "fig5_masks")
+    text = caption("fig5")
+    return save_figure(fig, pd.concat(tables), text, results_dir / "figures", "fig5_masks")
 
 
 @styled
@@ -92,12 +80,8 @@ def fig10(results_dir: Path, count: int = 8) -> Figure:
     patches = [Patch(color=colour, label=name) for name, colour in AGREEMENT.items()]
     fig.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.55, -0.03), ncols=3,
                frameon=False)  # fmt: skip
-    caption = (
-        f"**Fig. 10.** Segmentation on {masked[0]}: where mask and label agree (blue), where the "
-        "mask misses the hand (orange) and where it covers what is no hand (purple), with each "
-        "image's IoU. The same evenly spaced examples for every method."
-    )
-    return save_figure(fig, pd.concat(tables), caption, results_dir / "figures", "fig10_segments")
+    text = caption("fig10", dataset=masked[0])
+    return save_figure(fig, pd.concat(tables), text, results_dir / "figures", "fig10_segments")
 
 
 def _mesh_figure(results_dir, sets, count, caption, name):

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.report.style import COLOURS, WIDTH, save_figure, styled
+from hamr_lib.report.style import COLOURS, WIDTH, caption, save_figure, styled
 
 
 @styled
@@ -33,16 +33,8 @@ def fig2(model: HAMR, out_dir: Path | None) -> Figure:
         _branch(axes[1], *regression[branch].iloc[0], (~branch).sum())
     fig.tight_layout(h_pad=0.5)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    caption = (
-        "**Fig. 2.** The network, drawn from its own modules: each box is a block, labelled with "
-        "its name, the shape of its output for one image (channels x height x width) and its "
-        f"number of trained parameters. {total / 1e6:.1f} million parameters in all."
-    )
-    caption += " `layers` also sees the last estimate, to which it adds."
-    if branch.any():
-        caption += " `joint_features`, beside the encoder, sees the features at the joints' places."
     data = blocks.assign(shape=["x".join(map(str, s)) for s in blocks["shape"]])
-    return save_figure(fig, data, caption, out_dir, "fig2_network")
+    return save_figure(fig, data, caption("fig2", millions=total / 1e6), out_dir, "fig2_network")
 
 
 @styled
@@ -81,13 +73,12 @@ def fig3(model: HAMR, out_dir: Path | None) -> Figure:
                     arrowprops={"arrowstyle": "->", "lw": 0.8})  # fmt: skip
     ax.set(xlim=(-0.01, left + 0.9), ylim=(0.53, 1.2))
     ax.axis("off")
-    caption = (
-        f"**Fig. 3.** The {total} numbers that are regressed over {times}, and "
-        "what becomes of them. The rotation is "
-        + ("three axis-angle numbers." if turn == 3 else "given in the 6-D form of Zhou et al.")
+    form = (
+        "three axis-angle numbers" if turn == 3 else "given in the 6-D form of Zhou et al. (2019)"
     )
+    words = caption("fig3", total=total, times=times, turn=form)
     data = pd.DataFrame(parts, columns=["part", "numbers"])
-    return save_figure(fig, data, caption, out_dir, "fig3_regression")
+    return save_figure(fig, data, words, out_dir, "fig3_regression")
 
 
 def _boxes(ax, blocks, title, start, shape, last=None):

@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hamr_lib.evaluation.scores import is_stand_in
-from hamr_lib.files import write_aside
+from hamr_lib.files import read_yaml, write_aside
 
+CAPTIONS = Path(__file__).with_name("captions.yaml")
 STAND_IN = (
     "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
     "sets."
@@ -33,6 +34,11 @@ STYLE = {
 # Okabe and Ito's colour-blind safe colours, without the yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 WIDTH = 7.2  # inches, both columns of a page
+
+
+def caption(name: str, **words) -> str:
+    """Fill in the words under a table or figure, from captions.yaml."""
+    return read_yaml(CAPTIONS)[name].format(**words)
 
 
 def save_figure(

@@ -30,7 +30,7 @@ from hamr_lib.report.results import (
     run_predictions,
     variant_predictions,
 )
-from hamr_lib.report.style import STAND_IN
+from hamr_lib.report.style import STAND_IN, caption
 from hamr_lib.variants import CLAIMS, LABELS, VARIANTS
 
 MAIN = ("auc", "epe_mean", "auc_2d", "miou")  # beside columns of another kind
@@ -96,15 +96,7 @@ def results(results_dir: Path) -> pd.DataFrame:
     rows = read_rows(results_dir / "metrics.csv")
     shown = _wide(_of_the_study(rows[rows.source == "measured"]))
     shown = shown.rename(columns={METRICS["auc"]: f"{METRICS['auc']}, our reading"})
-    caption = (
-        "Results of this study, all measured by us; brackets: 95 % bootstrap intervals over "
-        "images. 3-D AUC twice: under our reading of the paper's protocol (20-50 mm, wrists or "
-        "labelled fingertips aligned, no scaling), and as the code of Zimmermann & Brox (hand3d) "
-        "scores, which published numbers follow: palm aligned, scaled by one bone, visible joints "
-        "only, 21-50 mm; it has no protocol for Dexter+Object. 2-D AUC over 0-30 pixels of the "
-        "photo."
-    )
-    return write_table(shown, caption, results_dir / "tables", "results", by=SET)
+    return write_table(shown, caption("results"), results_dir / "tables", "results", by=SET)
 
 
 def headline(results_dir: Path) -> pd.DataFrame:
@@ -113,20 +105,14 @@ def headline(results_dir: Path) -> pd.DataFrame:
     rows = rows[(rows.source == "measured") & (rows.method == "main")]
     shown = _wide(_of_the_study(rows), HEADLINE).drop(columns="method")
     shown = shown.rename(columns={METRICS["auc"]: f"{METRICS['auc']}, our reading"})
-    caption = (
-        "The trained network, measured by this study, with 95 % bootstrap intervals over images. "
-        "3-D AUC: 20-50 mm, wrists (or labelled fingertips) aligned, no scaling; and as the code "
-        "of Zimmermann & Brox (hand3d) scores. 2-D AUC: 0-30 pixels of the photo."
-    )
-    return write_table(shown, caption, results_dir / "tables", "headline")
+    return write_table(shown, caption("headline"), results_dir / "tables", "headline")
 
 
 def literature(results_dir: Path) -> pd.DataFrame:
     """What others report for the real sets, with where it stands and what could be checked."""
     table = published()[["dataset", "method", "metric", "value", "protocol", "where", "checked"]]
     table = table.replace({"metric": METRICS}).rename(columns={"dataset": SET})
-    caption = "Published numbers on the real sets. None of them was measured by this study."
-    return write_table(table, caption, results_dir / "tables", "published", by=SET)
+    return write_table(table, caption("published"), results_dir / "tables", "published", by=SET)
 
 
 def table1(results_dir: Path) -> pd.DataFrame:
@@ -144,13 +130,7 @@ def table1(results_dir: Path) -> pd.DataFrame:
         "mIoU": [_value(row) for row in table.itertuples()],
         "protocol": table.protocol,
     }).sort_values(["source", SET, "mIoU"], kind="stable")  # fmt: skip
-    caption = (
-        "Table 1. Overlap of the predicted mask (of HAMR: the projected mesh) with the hand's "
-        "labelled mask: measured by this study (mean over images, with its 95 % interval), and as "
-        "the paper publishes it for RHD. The paper does not define its mIoU, so the two blocks "
-        "compare only roughly even on the same set, and not at all on different ones."
-    )
-    return write_table(table, caption, results_dir / "tables", "table1")
+    return write_table(table, caption("table1"), results_dir / "tables", "table1")
 
 
 def protocols(results_dir: Path) -> pd.DataFrame:
@@ -162,12 +142,8 @@ def protocols(results_dir: Path) -> pd.DataFrame:
     rows = rows.assign(protocol=name[0], dataset=dataset, value=value)
     table = rows.pivot(index="protocol", columns="dataset", values="value")
     table = table.reindex(rows.protocol.unique()).rename_axis(columns=None)
-    caption = (
-        "The same predictions, scored as different papers score: AUC of the 3-D PCK under each "
-        "choice of thresholds, root, scale and joints; first those of public evaluation code. "
-        "Our Procrustes forbids reflections, FreiHAND's allows them."
-    )
-    return write_table(table.reset_index(), caption, results_dir / "tables", "protocols")
+    text = caption("protocols")
+    return write_table(table.reset_index(), text, results_dir / "tables", "protocols")
 
 
 def ablations(results_dir: Path, settings: Settings) -> pd.DataFrame:
@@ -190,12 +166,10 @@ def ablations(results_dir: Path, settings: Settings) -> pd.DataFrame:
         for key in zip(table[SET], table.method, strict=True)
     ]
     table["3-D AUC minus the full model's"], table["of each seed"] = zip(*own, strict=True)
-    caption = (
-        f"Ablations, each trained for {settings.study.ablation_steps} steps: means over seeds, "
-        f"95 % intervals over {intervals_over(settings)}, and the difference to the full model of "
-        "the same budget and seed."
+    text = caption(
+        "ablations_table", steps=settings.study.ablation_steps, over=intervals_over(settings)
     )
-    return write_table(table, caption, results_dir / "tables", "ablations", by=SET)
+    return write_table(table, text, results_dir / "tables", "ablations", by=SET)
 
 
 def claims(results_dir: Path, settings: Settings) -> pd.DataFrame:
@@ -204,23 +178,16 @@ def claims(results_dir: Path, settings: Settings) -> pd.DataFrame:
     A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
     Where a study asks for none of the four, the table is empty and not written.
     """
-    caption = (
-        "The paper's claims about its parts (its Fig. 8), and what leaving each out does here:"
-    )
-    words = "the paper says", "without it"
-    return _verdicts(results_dir, settings, CLAIMS, *words, caption, "claims")
+    return _verdicts(results_dir, settings, CLAIMS, "the paper says", "without it", "claims")
 
 
 def choices(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """What each choice changes that the paper leaves open, and each deviation; as `claims`."""
     named = {name: LABELS[name] for name in settings.study.ablations if name not in CLAIMS}
-    caption = (
-        "What the paper leaves open, or this profile does otherwise, each chosen in another way:"
-    )
-    return _verdicts(results_dir, settings, named, "choice", "with it", caption, "choices")
+    return _verdicts(results_dir, settings, named, "choice", "with it", "choices")
 
 
-def _verdicts(results_dir, settings, named, title, how, caption, name):
+def _verdicts(results_dir, settings, named, title, how, name):
     """A row for each variant of the study that is named, a column for each set; written, if any."""
     gains = ablation_differences(results_dir, settings)
     rows = []
@@ -232,11 +199,8 @@ def _verdicts(results_dir, settings, named, title, how, caption, name):
             rows.append(row)
     if not rows:
         return pd.DataFrame(rows)
-    caption = (
-        f"{caption} difference to the full model's 3-D AUC after {settings.study.ablation_steps} "
-        f"steps, with 95 % intervals over {intervals_over(settings)}."
-    )
-    return write_table(pd.DataFrame(rows), caption, results_dir / "tables", name)
+    text = caption(name, steps=settings.study.ablation_steps, over=intervals_over(settings))
+    return write_table(pd.DataFrame(rows), text, results_dir / "tables", name)
 
 
 def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
@@ -264,15 +228,12 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
     table = _wide(pd.concat(rows), MAIN)
     title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
     table[title], table["p"] = zip(*gains, strict=True)
-    caption = (
-        "Other methods on the same crops under the same protocol, each rebuilt by us and trained "
-        f"for {settings.study.comparison_steps} steps (HAMR's main run: {settings.train.steps}). "
-        "Differences are paired by image; p from a Wilcoxon signed-rank test. What each costs and "
-        "how it deviates from the work whose name it has: table `methods`."
-    )
     out_dir = results_dir / "tables"
     _write_methods(folders, settings, out_dir)
-    return write_table(table, caption, out_dir, "comparisons", by=SET)
+    text = caption(
+        "comparisons", steps=settings.study.comparison_steps, main_steps=settings.train.steps
+    )
+    return write_table(table, text, out_dir, "comparisons", by=SET)
 
 
 def _write_methods(folders, settings, out_dir):
@@ -283,13 +244,7 @@ def _write_methods(folders, settings, out_dir):
     table = deviations(list(folders.values()))
     costs = pd.DataFrame([_costs(folder, settings) for folder in folders.values()])
     table = pd.concat([table.iloc[:, :4], costs, table.iloc[:, 4:]], axis=1)
-    caption = (
-        "The methods compared: what each stands for, what it costs (parameters; floating-point "
-        "operations of one image, drawing not counted; training without validation; answering a "
-        "batch, on a machine that may have done other work meanwhile), and how it deviates from "
-        "that work. None uses the authors' code or weights."
-    )
-    write_table(table, caption, out_dir, "methods")
+    write_table(table, caption("methods"), out_dir, "methods")
 
 
 def _costs(folder, settings):
@@ -317,12 +272,7 @@ def photographs(results_dir: Path) -> pd.DataFrame:
     rows = read_rows(results_dir / "runs" / "main" / "photographs.csv")
     table = _wide(rows)
     table.insert(2, "hands", rows.n.max())
-    caption = (
-        "Hands in photographs of BSDS500, whose visible joints we marked by eye (2-D only; "
-        "`hamr_lib/data/photographs.csv`): area under the PCK curve from 0 to 0.3 of the longer "
-        "side of the joints' box, with 95 % intervals over hands. None was trained on."
-    )
-    return write_table(table, caption, results_dir / "tables", "photographs")
+    return write_table(table, caption("photographs"), results_dir / "tables", "photographs")
 
 
 def evidence(results_dir: Path) -> pd.DataFrame:
@@ -335,13 +285,7 @@ def evidence(results_dir: Path) -> pd.DataFrame:
     counts = rows.drop_duplicates(["dataset", "method"])
     table.insert(2, "hands", counts.n.to_numpy())
     table.insert(3, "of", counts.of.to_numpy())
-    caption = (
-        "`recover`, laid onto the network's heat maps, MediaPipe's landmarks, or both, and "
-        "MediaPipe's own landmarks: hands with their box and side given, of those in which "
-        "MediaPipe sees a hand. 2-D: 0 to 0.3 of the joints' box; 3-D: 20 to 50 mm, the middle "
-        "MCP and the length of its bone, or all joints, aligned. 95 % intervals over hands."
-    )
-    return write_table(table, caption, results_dir / "tables", "evidence")
+    return write_table(table, caption("evidence"), results_dir / "tables", "evidence")
 
 
 def signed(test, digits=3):

@@ -40,12 +40,6 @@ class Browser:
 
     For the sample that is shown the network runs anew, for its heat maps and for what it said
     after each iteration; the numbers by which samples are ordered are those of the evaluation.
-
-    Args:
-        profile, run: whose results to read.
-
-    Raises:
-        HamrError: where that run was not evaluated.
     """
 
     def __init__(self, profile="cpu", run="main"):
@@ -147,11 +141,7 @@ def evaluation_example(profile, index=0):
     """An image of the RHD format's evaluation split, real or stand-in, to try things on.
 
     Returns:
-        its name, the image (H, W, 3) uint8, the box (4,) around its labelled joints, pixels, and
-        its side.
-
-    Raises:
-        HamrError: where the set is not there (`make data` renders the stand-in).
+        its name, the image (H, W, 3) uint8, the box (4,) around its joints, pixels, and its side.
     """
     settings = load_settings(profile)
     found = registry.find_sets(settings)["rhd"]
@@ -162,12 +152,7 @@ def evaluation_example(profile, index=0):
 
 
 def panels(frame, recovery):
-    """(IMAGE, 4 IMAGE, 3) uint8: a frame's crop with labels, heat maps, joints, and mesh.
-
-    Args:
-        frame: `data.frame.Frame`.
-        recovery: what was recovered from its image.
-    """
+    """(IMAGE, 4 IMAGE, 3) uint8: a `Frame`'s crop with labels, heat maps, joints, and mesh."""
     *center, side = recovery.square
     crop = cut(frame.image, center, side, IMAGE)
 

@@ -28,6 +28,7 @@ from hamr_lib.widgets.target import descend, loss_table, loss_terms, make_target
 IMAGE = 320  # pixels a side of the drawing beside the mesh
 COMPONENTS = 10  # pose components with a slider: the first ones move most
 AXES = ("x", "y", "z")
+UNNAMED = [f"{name} {axis}" for name in MANO_NAMES[1:] for axis in AXES]  # MANO's sliders
 CAMERA = ("camera s", "camera tx", "camera ty")
 EVERY = 4  # optimiser steps between two drawings
 NO_TARGET = "none"
@@ -136,18 +137,18 @@ class Explorer:
         points = (joints - joints[WRIST]) @ self._upright.T
         scale = 1.6 / np.ptp(points[:, :2], axis=0).max()
         middle = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
+        offsets = zip(CAMERA[1:], -scale * middle, strict=True)
         sliders = [self._slider(f"turn about {axis}", 0.0, -180.0, 180.0, 1.0) for axis in AXES]
         sliders.append(self._slider("camera s", scale, 1.0, 20.0))
-        sliders += [
-            self._slider(f"camera t{axis}", -scale * offset, -2.0, 2.0)
-            for axis, offset in zip(AXES, middle, strict=False)
-        ]
+        sliders += [self._slider(name, value, -2.0, 2.0) for name, value in offsets]
         colours = ("skin", "parts", *(f"weight of {name}" for name in MANO_NAMES))
-        self.controls["colours"] = widgets.Dropdown(options=colours, description="colours")
-        self.controls["wireframe"] = widgets.Checkbox(False, description="wireframe")
-        self.controls["skeleton"] = widgets.Checkbox(True, description="joints and bones")
-        shown = [self.controls[n] for n in ("colours", "wireframe", "skeleton")]
-        return [self.which, self.side, self._problem, *sliders, *shown]
+        shown = {
+            "colours": widgets.Dropdown(options=colours, description="colours"),
+            "wireframe": widgets.Checkbox(False, description="wireframe"),
+            "skeleton": widgets.Checkbox(True, description="joints and bones"),
+        }
+        self.controls |= shown
+        return [self.which, self.side, self._problem, *sliders, *shown.values()]
 
     def _shape(self):
         return [self._slider(f"beta {i}", 0.0, -3.0, 3.0) for i in range(10)]
@@ -157,11 +158,7 @@ class Explorer:
 
     def _joints(self):
         if not self.anatomical:
-            return [
-                self._slider(f"{name} {axis}", 0.0, -120.0, 120.0, 1.0)
-                for name in MANO_NAMES[1:]
-                for axis in AXES
-            ]
+            return [self._slider(name, 0.0, -120.0, 120.0, 1.0) for name in UNNAMED]
         names = list(anatomy.GESTURES)
         self.gesture = widgets.Dropdown(options=names, value="relaxed", description="gesture")
         self.towards = widgets.Dropdown(options=names, value="fist", description="towards")
@@ -211,11 +208,9 @@ class Explorer:
         return np.array([self.controls[name].value for name in names])
 
     def parameters(self):
-        """The values of the sliders, as `load_hand(name, side, pose_components=45)` takes them.
+        """The sliders' betas (10,), global_orient (3,) and hand_pose (45,), float64.
 
-        Returns:
-            betas (10,), global_orient (3,) axis-angle, hand_pose (45,) axis-angle relative to the
-            mean pose: float64 arrays.
+        They are axis-angle, radians; the pose is relative to the mean pose.
         """
         turn = np.radians(self._values(f"turn about {axis}" for axis in AXES))
         orient = Rotation.from_euler("xyz", turn) * Rotation.from_matrix(self._upright)
@@ -225,8 +220,7 @@ class Explorer:
                 pose = pose * anatomy.MIRROR
             pose = pose.ravel() - self.hand.hand_mean.numpy()
         else:
-            names = (f"{name} {axis}" for name in MANO_NAMES[1:] for axis in AXES)
-            pose = np.radians(self._values(names))
+            pose = np.radians(self._values(UNNAMED))
         coefficients = self._values(f"component {i}" for i in range(COMPONENTS))
         pose = pose + coefficients @ self._basis + self._extra
         return self._values(f"beta {i}" for i in range(10)), orient.as_rotvec(), pose
@@ -237,8 +231,7 @@ class Explorer:
 
     @torch.no_grad()
     def mesh(self):
-        """Vertices (V, 3) and joints (21, 3) of the hand: metres, camera frame, wrist at the
-        origin."""
+        """Vertices (V, 3) and joints (21, 3): metres, camera frame, wrist at the origin."""
         return tuple(v[0].numpy() for v in rooted(self.hand, *self._tensors()[:3]))
 
     def drawing(self, vertices, joints):
@@ -273,7 +266,7 @@ class Explorer:
         self.target = None
         if name != NO_TARGET:
             self.target = make_target(self.hand, *_batch(self._target(name)), IMAGE)
-        shown = None if self.target is None else self.target.vertices
+        shown = self.target and self.target.vertices
         self._scene.show_target(shown, self.hand.faces.numpy(), TARGET)
         self.redraw()
 
@@ -344,26 +337,21 @@ class Explorer:
         if wanted == "skin":
             return np.tile(SKIN, (len(weights), 1))
         if wanted == "parts":
-            fingers = np.array([(0.7, 0.7, 0.7)] + [
-                np.divide(FINGER_COLOURS[name.split()[0]], 255) for name in MANO_NAMES[1:]
-            ])  # fmt: skip
-            # Along a finger, parts get lighter or darker.
-            shade = np.array([1.0] + [1.0, 0.75, 0.5] * 5)
-            return (fingers * shade[:, None])[weights.argmax(1)]
+            fingers = [FINGER_COLOURS[name.split()[0]] for name in MANO_NAMES[1:]]
+            shade = np.array([1.0] + [1.0, 0.75, 0.5] * 5)  # darker along a finger
+            parts = np.array([(178, 178, 178), *fingers]) / 255 * shade[:, None]
+            return parts[weights.argmax(1)]
         joint = MANO_NAMES.index(wanted.removeprefix("weight of "))
         return colormaps["viridis"](weights[:, joint])[:, :3]
 
     def _as_code(self):
-        names = ("betas", "global_orient", "hand_pose")
-        lines = [
-            "import torch",
-            "from hamr_lib import load_hand",
-            f'hand = load_hand("{self.hand.name}", "{self.hand.side}", pose_components=45)',
-        ]
-        for name, values in zip(names, self.parameters(), strict=True):
-            lines.append(f"{name} = torch.tensor([{[round(v, 5) for v in values.tolist()]}])")
-        lines.append(f"mesh = hand({', '.join(names)})")
-        return "\n".join(lines)
+        betas, orient, pose = (f"torch.tensor([{v.round(5).tolist()}])" for v in self.parameters())
+        return (
+            "import torch\nfrom hamr_lib import load_hand\n"
+            f'hand = load_hand("{self.hand.name}", "{self.hand.side}", pose_components=45)\n'
+            f"betas = {betas}\nglobal_orient = {orient}\nhand_pose = {pose}\n"
+            "mesh = hand(betas, global_orient, hand_pose)"
+        )
 
     def save(self, path):
         """Write the mesh as OBJ, PLY or GLB, by the path's ending: metres, camera frame."""
