@@ -39,7 +39,7 @@ def test_schedules():
 
 
 def test_pretrained_blocks_have_a_rate_of_their_own():
-    network = PretrainedStem(8, scales=2, pretrained=False)
+    network = PretrainedStem(8, pretrained=False)
     for optimizer in ("adamw", "rmsprop"):
         train = tiny_settings(optimizer=optimizer, learning_rate=1e-3, stem_rate=0.2).train
         groups = make_optimizer(network, train).param_groups
