@@ -3,9 +3,11 @@
 import ctypes
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +15,6 @@ import pytest
 from PIL import Image
 
 from hamr_lib.data.photographs import example_photographs
-from hamr_lib.errors import HamrError
 from hamr_lib.recovery import command
 from hamr_lib.recovery.photo import read_photo
 
@@ -92,6 +93,44 @@ def test_a_bad_argument_stops_at_once(hamr, photos, tmp_path, monkeypatch, argum
     assert not list(tmp_path.glob("out/*"))
 
 
+def test_other_files_of_a_folder_are_named(hamr, photos):
+    _, out, err = hamr(photos, BOX, "--side", "right")
+    assert "skipped, neither image nor video:" in err and "notes.txt" in err
+    assert "a.jpg: 1 hand (right) ->" in out and "0 left and 2 right hands" in out
+    assert err.count("c.png") == 1  # a message names the file once
+
+
+def test_names_that_a_terminal_cannot_show(photos, tmp_path, tiny_checkpoint):
+    odd = os.path.join(os.fsencode(photos), b"caf\xe9.jpg")
+    os.rename(photos / "a.jpg", odd)
+    (photos / "c.png").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "hamr_lib", "recover", str(photos), BOX, "--side", "right",
+         "--out", str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint)],
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == command.DONE, done.stderr
+    assert b"caf\\xe9.jpg: 1 hand" in done.stdout and len(list(tmp_path.glob("out/*"))) == 10
+
+
+def test_odd_paths_are_told(hamr, photos, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for arguments, complaint in (
+        ((photos / "a.jpg", "--out", tmp_path / "loop"), "loop"),
+        ((tmp_path / ("a" * 300 + ".png"),), "File name too long"),
+        ((photos / "a.jpg", "--box=0,0,1e308,1e308"), "outside the photo"),
+        ((photos / "a.jpg", "--device", "meta"), "device='meta' cannot be used"),
+    ):
+        code, _, err = hamr(*arguments)
+        assert code == command.FAILED and complaint in err
+    os.mkfifo(tmp_path / "pipe.png")
+    long = "b" * 245 + ".png"
+    Image.new("RGB", (90, 90)).save(tmp_path / long)
+    code, _, err = hamr(tmp_path / "pipe.png", tmp_path / long, photos / "a.jpg", BOX)
+    assert code == command.PARTLY and "pipe.png is not a file" in err
+    assert "File name too long" in err
+
+
 def test_a_folder_without_photos(hamr, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = hamr(tmp_path / "empty", BOX, "--side", "right")
@@ -152,40 +191,47 @@ def write_video(path, images):
     writer.release()
 
 
-def test_a_video_is_its_frames(hamr, left, noise, tmp_path):
+def test_a_video_gives_an_overlay_and_a_file_a_hand(hamr, left, noise, tmp_path):
     left = np.ascontiguousarray(left[:160, :160])
     noise = cv2.resize(noise, left.shape[1::-1])
-    write_video(tmp_path / "clip.mp4", [left, noise, left])
-    code, out, _ = hamr(tmp_path / "clip.mp4")
-    assert code == command.DONE and "hands in 2 of 3 frames" in out
-    expected = {f"clip-{i:06d}{end}" for i in (0, 2) for end in
-                ("_overlay.png", ".glb", ".obj", ".json")}  # fmt: skip
+    write_video(tmp_path / "clip.mp4", [left, left, noise])
+    code, out, _ = hamr(tmp_path / "clip.mp4", "--frames")
+    assert code == command.DONE and "clip.mp4: 1 hand (left) ->" in out
+    frames = {f"clip-{i:06d}{end}" for i in (0, 1) for end in
+              ("_overlay.png", ".glb", ".obj", ".json")}  # fmt: skip
+    expected = {"clip_overlay.mp4", "clip_hand1.npz"} | frames
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    with np.load(tmp_path / "out" / "clip_hand1.npz") as track:
+        assert track["frame"].tolist() == [0, 1] and track["time"][1] == pytest.approx(0.2)
+        assert track["joints_3d"].shape == (2, 21, 3) and track["side"].tolist() == ["left"] * 2
     write_video(tmp_path / "empty.mp4", [noise, noise])
-    code, _, err = hamr(tmp_path / "empty.mp4")
+    code, _, err = hamr(tmp_path / "empty.mp4", "--out", tmp_path / "none")
     assert code == command.NO_HAND and "no hand was found in any of its 2 frames" in err
-    (tmp_path / "text.mp4").write_text("not a video")
+    assert not list((tmp_path / "none").iterdir())
+    (tmp_path / "text.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
     code, _, err = hamr(tmp_path / "text.mp4")
-    assert code == command.FAILED and "text.mp4 is not a video that OpenCV reads" in err
+    assert code == command.FAILED and "text.mp4' is not a video that is read" in err
 
 
 @pytest.mark.parametrize(
     "names", [("a.png", "a.jpg"), ("a.png", "a_hand2.png"), ("a.mp4", "a-000001.png"),
               ("a.mp4", "a-000001_hand2.png")],
 )  # fmt: skip
-def test_results_of_one_name(tmp_path, names):
+def test_results_of_one_name(hamr, tmp_path, names):
     paths = [tmp_path / name for name in names]
     for path in paths:
         path.touch()
-    with pytest.raises(HamrError, match="would overwrite one another"):
-        command.list_photos(paths)
+    code, _, err = hamr(*paths)
+    assert code == command.FAILED and "would overwrite one another" in err
 
 
 def test_names_that_only_look_alike(tmp_path):
     paths = [tmp_path / name for name in ("a.png", "a-2.png", "a-000001.png", "b_hand2.png")]
     for path in paths:
         path.touch()
-    assert command.list_photos(paths) == paths
+    args = SimpleNamespace(out=tmp_path / "out", photos=paths)
+    assert command.list_photos(paths) == (paths, [])
+    command._check_names(paths, args)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")

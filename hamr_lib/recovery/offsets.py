@@ -99,11 +99,14 @@ def solve(turns, scale, flat, landmarks, solid, world):
     """
     offsets = np.zeros((NUM_JOINTS, 3))
     off = (landmarks - flat) / scale[:, None, None]  # metres along x and y
+    # The scale of 3-D landmarks means nothing: they get the spread of the joints. A scale fitted to
+    # them would be too small, as fits to noisy numbers are, and smaller in each round.
+    joints, sized = (x - x.mean(1, keepdims=True) for x in (solid, world))
+    spread = [np.linalg.norm(x, axis=(1, 2), keepdims=True) for x in (joints, sized)]
+    sized = sized * spread[0] / spread[1]
     for _ in range(ROUNDS):
         model = solid + np.einsum("njrc,jc->njr", turns, offsets)
-        a, b = (x - x.mean(1, keepdims=True) for x in (model, world))
-        ratio = (a * b).sum((1, 2)) / (b * b).sum((1, 2))
-        lifted = b * ratio[:, None, None] + model.mean(1, keepdims=True) - solid
+        lifted = sized + model.mean(1, keepdims=True) - solid
         for joint in range(NUM_JOINTS):
             rows = np.concatenate([turns[:, joint, :2], turns[:, joint]], axis=1)  # (N, 5, 3)
             wanted = np.concatenate([off[:, joint], lifted[:, joint]], axis=1)  # (N, 5)
