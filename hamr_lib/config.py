@@ -271,16 +271,12 @@ class Settings:
 
 
 def load_settings(profile, variant="full", **overrides) -> Settings:
-    """Read a profile, with a variant and then single overrides on top.
+    """Read a profile, with a variant of `VARIANTS` and then single overrides on top.
 
     Args:
         profile: a name in `notebooks/profiles/`, or the path of a YAML file. Where it says
             `base: <profile>`, what it does not say is as in that one.
-        variant: a key of `VARIANTS`.
         overrides: dotted settings with `.` written `__`, e.g. `train__seed=1`.
-
-    Raises:
-        HamrError: naming the profile, variant, key or value that is not known.
     """
     check_names([variant], VARIANTS, "variant")
     path, values = _read(profile)
@@ -325,10 +321,8 @@ def _merged(below, above):
 def load_run(profile, run="main") -> Settings:
     """Read the settings of one training run of a profile.
 
-    Args:
-        profile: as in `load_settings`.
-        run: "main", the profile as it is; or `<variant>-s<seed>`, a variant of it trained with
-            that seed for the budget of the ablations.
+    `run` is "main", the profile as it is, or `<variant>-s<seed>`, a variant of it trained with
+    that seed for the budget of the ablations.
     """
     if run == "main":
         return load_settings(profile)
@@ -342,11 +336,7 @@ def load_run(profile, run="main") -> Settings:
 
 
 def load_comparison(profile, method) -> Settings:
-    """Read the settings under which a method of `COMPARISONS` is trained.
-
-    Raises:
-        HamrError: for a method that is not known.
-    """
+    """Read the settings under which a method of `COMPARISONS` is trained."""
     check_names([method], COMPARISONS, "method")
     return load_settings(profile, **_budget(profile, "full", "comparison_steps"))
 
@@ -354,13 +344,12 @@ def load_comparison(profile, method) -> Settings:
 def _budget(profile, variant, name):
     """Overrides for a training of a profile's `ablation_steps` or `comparison_steps`."""
     settings = load_settings(profile, variant)
-    steps = getattr(settings.study, name)
+    train, study = settings.train, settings.study
+    steps = getattr(study, name)
     return {
         "train__steps": steps,
-        "train__validate_every": min(
-            steps, settings.train.validate_every, settings.study.validate_every
-        ),
-        "train__lift_steps": min(settings.train.lift_steps, settings.study.lift_steps),
+        "train__validate_every": min(steps, train.validate_every, study.validate_every),
+        "train__lift_steps": min(train.lift_steps, study.lift_steps),
     }
 
 

@@ -17,8 +17,6 @@ from hamr_lib.model.depthwise import Depthwise
 STRIDES = (4, 8, 16, 32)
 # EfficientNet-Lite0's block after which a map of each stride ends: its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-# Blocks that are not trained, unless said otherwise: their maps are the largest.
-FROZEN = 3
 
 
 class Encoder(NamedTuple):
@@ -77,7 +75,7 @@ class PretrainedStem(nn.Module):
         channels: int,
         encoder: str = "efficientnet_lite0",
         stride: int = 4,
-        frozen: int = FROZEN,
+        frozen: int = 3,
         pretrained: bool = True,
     ):
         super().__init__()
@@ -120,11 +118,9 @@ class PretrainedStem(nn.Module):
 
 
 def parameter_groups(network: nn.Module, stem_rate: float) -> list[dict]:
-    """Split the trained weights for an optimiser.
+    """Split the trained weights for an optimiser, with a factor `rate` of the learning rate.
 
-    Returns:
-        Two groups with a factor `rate` of the learning rate: 1 for all but the blocks of a
-        `PretrainedStem`, and `stem_rate` for those (none, where there are none).
+    It is `stem_rate` for the blocks of a `PretrainedStem`, and 1 for all others.
     """
     stems = [module for module in network.modules() if isinstance(module, PretrainedStem)]
     own = {id(p) for stem in stems for p in stem.blocks.parameters()}

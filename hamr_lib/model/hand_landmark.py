@@ -60,8 +60,7 @@ class Bottleneck(nn.Module):
 def encoder() -> nn.Sequential:
     """Build the encoder: (B, 3, S, S) RGB in [0, 1] to (B, 192, S/32, S/32), randomly initialised.
 
-    Returns:
-        The first convolution with its ReLU6, and one `Bottleneck` for each of `BLOCKS`.
+    It is the first convolution with its ReLU6, and one `Bottleneck` for each of `BLOCKS`.
     """
     inputs = [BLOCKS[0][0], *(outputs for _, outputs, *_ in BLOCKS)]
     blocks = (Bottleneck(i, *block) for i, block in zip(inputs, BLOCKS, strict=False))
@@ -70,20 +69,12 @@ def encoder() -> nn.Sequential:
 
 @torch.no_grad()
 def fill(network: nn.Module, weights: list[tuple[Tensor, Tensor]]):
-    """Copy (weight, bias) pairs to a network's convolutions and linear layers, in their order.
-
-    Raises:
-        HamrError: for fewer pairs than layers, or for another shape.
-    """
+    """Copy (weight, bias) pairs to a network's convolutions and linear layers, in their order."""
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    if len(weights) < len(layers):
-        raise HamrError(f"{FILE}: {len(weights)} layers, expected at least {len(layers)}")
-    for index, (layer, (weight, bias)) in enumerate(zip(layers, weights, strict=False)):
-        if layer.weight.shape != weight.shape:
-            raise HamrError(
-                f"{FILE}: layer {index} has weights of shape {tuple(weight.shape)}, expected "
-                f"{tuple(layer.weight.shape)}"
-            )
+    shapes = [layer.weight.shape for layer in layers]
+    if [weight.shape for weight, _ in weights[: len(layers)]] != shapes:
+        raise HamrError(f"{FILE}: its layers are not those of hand_landmark_full in mediapipe")
+    for layer, (weight, bias) in zip(layers, weights, strict=False):
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
 

@@ -61,14 +61,11 @@ class Regressor(nn.Module):
         self.register_buffer("start", start)
 
     def forward(self, joined: Tensor, project: Callable) -> list[Tensor]:
-        """Regress raw estimates from features and maps.
+        """Regress raw estimates, a list of (B, N), one an iteration, in single precision.
 
         Args:
-            joined: (B, C, size, size), the maps last.
+            joined: features and maps (B, C, size, size), the maps last.
             project: a function of estimates (B, N) that gives their joints, (B, 21, 2) crop units.
-
-        Returns:
-            a list of (B, N) estimates, one an iteration, in single precision.
         """
         features = self.encoder(joined).flatten(1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
@@ -83,14 +80,11 @@ class Regressor(nn.Module):
             return self.iterate(hidden, keypoints, project)
 
     def first_layer(self, *image: Tensor | None) -> Tensor:
-        """Apply the first layer to what an image tells, which is the same in every iteration.
+        """Apply the first layer to what an image tells, the same in every iteration: (B, hidden).
 
         Args:
             image: encoded features (B, F), and with `model.joint_features` keypoints (B, 21, 3)
                 and joint-aligned features (B, 21, FEATURES). None stands for zeros.
-
-        Returns:
-            (B, hidden).
         """
         hidden = self.layers[0].bias
         for part, weight in zip(image, self._columns(), strict=False):

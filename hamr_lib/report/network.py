@@ -55,22 +55,15 @@ def fig3(model: HAMR, out_dir: Path | None) -> Figure:
         ax.text(left + width / 2, 0.7, f"{name}\n{size}", ha="center", va="center", fontsize=7)
         left += width
     times = f"{model.regressor.iterations} iteration{'s' * (model.regressor.iterations > 1)}"
-    ax.annotate(
-        "",
-        xy=(0.02, 0.9),
-        xytext=(left - 0.02, 0.9),
-        arrowprops={"arrowstyle": "->", "connectionstyle": "arc3,rad=0.12", "lw": 0.8},
-    )
-    ax.text(0, 1.1, f"{times}: the layers see the last estimate and add to it",
-            fontsize=7)  # fmt: skip
+    _arrow(ax, (left - 0.02, 0.9), (0.02, 0.9), connectionstyle="arc3,rad=0.12")
+    ax.text(0, 1.1, f"{times}: the layers see the last estimate and add to it", fontsize=7)
     steps = ["hand layer\n(Section 3.1)", "mesh, then\njoints (Eq. 3)", "projection\n(Eq. 4-5)"]
     for k, text in enumerate(steps if model.mesh else ["21 joints", "projection\n(Eq. 4-5)"]):
         x = left + 0.09 + 0.29 * k
         ax.add_patch(FancyBboxPatch((x, 0.56), 0.2, 0.28, boxstyle="round,pad=0.01", lw=0.7,
                                     facecolor="white", edgecolor="0.3"))  # fmt: skip
         ax.text(x + 0.1, 0.7, text, ha="center", va="center", fontsize=7)
-        ax.annotate("", xy=(x - 0.01, 0.7), xytext=(x - 0.08, 0.7),
-                    arrowprops={"arrowstyle": "->", "lw": 0.8})  # fmt: skip
+        _arrow(ax, (x - 0.08, 0.7), (x - 0.01, 0.7))
     ax.set(xlim=(-0.01, left + 0.9), ylim=(0.53, 1.2))
     ax.axis("off")
     form = (
@@ -100,8 +93,7 @@ def _boxes(ax, blocks, title, start, shape, last=None):
         text += [_thousands(count)] if count else []
         ax.text(i + 0.5, -0.6, "\n".join(text), rotation=0, ha="center", va="top", fontsize=7)
         if i:
-            ax.annotate("", xy=(i + 0.2, 0), xytext=(i - 0.2, 0),
-                        arrowprops={"arrowstyle": "->", "lw": 0.7})  # fmt: skip
+            _arrow(ax, (i - 0.2, 0), (i + 0.2, 0))
     ax.set(xlim=(0, len(rows)), ylim=(-1.05, 0.62))
     ax.set_title(title, loc="left")
     ax.axis("off")
@@ -109,9 +101,7 @@ def _boxes(ax, blocks, title, start, shape, last=None):
 
 def _feedback(ax, place, iterations):
     """The estimate that goes back into the layers, whose box is the one at `place`."""
-    ax.annotate("", xy=(place + 0.3, 0.36), xytext=(place + 0.75, 0.36),
-                arrowprops={"arrowstyle": "->", "lw": 0.7,
-                            "connectionstyle": "arc3,rad=0.9"})  # fmt: skip
+    _arrow(ax, (place + 0.75, 0.36), (place + 0.3, 0.36), connectionstyle="arc3,rad=0.9")
     ax.text(place + 0.85, 0.62, f"last estimate,\n{iterations} iterations", fontsize=7, va="center")
 
 
@@ -122,12 +112,15 @@ def _branch(ax, name, size, count, place):
     ax.text(place / 2 + 0.6, 0.97, name, ha="center", va="center", fontsize=7)
     ax.text(place / 2 + 1.3, 0.97, f"{'x'.join(map(str, size))}, {_thousands(count)}",
             va="center", fontsize=7)  # fmt: skip
-    arrow = {"arrowstyle": "->", "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
     ax.plot([0.5, 0.5], [0.5, 0.97], "k", lw=0.7)
-    ax.annotate("", xy=(place / 2, 0.97), xytext=(0.5, 0.97), arrowprops=arrow)
+    _arrow(ax, (0.5, 0.97), (place / 2, 0.97), shrinkA=0, shrinkB=0)
     ax.plot([place / 2 + 0.6, place / 2 + 0.6, place + 0.25], [1.14, 1.25, 1.25], "k", lw=0.7)
-    ax.annotate("", xy=(place + 0.25, 0.38), xytext=(place + 0.25, 1.25), arrowprops=arrow)
+    _arrow(ax, (place + 0.25, 1.25), (place + 0.25, 0.38), shrinkA=0, shrinkB=0)
     ax.set_ylim(-1.05, 1.3)
+
+
+def _arrow(ax, start, end, **style):
+    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", "lw": 0.7, **style})
 
 
 def _thousands(count):
