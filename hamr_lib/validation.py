@@ -42,21 +42,16 @@ def known(names, what):
     return AfterValidator(check)
 
 
-Interval = Annotated[
-    tuple[Annotated[StrictFloat, Field(ge=0, le=100, allow_inf_nan=False)], ...],
-    Field(min_length=2, max_length=2),
-    AfterValidator(_ordered),
-]
-Factors = Annotated[
-    tuple[Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)], ...],
-    Field(min_length=1, max_length=100),
-    AfterValidator(_distinct),
-]
-Seeds = Annotated[
-    tuple[Annotated[StrictInt, Field(ge=0, le=SEEDS)], ...],
-    Field(min_length=1, max_length=100),
-    AfterValidator(_distinct),
-]
+def _several(kind, bounds, least, most, check):
+    each = Annotated[kind, bounds]
+    return Annotated[tuple[each, ...], Field(min_length=least, max_length=most), check]
+
+
+_FINITE = {"allow_inf_nan": False}
+Interval = _several(StrictFloat, Field(ge=0, le=100, **_FINITE), 2, 2, AfterValidator(_ordered))
+_ONCE = AfterValidator(_distinct)
+Factors = _several(StrictFloat, Field(gt=0, le=1000, **_FINITE), 1, 100, _ONCE)
+Seeds = _several(StrictInt, Field(ge=0, le=SEEDS), 1, 100, _ONCE)
 
 
 def group(cls):

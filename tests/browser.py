@@ -76,10 +76,8 @@ class Chrome:
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
         self.call("Page.setInterceptFileChooserDialog", enabled=True)
         # No question whether to leave a notebook unsaved: nobody would answer it.
-        self.call(
-            "Page.addScriptToEvaluateOnNewDocument",
-            source="addEventListener('beforeunload', e => e.stopImmediatePropagation(), true)",
-        )
+        script = "addEventListener('beforeunload', e => e.stopImmediatePropagation(), true)"
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
         # A page that is not in front has no current document, by which JupyterLab goes.
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
@@ -122,18 +120,13 @@ class Chrome:
 
     def offline(self):
         """Take the network away; files can still be opened."""
-        self.call(
-            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0,
-            uploadThroughput=0,
-        )  # fmt: skip
+        rates = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        self.call("Network.emulateNetworkConditions", offline=True, **rates)
 
     def requested(self):
         """The addresses that were asked for, without what a page holds itself."""
-        urls = [
-            event["params"]["request"]["url"]
-            for event in self.events
-            if event.get("method") == "Network.requestWillBeSent"
-        ]
+        sent = [one for one in self.events if one.get("method") == "Network.requestWillBeSent"]
+        urls = [one["params"]["request"]["url"] for one in sent]
         return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
     def place(self, element):
@@ -163,15 +156,12 @@ class Chrome:
         before = len(self.events)
         self.click(button)
 
-        def chooser():
+        def opened():
             self.js("1")  # takes in what has happened
-            opened = [
-                event for event in self.events[before:]
-                if event.get("method") == "Page.fileChooserOpened"
-            ]  # fmt: skip
-            return opened[0]["params"]["backendNodeId"] if opened else None
+            seen = self.events[before:]
+            return [one for one in seen if one.get("method") == "Page.fileChooserOpened"]
 
-        node = until(chooser, 30, "the file dialogue")
+        node = until(opened, 30, "the file dialogue")[0]["params"]["backendNodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], backendNodeId=node)
 
     def downloaded(self, name):

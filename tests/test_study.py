@@ -164,12 +164,6 @@ def test_nothing_starts_on_a_misspelt_name(one_notebook, profile, notebook, para
     assert not out.exists()
 
 
-def test_a_new_clone_is_set_up_before_its_runs_are_asked_for(tmp_path):
-    asked = make("--dry-run", "ablations", "PROFILE=smoke", f"VENV={tmp_path}")
-    assert "requirements.lock" in asked and "execute" not in asked
-    assert asked.splitlines()[-1] == "then: make ablations"
-
-
 def test_ablations_need_runs_of_their_own_and_not_the_main_one():
     asked = make("--dry-run", "--always-make", "ablations", "PROFILE=paper")
     trained = re.findall(r"02_train results/paper/(\S*)02_train.ipynb", asked)

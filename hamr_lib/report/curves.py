@@ -34,6 +34,7 @@ from hamr_lib.report.style import COLOURS, WIDTH, caption, save_figure, set_titl
 from hamr_lib.variants import CLAIMS, LABELS
 
 LINES = 6  # most curves in a panel; the others are in the tables
+CORRECT = "fraction of correct joints"
 
 
 @styled
@@ -56,13 +57,8 @@ def fig6(results_dir: Path, settings: Settings) -> Figure:
     tables = []
     for ax, dataset in zip(axes.flat, sets, strict=False):
         curves = {name: [errors[name][dataset]] for name in shown}
-        table = _curves(ax, curves, grids[dataset], settings)
-        tables.append(table.assign(dataset=dataset, protocol=names[dataset]))
-        ax.set(
-            title=set_title(dataset),
-            xlabel="error threshold (mm)",
-            ylabel="fraction of correct joints (3-D PCK)",
-        )
+        tables.append(_curves(ax, curves, grids[dataset], settings, dataset, names[dataset]))
+        ax.set_ylabel(f"{CORRECT} (3-D PCK)")
     for ax in axes.flat[len(sets) :]:
         ax.remove()
     fig.tight_layout(w_pad=1.0, h_pad=1.0)
@@ -85,14 +81,9 @@ def fig7(results_dir: Path, settings: Settings) -> Figure:
     curves = {first: [errors[first][dataset]], "main, heat maps": [maps]}
     curves |= {name: [errors[name][dataset]] for name in others}
     fig, ax = plt.subplots(figsize=(WIDTH / 2, 2.5))
-    table = _curves(ax, curves, thresholds, settings)
-    ax.set(
-        title=set_title(dataset),
-        xlabel="error threshold (pixels of the photo)",
-        ylabel="fraction of correct joints (2-D PCK)",
-    )
+    table = _curves(ax, curves, thresholds, settings, dataset, protocols.PIXELS.name)
+    ax.set(xlabel="error threshold (pixels of the photo)", ylabel=f"{CORRECT} (2-D PCK)")
     fig.tight_layout()
-    table = table.assign(dataset=dataset, protocol=protocols.PIXELS.name)
     text = caption("fig7", dataset=dataset)
     return save_figure(fig, table, text, results_dir / "figures", "fig7_pck_2d")
 
@@ -108,21 +99,15 @@ def fig8(results_dir: Path, settings: Settings) -> Figure:
     for ax, dataset in zip(axes, sets, strict=True):
         protocol = main_protocol(runs["full"][dataset][0])
         curves = {v: [errors_3d(p, protocol) for p in found[dataset]] for v, found in runs.items()}
-        table = _curves(ax, curves, protocols.THRESHOLDS[protocol.thresholds], settings)
         name = protocol_name(protocol.name, runs["full"][dataset][0])
-        tables.append(table.assign(dataset=dataset, protocol=name))
-        ax.set(title=set_title(dataset), xlabel="error threshold (mm)")
-    axes[0].set_ylabel("fraction of correct joints (3-D PCK)")
+        thresholds = protocols.THRESHOLDS[protocol.thresholds]
+        tables.append(_curves(ax, curves, thresholds, settings, dataset, name))
+    axes[0].set_ylabel(f"{CORRECT} (3-D PCK)")
     fig.tight_layout(w_pad=1.5)
     count = len(settings.study.ablation_seeds)
-    text = caption(
-        "fig8",
-        stb=sets[0],
-        rhd=sets[1],
-        steps=settings.study.ablation_steps,
-        seeds=f"{count} seed{'s' * (count > 1)}",
-        over=intervals_over(settings),
-    )
+    words = {"stb": sets[0], "rhd": sets[1], "seeds": f"{count} seed{'s' * (count > 1)}"}
+    words |= {"steps": settings.study.ablation_steps, "over": intervals_over(settings)}
+    text = caption("fig8", **words)
     return save_figure(fig, pd.concat(tables), text, results_dir / "figures", "fig8_ablations")
 
 
@@ -152,9 +137,8 @@ def ablations(results_dir: Path, settings: Settings) -> Figure:
     fig.tight_layout(w_pad=1.5)
     seeds = pd.DataFrame(list(gains.each), index=gains.index).add_prefix("seed_")
     table = gains.drop(columns="each").join(seeds)
-    text = caption(
-        "ablations_figure", steps=settings.study.ablation_steps, over=intervals_over(settings)
-    )
+    words = {"steps": settings.study.ablation_steps, "over": intervals_over(settings)}
+    text = caption("ablations_figure", **words)
     return save_figure(fig, table, text, results_dir / "figures", "ablations")
 
 
@@ -214,14 +198,11 @@ def _list_published(ax, dataset):
     return [listed[["dataset", "protocol", "method", "kind", "value"]]]
 
 
-def _curves(ax, curves, thresholds, settings):
-    """Draw PCK curves with bands, each with its name and AUC at its end.
+def _curves(ax, curves, thresholds, settings, dataset, protocol):
+    """Draw the PCK curves of a set, each with its band, name and AUC; return what is plotted.
 
     Args:
         curves: method -> list of errors (N, 21), one a seed.
-
-    Returns:
-        The plotted numbers as a DataFrame.
     """
     ends, tables = [], []
     for i, (name, errors) in enumerate(curves.items()):
@@ -232,9 +213,10 @@ def _curves(ax, curves, thresholds, settings):
         ends.append((area, pck[-1], f"{LABELS.get(name, name)} {area:.3f}", COLOURS[i]))
         tables.append(pd.DataFrame({
             "method": name, "kind": "measured", "threshold": thresholds, "pck": pck,
-            "ci_low": low, "ci_high": high, "value": area,
+            "ci_low": low, "ci_high": high, "value": area, "dataset": dataset, "protocol": protocol,
         }))  # fmt: skip
     ax.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1))
+    ax.set(title=set_title(dataset), xlabel="error threshold (mm)")
     ax.grid(color="0.9", linewidth=0.5)
     _label_ends(ax, [end for _, *end in sorted(ends)])
     return pd.concat(tables)
