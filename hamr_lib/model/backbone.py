@@ -87,11 +87,8 @@ class PretrainedStem(nn.Module):
         self.blocks = nn.ModuleList(blocks[frozen:])
         self.frozen.requires_grad_(False)
         self.lateral = nn.ModuleList(nn.Conv2d(taps[tap], channels, 1) for tap in self.taps)
-        self.smooth = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
+        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.smooth = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
     def train(self, mode: bool = True):
         """Set the mode of all but the frozen blocks, whose normalisation keeps its statistics."""

@@ -72,8 +72,7 @@ class HAMR(nn.Module):
 
     Args:
         settings: `config.Model`.
-        hand: the hand layer of `layer.load_hand`. It is not trained, and it is not in the state
-            dict.
+        hand: the layer of `load_hand`; it is not trained, nor in the state dict.
         pretrained: fill a pretrained stem with its weights; off where a checkpoint brings them.
     """
 
@@ -96,34 +95,26 @@ class HAMR(nn.Module):
     def from_pretrained(
         cls, path: Path | str | None = None, device: torch.device | str = "cpu"
     ) -> "HAMR":
-        """Load a trained network in evaluation mode.
-
-        Args:
-            path: a checkpoint; None takes `checkpoint.pretrained()`.
-            device: where the network goes.
-        """
+        """Load a checkpoint's network in evaluation mode; None takes `checkpoint.pretrained()`."""
         return load_model(checkpoint.pretrained() if path is None else path, device)[0]
 
     def _start(self) -> Tensor:
         """Make the estimate before the first iteration: (22,) with the paper's settings."""
-        device = next(self.hand.buffers()).device
-        camera = torch.tensor([math.log(math.e - 1), 0.0, 0.0], device=device)  # softplus = 1
-        identity = [0.0, 0.0, 0.0] if self.rotation == "axis_angle" else [1.0, 0, 0, 0, 1, 0]
-        rotation = torch.tensor(identity, device=device)
-        pose = torch.zeros(self.hand.pose_components, device=device)
-        betas = torch.zeros(NUM_BETAS, device=device)
-        if self.mesh:
-            return torch.cat([camera, rotation, pose, betas])
-        rest = self.hand(betas[None], torch.zeros(1, 3, device=device), pose[None]).joints[0]
-        return torch.cat([camera, (10 * (rest - rest[WRIST])).flatten()])
+        with torch.device(next(self.hand.buffers()).device):
+            camera = torch.tensor([math.log(math.e - 1), 0.0, 0.0])  # softplus = 1
+            identity = [0.0, 0.0, 0.0] if self.rotation == "axis_angle" else [1.0, 0, 0, 0, 1, 0]
+            pose, betas = torch.zeros(self.hand.pose_components), torch.zeros(NUM_BETAS)
+            if self.mesh:
+                return torch.cat([camera, torch.tensor(identity), pose, betas])
+            rest = self.hand(betas[None], torch.zeros(1, 3), pose[None]).joints[0]
+            return torch.cat([camera, (10 * (rest - rest[WRIST])).flatten()])
 
     def forward(self, image: Tensor, all_iterations: bool = False) -> Output:
         """Recover the hands in a batch of images.
 
         Args:
-            image: (B, 3, S, S) floats in [0, 1], crops of right hands, S = settings.image_size.
-            all_iterations: give the estimate of every iteration, not of the last alone, which is
-                all that the losses need.
+            image: (B, 3, S, S) in [0, 1], crops of right hands, S = `model.image_size`.
+            all_iterations: give the estimate of every iteration; the losses need the last alone.
         """
         expected = (3, self.image_size, self.image_size)
         if image.shape[1:] != expected:
@@ -142,13 +133,10 @@ class HAMR(nn.Module):
             joints = joints - joints[:, WRIST, None]
             flat = project_weak(joints, camera)
             return Estimate(camera, None, None, None, None, joints, flat)
-        turn, pose, betas = raw[:, 3:].split(
-            [raw.shape[1] - 3 - self.hand.pose_components - NUM_BETAS,
-             self.hand.pose_components, NUM_BETAS], dim=1
-        )  # fmt: skip
-        rotation = (
-            roma.rotvec_to_rotmat(turn) if self.rotation == "axis_angle" else rotation_from_6d(turn)
-        )
+        vector = self.rotation == "axis_angle"
+        sizes = [3 if vector else 6, self.hand.pose_components, NUM_BETAS]
+        turn, pose, betas = raw[:, 3:].split(sizes, dim=1)
+        rotation = roma.rotvec_to_rotmat(turn) if vector else rotation_from_6d(turn)
         return self.compose(camera, rotation, pose, betas, mesh)
 
     def compose(
@@ -180,16 +168,13 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[HA
     """Load a trained network in evaluation mode, and the settings it was trained with.
 
     Raises:
-        HamrError: for a missing, broken or foreign file, or one that does not fit the code or the
-            hand.
+        HamrError: for a file that is missing, broken, or of another network or hand.
     """
     content = checkpoint.read(path, task="hamr")
     description = content["hamr"]
     settings = checkpoint.stored_settings(path, description)
-    options = settings.hand
-    hand = load_hand(
-        description["hand"], pose_components=options.pose_components, joints=options.joints
-    )
+    asked = {"pose_components": settings.hand.pose_components, "joints": settings.hand.joints}
+    hand = load_hand(description["hand"], **asked)
     checkpoint.check_hand(path, description, hand)
     with torch.device("meta"):  # shapes alone, until the file's weights are known to fit
         network = HAMR(settings.model, hand, pretrained=False)

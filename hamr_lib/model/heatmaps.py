@@ -8,18 +8,12 @@ from hamr_lib.joints import NUM_JOINTS
 
 
 def heatmap_peaks(heatmaps: Tensor) -> Tensor:
-    """Find the highest point of each map, finer than its pixels.
+    """Find the highest point of raw maps (B, M, h, h), M >= 21: (B, 21, 2) crop units.
 
     The highest pixel moves along each axis to the top of the parabola through it and its two
     neighbours. This is exact for the logits of a Gaussian (trained by cross-entropy), and at most
     0.02 pixels off for a Gaussian of variance 2.5 (trained by squared error). On the border of the
     map the pixel itself is taken.
-
-    Args:
-        heatmaps: (B, M, h, h) raw maps, M >= 21.
-
-    Returns:
-        (B, 21, 2) keypoints, crop units.
     """
     maps = heatmaps[:, :NUM_JOINTS].float()
     size = maps.shape[-1]
@@ -37,10 +31,7 @@ def heatmap_peaks(heatmaps: Tensor) -> Tensor:
 
 
 def softargmax_keypoints(heatmaps: Tensor) -> Tensor:
-    """Take the mean of each map's softmax, and how peaked the softmax is.
-
-    Args:
-        heatmaps: (B, M, h, h) logits, M >= 21.
+    """Take the mean of the softmax of logits (B, M, h, h), M >= 21, and how peaked it is.
 
     Returns:
         (B, 21, 3): x and y in crop units, and the sum of the squared probabilities, which is 1
@@ -78,14 +69,9 @@ def cell_centres(count: int, low: float, high: float, like: Tensor) -> Tensor:
 
 
 def joint_aligned_features(features: Tensor, keypoints: Tensor) -> Tensor:
-    """Read a feature map at keypoints, bilinearly; zero outside the crop.
+    """Read features (B, C, h, h) at keypoints (B, J, 2), crop units, bilinearly: (B, J, C).
 
-    Args:
-        features: (B, C, h, h).
-        keypoints: (B, J, 2) crop units; no gradient reaches them.
-
-    Returns:
-        (B, J, C).
+    Outside the crop they are zero. No gradient reaches the keypoints.
     """
     grid = keypoints.detach()[:, :, None]
     return F.grid_sample(features, grid, align_corners=False)[..., 0].transpose(1, 2)

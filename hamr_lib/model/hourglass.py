@@ -44,13 +44,8 @@ def make_stem(settings: Model, pretrained: bool = True) -> nn.Module:
     """Make the first layers: (B, 3, S, S) in [0, 1] to (B, channels, h, h), h = S / map_stride."""
     width = settings.channels
     if settings.stem != "convolutions":
-        return PretrainedStem(
-            width,
-            encoder=settings.stem,
-            stride=settings.map_stride,
-            frozen=settings.frozen_blocks,
-            pretrained=pretrained,
-        )
+        stride, frozen = settings.map_stride, settings.frozen_blocks
+        return PretrainedStem(width, settings.stem, stride, frozen, pretrained)
     return nn.Sequential(
         conv(3, width // 4, kernel=7, stride=2),
         conv(width // 4, width // 2),
@@ -78,14 +73,11 @@ class PoseModule(nn.Module):
             nn.init.zeros_(head.bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Compute features and heat maps.
-
-        Args:
-            image: (B, 3, S, S) in [0, 1].
+        """Compute features and raw heat maps of an image (B, 3, S, S) in [0, 1].
 
         Returns:
             Features and maps of the last stack, joined (B, C + M, h, h), and the maps of each
-            stack (B, M, h, h), raw; h = S / `model.map_stride`.
+            stack (B, M, h, h); h = S / `model.map_stride`.
         """
         x = self.stem(image)
         heatmaps = []
