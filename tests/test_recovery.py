@@ -182,7 +182,7 @@ def test_a_frame_comes_with_its_earlier_iterations(tiny_checkpoint, unfitted):
 def test_the_start_estimate_lies_in_the_middle_of_the_box(tiny_checkpoint, tmp_path, unfitted):
     """A network that regresses nothing says where it starts: the wrist in the middle."""
     content = torch.load(tiny_checkpoint, weights_only=True)
-    content["state_dict"]["regression.layers.6.weight"].zero_()
+    content["state_dict"]["regressor.layers.6.weight"].zero_()
     torch.save(content, tmp_path / "zero.pt")
     [found] = recover(photo(), BOX, "right", tmp_path / "zero.pt")
     np.testing.assert_allclose(found.joints_2d[0], [140, 120], atol=1e-3)

@@ -198,7 +198,7 @@ def test_a_hand_is_laid_onto_what_is_seen_of_it(network, evidence):
         if evidence != "network":
             depth = (fitted.joints_3d - truth.joints_3d).norm(dim=-1).mean()
             assert depth < 0.015
-    assert np.mean(off) < 0.15
+    assert np.mean(off) < 0.25
 
 
 def test_a_joint_whose_map_says_nothing_pulls_little(network):
