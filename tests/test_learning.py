@@ -6,7 +6,7 @@ import pytest
 from saved_results import SETTINGS
 
 from hamr_lib.errors import HamrError
-from hamr_lib.report import learning
+from hamr_lib.report import figures, learning
 
 STEPS = np.array([250, 500, 750])
 
@@ -76,3 +76,7 @@ def test_time_is_that_of_the_steps(tmp_path):
     assert list(table["training (minutes)"]) == ["1.0", "3.0"]  # a step a second, then two seconds
     assert list(table["mean 3-D error, validation (mm)"]) == ["50.0", "40.0"]
     assert (tmp_path / "tables" / "time_to_accuracy.md").is_file()
+    whole = log.assign(train_total=[5, 4], val_total=[6, 5])
+    whole.to_csv(tmp_path / "log.csv", index=False)
+    drawn = figures.training_curves(tmp_path / "log.csv").axes[1].get_lines()[0]
+    assert list(drawn.get_ydata()) == [50, 40] and (tmp_path / "training.pdf").is_file()
