@@ -15,11 +15,13 @@ import pydantic
 from pydantic import Field, StrictBool
 
 from hamr_lib.errors import HamrError, quoted
-from hamr_lib.files import ROOT, read_yaml
+from hamr_lib.files import CHECKOUT, read_yaml
 from hamr_lib.validation import SEEDS, Factors, Interval, Seeds, group, known, told_by, within
 from hamr_lib.variants import CLAIMS, COMPARISONS, VARIANTS, check_names
 
-PROFILES = ROOT / "notebooks" / "profiles"
+PROFILES = CHECKOUT / "notebooks" / "profiles"
+if not PROFILES.is_dir():  # an installed package has them inside
+    PROFILES = Path(__file__).with_name("profiles")
 PROFILE_NAME = re.compile(r"[a-z0-9_-]{1,100}")
 
 

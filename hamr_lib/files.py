@@ -15,7 +15,13 @@ import yaml
 from hamr_lib.errors import HamrError, quoted
 
 YAML_BYTES = 100_000  # more is no settings
-ROOT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent
+# Where data and results are: the checkout, or, for an installed package, the user's cache.
+ROOT = (
+    CHECKOUT
+    if (CHECKOUT / "pyproject.toml").is_file()
+    else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hamr"
+)
 ASIDE = re.compile(r"\..*\.(\d+)\.part(\.[^.]*)?")  # names of files that are being written
 
 
