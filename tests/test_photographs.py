@@ -14,6 +14,7 @@ from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import scores
 from hamr_lib.joints import NAMES
+from hamr_lib.model.checkpoint import SHIPPED
 from hamr_lib.model.hamr import load_model
 from hamr_lib.report import tables
 
@@ -106,10 +107,10 @@ PLACES = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_shipped_networks_find_a_real_hand(name):
+def test_the_shipped_network_finds_a_real_hand(name):
     """One left hand, its joints where they are to a sixth of a finger's length."""
     [path] = [path for path in photographs.example_photographs() if path.name == name]
-    [hand] = recover(path)
+    [hand] = recover(path, checkpoint=SHIPPED)
     assert hand.side == "left"
     joints = hand.joints_2d[[NAMES.index(name) for name in MARKED]]
     off = np.linalg.norm(joints - PLACES[name], axis=1)
