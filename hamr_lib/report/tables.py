@@ -31,7 +31,7 @@ from hamr_lib.report.results import (
     variant_predictions,
 )
 from hamr_lib.report.style import STAND_IN, caption
-from hamr_lib.variants import CLAIMS, LABELS, VARIANTS
+from hamr_lib.variants import CLAIMS, FLOORS, LABELS, VARIANTS
 
 MAIN = ("auc", "epe_mean", "auc_2d", "miou")  # beside columns of another kind
 HEADLINE = ("auc", "auc_hand3d", "auc_2d", "miou")
@@ -230,9 +230,9 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
     table[title], table["p"] = zip(*gains, strict=True)
     out_dir = results_dir / "tables"
     _write_methods(folders, settings, out_dir)
-    text = caption(
-        "comparisons", steps=settings.study.comparison_steps, main_steps=settings.train.steps
-    )
+    steps = {"steps": settings.study.comparison_steps, "main_steps": settings.train.steps}
+    only_controls = set(methods) <= {"main", *FLOORS}
+    text = caption("controls") if only_controls else caption("comparisons", **steps)
     return write_table(table, text, out_dir, "comparisons", by=SET)
 
 
