@@ -2,15 +2,18 @@
 
     python -m hamr_lib.session OUT [--profile gpu] [--minutes 14] [--no-bench]
 
-All cores but two render. While they render a first part of the training images, the machine is
-benchmarked; while they render the whole, the network trains on the first part; then it goes on
-with the whole, for as many steps as the time gives. OUT receives at once what is made: both runs
-(`first`, `main`) with a checkpoint a minute, bench.csv, and at the end model.pt and session.json.
+All cores but two render. They first render the training images of another seed. While they render
+those of the profile, the network trains on the first, without the silhouette loss where PyTorch3D
+is missing: the renderer on the CPU would take longer than the rest of a step. Then it goes on with
+the profile's own images and losses. Both runs take as many steps as the time gives. OUT receives at
+once what is made: both runs (`first`, `main`) with a checkpoint a minute, bench.csv, and at the end
+model.pt and session.json.
 """
 
 import argparse
 import os
 import shutil
+import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +26,16 @@ from hamr_lib.data.registry import training_crops
 from hamr_lib.files import commit, write_json
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model import checkpoint
+from hamr_lib.render.backends import installed
 from hamr_lib.study import machine
 from hamr_lib.synth.sets import render_open_sets
 from hamr_lib.training.loop import fit
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Stopped
 
-FIRST = 8  # the first part is one of so many
-RESERVE = 40  # seconds at the end, for what is brought back
+FIRST = 0.6  # of the time that training has, for the first run
+SLOWER = 0.4  # the learning rate of the main run, which goes on from a trained network
+RESERVE = 30  # seconds at the end, for what is brought back
 
 
 class Resumed(Task):
@@ -57,42 +62,54 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     settings = load_settings(profile)
     asked = settings.data.open
     # Another seed: no image of the first part may be among those that validate the whole.
-    part = replace(asked, rhd_training=-(-asked.rhd_training // FIRST), seed=asked.seed + 1)
-    first = replace(settings, profile=f"{profile}-first", data=replace(settings.data, open=part))
+    few = {"rhd_evaluation": 2, "stb_frames": 1, "dexter_frames": 1}
+    first = replace(
+        settings,
+        profile=f"{profile}-first",
+        data=replace(settings.data, open=replace(asked, seed=asked.seed + 1, **few)),
+    )
+    if not installed("pytorch3d"):
+        first = replace(first, losses=replace(settings.losses, silhouette=0.0))
     options = settings.hand
     hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
     processes = max(1, os.cpu_count() - 2)
     begun = out / "first"
-    begun.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as background:
         rendering = background.submit(render_open_sets, first, processes=processes)
         if sections:
             bench.main(list(sections))
+            out.mkdir(parents=True, exist_ok=True)
             shutil.copy(bench.REFERENCE / "bench.csv", out)
-        crops = bench.noise_crops(settings, settings.train.batch_size)
-        seconds, _ = bench.loop_and_bare(settings, crops, hand, turns=4)
         rendering.result()
         rendering = background.submit(render_open_sets, settings, processes=processes)
-        rendering.add_done_callback(lambda _: (begun / "stop").touch())
-        _train(first, begun, hand, Task(), (ends - time.monotonic()) / 2)
+        _train(first, begun, hand, Task(), FIRST * (ends - time.monotonic() - RESERVE))
         rendering.result()
-    left = ends - time.monotonic() - RESERVE
-    every = settings.train.validate_every
-    steps = max(1, int(left / max(seconds) / every)) * every
-    train = replace(settings.train, steps=min(steps, settings.train.steps))
+    train = replace(settings.train, learning_rate=SLOWER * settings.train.learning_rate)
     main = replace(settings, train=train)
-    history = _train(main, out / "main", hand, Resumed(begun / "checkpoints" / "last.ckpt"), left)
+    again = Resumed(begun / "checkpoints" / "last.ckpt")
+    history = _train(main, out / "main", hand, again, ends - time.monotonic() - RESERVE)
     made = [out / "main" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     checkpoint.save_release(next(path for path in made if path.is_file()), out / "model.pt")
-    about = {"profile": profile, "commit": commit(), "machine": machine(), "steps": train.steps}
-    write_json(out / "session.json", {**about, "seconds_a_step": max(seconds), "log": history})
+    about = {"profile": profile, "commit": commit(), "machine": machine()}
+    write_json(out / "session.json", {**about, "log": history})
     return history
 
 
 def _train(settings, folder, hand, task, seconds):
     """Train for as long as there is time; the history, or None of a run that was stopped."""
+    ends = time.monotonic() + seconds
+    crops = training_crops(settings)
+    noise = bench.noise_crops(settings, settings.train.batch_size)
+    step, _ = bench.loop_and_bare(settings, noise, hand, turns=3)
+    left = ends - time.monotonic()
+    # Five validations; the average of a run is a little slower than its steps alone.
+    every = max(1, int(0.9 * left / statistics.median(step) / 5))
+    train = replace(
+        settings.train, steps=min(5 * every, settings.train.steps), validate_every=every
+    )
+    print(f"{folder.name}: {train.steps} steps of {statistics.median(step):.3f} s", flush=True)
     try:
-        return fit(settings, folder, *training_crops(settings), hand, task, seconds / 60)
+        return fit(replace(settings, train=train), folder, *crops, hand, task, left / 60)
     except Stopped as error:
         print(error, file=sys.stderr)
         return None

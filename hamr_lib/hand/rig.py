@@ -53,18 +53,21 @@ def load_anny():
 
     It is not imported before it is needed: a network that has its hand needs none.
     """
-    import warp
-
-    warp.config.log_level = warp.LOG_ERROR
-    sys.stderr.flush()
-    kept = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)  # the warning is written by compiled code
-        warp.init()
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        import warp
+    except ImportError:  # Anny then skins with torch alone
+        warp = None
+    if warp:
+        warp.config.log_level = warp.LOG_ERROR
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)  # the warning is written by compiled code
+            warp.init()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
     import anny
     import anny.shape_distribution
 
