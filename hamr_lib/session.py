@@ -11,6 +11,7 @@ model.pt and session.json.
 """
 
 import argparse
+import copy
 import os
 import shutil
 import statistics
@@ -100,7 +101,7 @@ def _train(settings, folder, hand, task, seconds):
     ends = time.monotonic() + seconds
     crops = training_crops(settings)
     noise = bench.noise_crops(settings, settings.train.batch_size)
-    step, _ = bench.loop_and_bare(settings, noise, hand, turns=3)
+    step, _ = bench.loop_and_bare(settings, noise, copy.deepcopy(hand), turns=3)
     left = ends - time.monotonic()
     # Five validations; the average of a run is a little slower than its steps alone.
     every = max(1, int(0.9 * left / statistics.median(step) / 5))
