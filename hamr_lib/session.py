@@ -103,11 +103,10 @@ def _train(settings, folder, hand, task, seconds):
     noise = bench.noise_crops(settings, settings.train.batch_size)
     step, _ = bench.loop_and_bare(settings, noise, copy.deepcopy(hand), turns=3)
     left = ends - time.monotonic()
-    # Five validations; the average of a run is a little slower than its steps alone.
-    every = max(1, int(0.9 * left / statistics.median(step) / 5))
-    train = replace(
-        settings.train, steps=min(5 * every, settings.train.steps), validate_every=every
-    )
+    # The average of a run is a little slower than its steps alone.
+    steps = max(1, min(int(0.9 * left / statistics.median(step)), settings.train.steps))
+    every = max(1, steps // 5)
+    train = replace(settings.train, steps=steps // every * every, validate_every=every)
     print(f"{folder.name}: {train.steps} steps of {statistics.median(step):.3f} s", flush=True)
     try:
         return fit(replace(settings, train=train), folder, *crops, hand, task, left / 60)

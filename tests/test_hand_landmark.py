@@ -101,7 +101,7 @@ def test_a_stem_of_every_stride_and_depth_of_freezing(stride, frozen, expected):
             if index in stem.taps:
                 maps.append(x)
     for ours, theirs in zip(stem.maps(image), maps, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # sums in another order
     out.square().mean().backward()
     trained = [p for p in stem.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.any() for p in trained)

@@ -28,27 +28,40 @@ def tiny(tmp_path, monkeypatch):
     return rendered
 
 
-def test_a_session_trains_on_a_part_and_then_on_the_whole(tiny, tmp_path, monkeypatch):
+def steps_of(path):
+    """Steps that a checkpoint's run has taken, and the settings of its training."""
+    about = checkpoint.read(path)["hamr"]
+    return about["step"], about["settings"]["train"]
+
+
+def test_a_session_trains_on_other_images_and_then_on_the_profiles_own(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([0.01], [0.01]))
     history = session.session(tmp_path, "tiny", minutes=3, sections=())
     part, whole = (settings.data.open for settings in tiny)
-    assert part.rhd_training == whole.rhd_training / 8 and part.seed != whole.seed
-    assert checkpoint.read(tmp_path / "first" / "checkpoints" / "last.ckpt")["hamr"]["step"] >= 1
-    assert [row["step"] for row in history] == [4, 8]
+    assert part.rhd_training == whole.rhd_training and part.seed != whole.seed
+    assert part.rhd_evaluation < whole.rhd_evaluation
+    # There is time for more than the eight steps that the profile asks for.
+    (first, before), (main, after) = (
+        steps_of(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("first", "main")
+    )
+    assert first == main == history[-1]["step"] == 8
+    assert after["learning_rate"] < before["learning_rate"]
     about = json.loads((tmp_path / "session.json").read_text())
-    assert about["steps"] == 8 and about["log"] == history
+    assert about["profile"] == "tiny" and about["log"] == history
     state = checkpoint.read(tmp_path / "model.pt")["state_dict"]
     best = checkpoint.read(tmp_path / "main" / "checkpoints" / "best.ckpt")["state_dict"]
     assert state.keys() == best.keys()
 
 
 def test_a_session_takes_as_many_steps_as_the_time_gives(tiny, tmp_path, monkeypatch):
-    # 20 of 60 seconds are left at most: at 4 seconds a step, less than two validations.
-    monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([4.0, 3.0], [3.0]))
-    history = session.session(tmp_path / "one", "tiny", minutes=1, sections=())
-    assert [row["step"] for row in history] == [4]
+    # Of 5970 seconds the first run has 0.6. A step takes 900, and a tenth more with what is beside.
+    monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([900.0, 1000.0, 800.0], [1]))
+    history = session.session(tmp_path / "one", "tiny", minutes=100, sections=())
+    assert steps_of(tmp_path / "one" / "first" / "checkpoints" / "last.ckpt")[0] == 3
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
     # Without any time left there is a network of one step all the same.
-    assert session.session(tmp_path / "none", "tiny", minutes=0.5, sections=()) is None
+    session.session(tmp_path / "none", "tiny", minutes=0.5, sections=())
+    assert steps_of(tmp_path / "none" / "main" / "checkpoints" / "last.ckpt")[0] == 1
     assert (tmp_path / "none" / "model.pt").is_file()
 
 
