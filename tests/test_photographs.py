@@ -30,6 +30,8 @@ def folder(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), noise)
     monkeypatch.setenv("BACKGROUNDS", str(tmp_path / "bsds"))
+    # The true photographs may be under data/raw.
+    monkeypatch.setattr(photographs.find_photographs, "__defaults__", (tmp_path / "none",))
     return tmp_path / "bsds"
 
 
