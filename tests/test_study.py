@@ -121,7 +121,8 @@ def test_only_the_name_of_a_profile_reaches_a_shell(tmp_path, goal, way):
     shutil.copytree(ROOT / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
     for name in HOSTILE:
         environment = {**os.environ, **({"PROFILE": name} if way == "environment" else {})}
-        command = ["make", "-n", goal, *([f"PROFILE={name}"] if way == "argument" else [])]
+        command = ["make", "--no-print-directory", "-n", goal]
+        command += [f"PROFILE={name}"] if way == "argument" else []
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
