@@ -6,6 +6,7 @@ import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
 
+from hamr_lib.joints import PARENTS
 from hamr_lib.synth.backgrounds import draw_swatch
 from hamr_lib.synth.vectors import cross, unit
 
@@ -19,7 +20,7 @@ class Thing(NamedTuple):
     pattern: np.ndarray  # (h, w, 3) linear RGB
 
 
-_PARENTS = [0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19]
+_PARENTS = list(PARENTS[1:])  # of the joints but the wrist
 
 
 def sample_things(
