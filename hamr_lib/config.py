@@ -95,6 +95,8 @@ class Model:
     # The fully connected layers also see where the maps find the joints, the features there, and
     # how far off the last estimate's projection is.
     joint_features: StrictBool = False
+    # And a pretrained encoder's last features, averaged over the image.
+    pooled_features: StrictBool = False
     mesh: StrictBool = True  # off: the head regresses 21 joints and no mesh (ablation)
     # Three axis-angle numbers as in the paper, or the continuous 6-D form of Zhou et al. 2019.
     rotation: Literal["axis_angle", "6d"] = "axis_angle"
@@ -108,6 +110,8 @@ class Model:
             )
         if self.stem == "convolutions" and stride != 4:
             raise ValueError("map_stride=8: expected 4 where the stem is not pretrained")
+        if self.stem == "convolutions" and self.pooled_features:
+            raise ValueError("pooled_features=True: expected False where the stem is not pretrained")
         if self.stem != "convolutions" and self.image_size % 32:
             raise ValueError(
                 f"image_size={self.image_size}: expected a multiple of 32, the stride of the "

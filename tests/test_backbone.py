@@ -23,10 +23,13 @@ def test_the_maps_are_those_of_the_whole_network(stem):
     for index in TAPS:
         network._blocks[index].register_forward_hook(lambda *a: theirs.append(a[2]))
     with torch.no_grad():
-        network((255 * image - 127) / 128)
-        assert stem.eval()(image).shape == (2, 16, 16, 16)
-        ours = stem.maps(image)
+        features = network.extract_features((255 * image - 127) / 128)
+        assert stem.eval()(image)[0].shape == (2, 16, 16, 16)
+        ours, pooled = stem.maps(image)
+        whole = PretrainedStem(16, pooled=True).eval().maps(image)[1]
     assert [x.shape[1] for x in theirs] == list(TAPS.values())
+    assert pooled is None
+    torch.testing.assert_close(whole, features.mean((2, 3)), atol=1e-4, rtol=1e-4)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
@@ -35,7 +38,7 @@ def test_the_first_blocks_stay_as_they_are(stem):
     before = {key: value.clone() for key, value in stem.frozen.state_dict().items()}
     optimiser = torch.optim.SGD([p for p in stem.parameters() if p.requires_grad], lr=0.1)
     first = stem.blocks[0]._expand_conv.weight.clone()
-    stem.train()(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    stem.train()(torch.rand(2, 3, 64, 64))[0].square().mean().backward()
     optimiser.step()
     for key, value in stem.frozen.state_dict().items():
         assert torch.equal(value, before[key]), key

@@ -282,14 +282,14 @@ def test_pavlakos_second_stage_sees_maps_alone(crops):
     channels = SETTINGS.model.channels
     joined = torch.rand(1, channels + 22, 8, 8)
     with torch.no_grad():
-        (before,) = network.regressor(joined, None)
+        (before,) = network.regressor(joined, None, None)
         features, joints, mask = joined.clone(), joined.clone(), joined.clone()
         features[:, :channels] += 1
         joints[:, channels : channels + 21] = torch.rand(1, 21, 8, 8)
         mask[:, -1] += 2
-        assert torch.equal(network.regressor(features, None)[0], before)
-        moved = (network.regressor(joints, None)[0] - before)[0].abs()
-        shaped = (network.regressor(mask, None)[0] - before)[0].abs()
+        assert torch.equal(network.regressor(features, None, None)[0], before)
+        moved = (network.regressor(joints, None, None)[0] - before)[0].abs()
+        shaped = (network.regressor(mask, None, None)[0] - before)[0].abs()
     assert (moved[:-10] > 1e-6).all() and (moved[-10:] == 0).all()
     assert (shaped[-10:] > 1e-6).all() and (shaped[:-10] == 0).all()
 

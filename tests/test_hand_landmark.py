@@ -43,11 +43,6 @@ class Landmarks(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = hand_landmark.encoder()
-        self.head = nn.Sequential(
-            nn.Conv2d(192, 1152, 1), nn.ReLU6(),
-            nn.Conv2d(1152, 1152, 3, padding=1, groups=1152), nn.ReLU6(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )  # fmt: skip
         self.heads = nn.ModuleList(nn.Linear(1152, size) for size in (1, 1, 63, 63))
         weights = hand_landmark.read_weights(hand_landmark.weights_path())
         assert len(weights) == 31 + 16 + 4
@@ -55,7 +50,7 @@ class Landmarks(nn.Module):
 
     def forward(self, image):
         """(B, 3, 224, 224) to (B, 21, 3) landmarks in pixels."""
-        return self.heads[2](self.head(self.encoder(image))).unflatten(1, (21, 3))
+        return self.heads[2](self.encoder(image).mean((2, 3))).unflatten(1, (21, 3))
 
 
 def mediapipes_landmarks(image):
@@ -89,9 +84,10 @@ def test_landmarks_are_mediapipes_own():
 @pytest.mark.parametrize("stride, frozen, expected", [(4, 3, 24), (8, 3, 12), (4, 15, 24)])
 def test_a_stem_of_every_stride_and_depth_of_freezing(stride, frozen, expected):
     torch.manual_seed(0)
-    stem = PretrainedStem(16, encoder="hand_landmark", stride=stride, frozen=frozen).train()
+    options = {"encoder": "hand_landmark", "stride": stride, "frozen": frozen, "pooled": True}
+    stem = PretrainedStem(16, **options).train()
     image = torch.rand(2, 3, 96, 96)
-    out = stem(image)
+    out, pooled = stem(image)
     assert out.shape == (2, 16, expected, expected)
     whole, x, maps = hand_landmark.encoder().eval(), image, []
     hand_landmark.fill(whole, hand_landmark.read_weights(hand_landmark.weights_path()))
@@ -100,13 +96,14 @@ def test_a_stem_of_every_stride_and_depth_of_freezing(stride, frozen, expected):
             x = layer(x)
             if index in stem.taps:
                 maps.append(x)
-    for ours, theirs in zip(stem.maps(image), maps, strict=True):
+    torch.testing.assert_close(pooled, x.mean((2, 3)), rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(stem.maps(image)[0], maps, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # sums in another order
-    out.square().mean().backward()
+    (out.square().mean() + pooled.square().mean()).backward()
     trained = [p for p in stem.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.any() for p in trained)
     assert not any(p.requires_grad for p in stem.frozen.parameters())
-    assert len(stem.frozen) + len(stem.blocks) == len(whole) and len(stem.blocks) == 15 - frozen
+    assert len(stem.frozen) + len(stem.blocks) == len(whole) and len(stem.blocks) == 16 - frozen
 
 
 def test_without_the_wheel_a_new_network_is_refused(monkeypatch):

@@ -40,7 +40,7 @@ def images(batch=2, size=64):
 def test_paper_size_has_the_stated_layers_parameters_and_operations():
     model = HAMR(Model(), Hand()).to("meta").eval()
     with FlopCounterMode(display=False) as counter:
-        joined, heatmaps = model.pose_module(torch.empty(1, 3, 256, 256, device="meta"))
+        joined, heatmaps, _ = model.pose_module(torch.empty(1, 3, 256, 256, device="meta"))
         raw = model.regressor.encoder(joined).flatten(1)
     assert [tuple(m.shape) for m in heatmaps] == [(1, 64, 64, 64)] * 2
     assert len(model.regressor.encoder) == 6
@@ -87,7 +87,7 @@ def test_each_iteration_adds_to_the_last_estimate():
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.arange(22) / 100)
-    raw = model.regressor(model.pose_module(images())[0], None)  # it asks no projection
+    raw = model.regressor(model.pose_module(images())[0], None, None)  # it asks no projection
     for k, estimate in enumerate(raw, start=1):
         expected = model.regressor.start + k * torch.arange(22) / 100
         torch.testing.assert_close(estimate, expected.expand(2, -1))
@@ -197,7 +197,7 @@ def test_the_layers_see_keypoints_their_features_and_how_far_the_projection_is_o
     """The first layer is taken apart; the answer is that of all at once, iteration by iteration."""
     model = small(joint_features=True).eval()
     regression = model.regressor
-    joined, heatmaps = model.pose_module(images())
+    joined, heatmaps, _ = model.pose_module(images())
     assert torch.equal(joined[:, -24:], heatmaps[-1])
     keypoints = softargmax_keypoints(joined[:, -24:])
     aligned = regression.joint_features(joint_aligned_features(joined[:, :-24], keypoints[..., :2]))

@@ -49,7 +49,7 @@ class Volume(nn.Module):
         self.register_buffer("length", length)
 
     def forward(self, image):
-        joined, heatmaps = self.pose_module(image)
+        joined, heatmaps, _ = self.pose_module(image)
         features = self.head(joined)
         maps = self.joints(features).float().unflatten(1, (NUM_JOINTS, self.depth))
         joints = volume_joints(maps)

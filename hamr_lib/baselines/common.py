@@ -94,8 +94,9 @@ class Features(nn.Module):
         self.stem = make_stem(settings)
 
     def forward(self, image):
-        """(B, 3, S, S) -> features (B, C, h, h), and no heat maps."""
-        return self.stem(image), []
+        """(B, 3, S, S) -> features (B, C, h, h), no heat maps, and pooled features or None."""
+        features, pooled = self.stem(image)
+        return features, [], pooled
 
 
 def encoder_network(settings, hand, iterations):

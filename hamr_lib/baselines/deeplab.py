@@ -26,7 +26,7 @@ class Mask(nn.Module):
         self.head = DeepLabHead(settings.channels, 1, rates)
 
     def forward(self, image):
-        logits = self.head(self.features(image))
+        logits = self.head(self.features(image)[0])
         return F.interpolate(logits, image.shape[-2:], mode="bilinear")[:, 0]
 
 

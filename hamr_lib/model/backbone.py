@@ -17,6 +17,7 @@ from hamr_lib.model.depthwise import Depthwise
 STRIDES = (4, 8, 16, 32)
 # EfficientNet-Lite0's block after which a map of each stride ends: its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
+POOLED = {"efficientnet_lite0": 1280, "hand_landmark": 1152}  # pooled features of each encoder
 
 
 class Encoder(NamedTuple):
@@ -24,6 +25,7 @@ class Encoder(NamedTuple):
 
     first: list[nn.Module]  # layers before the first block
     blocks: list[nn.Module]
+    last: nn.Module  # layers after the blocks, whose mean over the image its own outputs are read from
     taps: dict[int, int]  # block after which a map of stride 4, 8, 16, 32 ends: its channels
     scale: float  # the encoder sees scale * image + shift
     shift: float
@@ -43,14 +45,16 @@ def _efficientnet_lite0(pretrained):
         block._depthwise_conv = Depthwise(slow.in_channels, kernel, stride, bias=False)
         block._depthwise_conv.weight = slow.weight
     first = [whole._conv_stem, whole._bn0, nn.ReLU6(inplace=True)]
-    return Encoder(first, list(whole._blocks), TAPS, 255 / 128, -127 / 128)
+    last = nn.Sequential(whole._conv_head, whole._bn1, nn.ReLU6(inplace=True))
+    return Encoder(first, list(whole._blocks), last, TAPS, 255 / 128, -127 / 128)
 
 
 def _hand_landmark(pretrained):
     encoder = hand_landmark.encoder()
     if pretrained:
         hand_landmark.fill(encoder, hand_landmark.read_weights(hand_landmark.weights_path()))
-    return Encoder(list(encoder[:2]), list(encoder[2:]), hand_landmark.TAPS, 1.0, 0.0)
+    first, blocks, last = encoder[:2], encoder[2:-1], encoder[-1]
+    return Encoder(list(first), list(blocks), last, hand_landmark.TAPS, 1.0, 0.0)
 
 
 ENCODERS = {"efficientnet_lite0": _efficientnet_lite0, "hand_landmark": _hand_landmark}
@@ -67,6 +71,7 @@ class PretrainedStem(nn.Module):
         encoder: a key of `ENCODERS`.
         stride: of the finest map used and of the output, 4 or 8.
         frozen: how many blocks are not trained.
+        pooled: also compute the encoder's pooled features.
         pretrained: fill the encoder with its weights; off where a checkpoint brings them.
     """
 
@@ -76,12 +81,14 @@ class PretrainedStem(nn.Module):
         encoder: str = "efficientnet_lite0",
         stride: int = 4,
         frozen: int = 3,
+        pooled: bool = False,
         pretrained: bool = True,
     ):
         super().__init__()
-        first, blocks, taps, self.scale, self.shift = ENCODERS[encoder](pretrained)
+        first, blocks, last, taps, self.scale, self.shift = ENCODERS[encoder](pretrained)
         self.taps = [tap for tap, at in zip(taps, STRIDES, strict=True) if at >= stride]
-        blocks = blocks[: self.taps[-1] + 1]
+        self.pooled = pooled
+        blocks = blocks[: self.taps[-1] + 1] + [last] * pooled
         self.first = -len(first)  # index of the first layer, where blocks count from 0
         self.frozen = nn.Sequential(*first, *blocks[:frozen])
         self.blocks = nn.ModuleList(blocks[frozen:])
@@ -96,22 +103,29 @@ class PretrainedStem(nn.Module):
         self.frozen.eval()
         return self
 
-    def maps(self, image: Tensor) -> list[Tensor]:
-        """Compute the encoder's maps of an image (B, 3, S, S) in [0, 1], the finest first."""
+    def maps(self, image: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Compute the encoder's maps of an image (B, 3, S, S) in [0, 1], the finest first.
+
+        The second result is its pooled features (B, P), None unless they were asked for.
+        """
         x, maps = image * self.scale + self.shift, []
         for index, layer in enumerate([*self.frozen, *self.blocks], start=self.first):
             x = layer(x)
             if index in self.taps:
                 maps.append(x)
-        return maps
+        return maps, x.mean((2, 3)) if self.pooled else None
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Compute features (B, channels, S/stride, S/stride) of an image (B, 3, S, S) in [0, 1]."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute features (B, channels, S/stride, S/stride) of an image (B, 3, S, S) in [0, 1].
+
+        The second result is the encoder's pooled features (B, P), None unless asked for.
+        """
         merged = None
-        for lateral, x in zip(reversed(self.lateral), reversed(self.maps(image)), strict=True):
+        maps, pooled = self.maps(image)
+        for lateral, x in zip(reversed(self.lateral), reversed(maps), strict=True):
             x = lateral(x)
             merged = x if merged is None else x + F.interpolate(merged, scale_factor=2.0)
-        return self.smooth(merged)
+        return self.smooth(merged), pooled
 
 
 def parameter_groups(network: nn.Module, stem_rate: float) -> list[dict]:

@@ -24,6 +24,7 @@ def describe_blocks(model: nn.Module) -> list[tuple[str, tuple, int]]:
 
     def record(module, _, output):
         name, block = blocks[module]
+        output = output[0] if isinstance(output, tuple) else output
         count = sum(p.numel() for p in block.parameters() if p.requires_grad)
         rows[module] = name, tuple(output.shape[1:]), count
 

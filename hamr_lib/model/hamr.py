@@ -119,8 +119,8 @@ class HAMR(nn.Module):
         expected = (3, self.image_size, self.image_size)
         if image.shape[1:] != expected:
             raise HamrError(f"image is {tuple(image.shape)}, expected (B, {expected})")
-        joined, heatmaps = self.pose_module(image)
-        raw = self.regressor(joined, self.project)
+        joined, heatmaps, pooled = self.pose_module(image)
+        raw = self.regressor(joined, pooled, self.project)
         wanted = raw if all_iterations else raw[-1:]
         with torch.autocast(image.device.type, enabled=False):
             return Output(heatmaps, [self.decode(r) for r in wanted])

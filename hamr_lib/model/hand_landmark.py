@@ -26,6 +26,7 @@ BLOCKS = (
 )  # fmt: skip
 # Block after which a map of stride 4, 8, 16 and 32 ends: its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 14: 192}
+LAST = 1152  # channels after the last layers
 
 
 class FirstConv2d(nn.Conv2d):
@@ -58,13 +59,18 @@ class Bottleneck(nn.Module):
 
 
 def encoder() -> nn.Sequential:
-    """Build the encoder: (B, 3, S, S) RGB in [0, 1] to (B, 192, S/32, S/32), randomly initialised.
+    """Build the encoder: (B, 3, S, S) RGB in [0, 1] to (B, 1152, S/32, S/32), at random.
 
-    It is the first convolution with its ReLU6, and one `Bottleneck` for each of `BLOCKS`.
+    It is the first convolution with its ReLU6, one `Bottleneck` for each of `BLOCKS`, and last the
+    layers from whose mean over the image the landmarks are read.
     """
     inputs = [BLOCKS[0][0], *(outputs for _, outputs, *_ in BLOCKS)]
     blocks = (Bottleneck(i, *block) for i, block in zip(inputs, BLOCKS, strict=False))
-    return nn.Sequential(FirstConv2d(3, 24), nn.ReLU6(inplace=True), *blocks)
+    last = nn.Sequential(
+        nn.Conv2d(inputs[-1], LAST, 1), nn.ReLU6(inplace=True),
+        Depthwise(LAST, 3, 1), nn.ReLU6(inplace=True),
+    )  # fmt: skip
+    return nn.Sequential(FirstConv2d(3, 24), nn.ReLU6(inplace=True), *blocks, last)
 
 
 @torch.no_grad()

@@ -40,13 +40,24 @@ class Hourglass(nn.Module):
         return self.skip(x) + F.interpolate(low, scale_factor=2.0, mode="nearest")
 
 
+class ConvolutionStem(nn.Sequential):
+    """The paper's first layers; like `PretrainedStem` with no pooled features."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, None]:
+        return super().forward(image), None
+
+
 def make_stem(settings: Model, pretrained: bool = True) -> nn.Module:
-    """Make the first layers: (B, 3, S, S) in [0, 1] to (B, channels, h, h), h = S / map_stride."""
+    """Make the first layers: (B, 3, S, S) in [0, 1] to (B, channels, h, h), h = S / map_stride.
+
+    Their second result is a pretrained encoder's pooled features (B, P), or None.
+    """
     width = settings.channels
     if settings.stem != "convolutions":
         stride, frozen = settings.map_stride, settings.frozen_blocks
-        return PretrainedStem(width, settings.stem, stride, frozen, pretrained)
-    return nn.Sequential(
+        pooled = settings.pooled_features
+        return PretrainedStem(width, settings.stem, stride, frozen, pooled, pretrained)
+    return ConvolutionStem(
         conv(3, width // 4, kernel=7, stride=2),
         conv(width // 4, width // 2),
         nn.AvgPool2d(2),
@@ -72,14 +83,14 @@ class PoseModule(nn.Module):
             nn.init.normal_(head.weight, std=0.001)
             nn.init.zeros_(head.bias)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Compute features and raw heat maps of an image (B, 3, S, S) in [0, 1].
 
         Returns:
-            Features and maps of the last stack, joined (B, C + M, h, h), and the maps of each
-            stack (B, M, h, h); h = S / `model.map_stride`.
+            Features and maps of the last stack, joined (B, C + M, h, h), the maps of each stack
+            (B, M, h, h), h = S / `model.map_stride`, and the stem's pooled features (B, P) or None.
         """
-        x = self.stem(image)
+        x, pooled = self.stem(image)
         heatmaps = []
         for stack, hourglass in enumerate(self.hourglasses):
             features = self.features[stack](hourglass(x))
@@ -87,4 +98,4 @@ class PoseModule(nn.Module):
             joined = torch.cat([features, heatmaps[-1]], dim=1)
             if stack < len(self.join):
                 x = x + self.join[stack](joined)
-        return joined, heatmaps
+        return joined, heatmaps, pooled

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hamr_lib.config import Model
 from hamr_lib.joints import NUM_JOINTS
+from hamr_lib.model.backbone import POOLED
 from hamr_lib.model.heatmaps import joint_aligned_features, softargmax_keypoints
 from hamr_lib.model.hourglass import conv
 
@@ -40,9 +41,10 @@ class Regressor(nn.Module):
         )
         hidden, dropout = settings.hidden, settings.dropout
         self.maps = settings.maps if settings.joint_features else 0
-        # Inputs of the layers: encoded features, keypoints, joint-aligned features, the last
+        # Inputs of the layers: encoded and pooled features, keypoints, joint-aligned features, the last
         # estimate, and the distance of its projection from the keypoints.
-        sizes = [widths[-1], len(start)]
+        pooled = POOLED[settings.stem] if settings.pooled_features else 0
+        sizes = [widths[-1] + pooled, len(start)]
         if settings.joint_features:
             self.joint_features = nn.Sequential(
                 nn.Linear(inputs - self.maps, FEATURES), nn.ReLU(inplace=True)
@@ -60,14 +62,19 @@ class Regressor(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
         self.register_buffer("start", start)
 
-    def forward(self, joined: Tensor, project: Callable) -> list[Tensor]:
+    def forward(
+        self, joined: Tensor, pooled: Tensor | None, project: Callable
+    ) -> list[Tensor]:
         """Regress raw estimates, a list of (B, N), one an iteration, in single precision.
 
         Args:
             joined: features and maps (B, C, size, size), the maps last.
+            pooled: (B, P) the stem's pooled features; None without `model.pooled_features`.
             project: a function of estimates (B, N) that gives their joints, (B, 21, 2) crop units.
         """
         features = self.encoder(joined).flatten(1)
+        if pooled is not None:
+            features = torch.cat([features, pooled], dim=1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
             if not self.maps:
@@ -83,7 +90,7 @@ class Regressor(nn.Module):
         """Apply the first layer to what an image tells, the same in every iteration: (B, hidden).
 
         Args:
-            image: encoded features (B, F), and with `model.joint_features` keypoints (B, 21, 3)
+            image: encoded and pooled features (B, F), and with `model.joint_features` keypoints (B, 21, 3)
                 and joint-aligned features (B, 21, FEATURES). None stands for zeros.
         """
         hidden = self.layers[0].bias
