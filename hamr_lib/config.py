@@ -111,7 +111,7 @@ class Model:
         if self.stem == "convolutions" and stride != 4:
             raise ValueError("map_stride=8: expected 4 where the stem is not pretrained")
         if self.stem == "convolutions" and self.pooled_features:
-            raise ValueError("pooled_features=True: expected False where the stem is not pretrained")
+            raise ValueError("pooled_features=True: expected False without a pretrained stem")
         if self.stem != "convolutions" and self.image_size % 32:
             raise ValueError(
                 f"image_size={self.image_size}: expected a multiple of 32, the stride of the "
@@ -228,7 +228,8 @@ class Study:
     """Which further runs the study holds."""
 
     ablations: Annotated[tuple[str, ...], known(VARIANTS, "variant")] = tuple(CLAIMS)
-    ablation_seeds: Seeds = (0, 1, 2)
+    ablation_seeds: Seeds = (0, 1, 2)  # of the full model and the paper's own ablations
+    choice_seeds: int = within(3, 1, 100)  # how many of these the other variants take
     # Steps of each ablation run, the full model's own row in that table included, so that all
     # rows of Fig. 8 have the same budget.
     ablation_steps: int = within(200000, 1, 10**8)
@@ -236,6 +237,8 @@ class Study:
     validate_every: int = within(1000, 1, 10**8)
     # At most, before the first image of an ablation or comparison (see `train.lift_steps`).
     lift_steps: int = within(1000, 0, 10**7)
+    # Of ablations and comparisons, at least: a pretrained stem that stays as it is costs half.
+    frozen_blocks: int = within(0, 0, 100)
     comparisons: Annotated[tuple[str, ...], known(COMPARISONS, "method")] = tuple(COMPARISONS)
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
     # Before a method is trained, its learning rate is chosen on the validation crops: the best of
@@ -245,6 +248,11 @@ class Study:
     # Each trained method in a notebook run of its own, which `make -j` spreads and an interruption
     # spares; off: all in one, where starting a kernel (some 6 s) would take longer than a method.
     comparisons_apart: StrictBool = True
+
+    def seeds(self, variant: str) -> tuple[int, ...]:
+        """Training seeds of an ablation."""
+        chosen = variant != "full" and variant not in CLAIMS
+        return self.ablation_seeds[: self.choice_seeds if chosen else None]
 
 
 @group
@@ -356,6 +364,7 @@ def _budget(profile, variant, name):
         "train__steps": steps,
         "train__validate_every": min(steps, train.validate_every, study.validate_every),
         "train__lift_steps": min(train.lift_steps, study.lift_steps),
+        "model__frozen_blocks": max(settings.model.frozen_blocks, study.frozen_blocks),
     }
 
 

@@ -43,9 +43,9 @@ def results_dir(profile, run=None):
 
 def ablation_runs(settings):
     """Name the runs behind Fig. 8, if any: the full model and each ablation, over the seeds."""
-    asked, seeds = settings.study.ablations, settings.study.ablation_seeds
-    variants = ("full", *asked) if asked else ()
-    return [f"{variant}-s{seed}" for variant in variants for seed in seeds]
+    study = settings.study
+    variants = ("full", *study.ablations) if study.ablations else ()
+    return [f"{variant}-s{seed}" for variant in variants for seed in study.seeds(variant)]
 
 
 def comparison_runs(settings):

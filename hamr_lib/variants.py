@@ -46,7 +46,7 @@ VARIANTS = {
          "train.stem_rate": 1.0}),
     "imagenet-stem": Variant("stem pretrained on ImageNet",
         {"model.stem": "efficientnet_lite0", "train.stem_rate": 1.0}),
-    "frozen-stem": Variant("stem not trained", {"model.frozen_blocks": 16}),
+    "frozen-stem": Variant("stem not trained", {"model.frozen_blocks": 17}),
     "no-joint-features": Variant("without keypoints and joint-aligned features",
         {"model.joint_features": False, "train.lift_steps": 0, "train.lift_beside": 0}),
     "no-pooled-features": Variant("without pooled features", {"model.pooled_features": False}),

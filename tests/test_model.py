@@ -201,7 +201,7 @@ def test_the_layers_see_keypoints_their_features_and_how_far_the_projection_is_o
     assert torch.equal(joined[:, -24:], heatmaps[-1])
     keypoints = softargmax_keypoints(joined[:, -24:])
     aligned = regression.joint_features(joint_aligned_features(joined[:, :-24], keypoints[..., :2]))
-    found = regression(joined, lambda raw: nowhere(raw) + raw[:, :1, None])
+    found = regression(joined, None, lambda raw: nowhere(raw) + raw[:, :1, None])
     last = regression.start.expand(2, -1)
     for estimate in found:
         off = last[:, :1, None] - keypoints[..., :2]

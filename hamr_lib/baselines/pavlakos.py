@@ -62,8 +62,8 @@ class Priors(nn.Module):
             nn.init.xavier_uniform_(stream[-1].weight, gain=0.01)
             nn.init.zeros_(stream[-1].bias)
 
-    def forward(self, joined, project):
-        """(B, C + 22, h, h) -> one estimate (B, N), in a list; nothing is projected."""
+    def forward(self, joined, pooled, project):
+        """(B, C + 22, h, h) -> one estimate (B, N), in a list; it asks for nothing else."""
         maps = joined[:, self.channels :].detach().float()
         height = maps[:, :NUM_JOINTS].amax(dim=(2, 3))
         points = torch.cat([heatmap_peaks(maps).flatten(1), height], dim=1)

@@ -25,7 +25,7 @@ class Encoder(NamedTuple):
 
     first: list[nn.Module]  # layers before the first block
     blocks: list[nn.Module]
-    last: nn.Module  # layers after the blocks, whose mean over the image its own outputs are read from
+    last: nn.Module  # layers after the blocks; its own outputs are read from their mean
     taps: dict[int, int]  # block after which a map of stride 4, 8, 16, 32 ends: its channels
     scale: float  # the encoder sees scale * image + shift
     shift: float

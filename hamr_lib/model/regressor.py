@@ -41,8 +41,8 @@ class Regressor(nn.Module):
         )
         hidden, dropout = settings.hidden, settings.dropout
         self.maps = settings.maps if settings.joint_features else 0
-        # Inputs of the layers: encoded and pooled features, keypoints, joint-aligned features, the last
-        # estimate, and the distance of its projection from the keypoints.
+        # Inputs of the layers: encoded and pooled features, keypoints, joint-aligned features, the
+        # last estimate, and the distance of its projection from the keypoints.
         pooled = POOLED[settings.stem] if settings.pooled_features else 0
         sizes = [widths[-1] + pooled, len(start)]
         if settings.joint_features:
@@ -62,9 +62,7 @@ class Regressor(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
         self.register_buffer("start", start)
 
-    def forward(
-        self, joined: Tensor, pooled: Tensor | None, project: Callable
-    ) -> list[Tensor]:
+    def forward(self, joined: Tensor, pooled: Tensor | None, project: Callable) -> list[Tensor]:
         """Regress raw estimates, a list of (B, N), one an iteration, in single precision.
 
         Args:
@@ -90,8 +88,8 @@ class Regressor(nn.Module):
         """Apply the first layer to what an image tells, the same in every iteration: (B, hidden).
 
         Args:
-            image: encoded and pooled features (B, F), and with `model.joint_features` keypoints (B, 21, 3)
-                and joint-aligned features (B, 21, FEATURES). None stands for zeros.
+            image: encoded and pooled features (B, F), and with `model.joint_features` keypoints
+                (B, 21, 3) and joint-aligned features (B, 21, FEATURES). None stands for zeros.
         """
         hidden = self.layers[0].bias
         for part, weight in zip(image, self._columns(), strict=False):

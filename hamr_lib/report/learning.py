@@ -24,7 +24,7 @@ def validation_errors(results_dir, variant, settings):
         (steps (T,), list of (T, N) millimetres, one a seed of the ablations).
     """
     steps, errors = None, []
-    for seed in settings.study.ablation_seeds:
+    for seed in settings.study.seeds(variant):
         path = results_dir / "runs" / f"{variant}-s{seed}" / "validation.npz"
         stored = read_arrays(path, ("step", "error"))
         if errors and stored["step"].tolist() != steps.tolist():
@@ -47,14 +47,15 @@ def differences_along(results_dir, settings):
     rows = []
     for variant in settings.study.ablations:
         own_steps, own = validation_errors(results_dir, variant, settings)
+        beside = full[: len(own)]  # of the same seeds
         shared = np.intersect1d(steps, own_steps, return_indices=True)
         for step, at, own_at in zip(*shared, strict=True):
-            gains = [a[own_at] - b[at] for a, b in zip(own, full, strict=True)]
+            gains = [a[own_at] - b[at] for a, b in zip(own, beside, strict=True)]
             low, high = metrics.interval(_resampled(gains, settings.evaluate.bootstrap))
             rows.append({
                 "variant": variant,
                 "step": int(step),
-                "full": np.mean([np.nanmean(errors[at]) for errors in full]),
+                "full": np.mean([np.nanmean(errors[at]) for errors in beside]),
                 "difference": np.mean([np.nanmean(gain) for gain in gains]),
                 "ci_low": low,
                 "ci_high": high,

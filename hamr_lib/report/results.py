@@ -87,7 +87,7 @@ def variant_predictions(
     """Load the predictions of ablations: variant -> data set -> a list, one a training seed."""
     runs = {}
     for variant in variants:
-        names = [f"{variant}-s{seed}" for seed in settings.study.ablation_seeds]
+        names = [f"{variant}-s{seed}" for seed in settings.study.seeds(variant)]
         seeds = [run_predictions(results_dir / "runs" / name) for name in names]
         runs[variant] = {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
     return runs
@@ -120,7 +120,8 @@ def ablation_differences(results_dir: Path, settings: Settings) -> pd.DataFrame:
     for dataset, full in runs["full"].items():
         protocol = protocol_name(main_protocol(full[0]).name, full[0])
         for variant in settings.study.ablations:
-            test = paired_difference(runs[variant][dataset], full, settings)
+            own = runs[variant][dataset]  # its seeds are the first of the full model's
+            test = paired_difference(own, full[: len(own)], settings)
             kept = {key: test[key] for key in ("difference", "ci_low", "ci_high", "each")}
             rows.append({"dataset": dataset, "variant": variant, "protocol": protocol, **kept})
     return pd.DataFrame(rows)
@@ -128,5 +129,9 @@ def ablation_differences(results_dir: Path, settings: Settings) -> pd.DataFrame:
 
 def intervals_over(settings: Settings) -> str:
     """Say what the ablations' intervals are taken over."""
-    seeds = len(settings.study.ablation_seeds)
-    return f"images and {seeds} seeds" if seeds > 1 else "the images of one seed (not over seeds)"
+    count = len(settings.study.ablation_seeds)
+    few = min(settings.study.choice_seeds, count)
+    if count == 1:
+        return "the images of one seed (not over seeds)"
+    fewer = f" ({few} for what the paper leaves open)" if few < count else ""
+    return f"images and {count} seeds{fewer}"
