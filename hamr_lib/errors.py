@@ -1,6 +1,7 @@
 """The one exception a user of this library is meant to read."""
 
 import reprlib
+from collections.abc import Iterable
 
 
 class HamrError(Exception):
@@ -21,3 +22,9 @@ class _Quoter(reprlib.Repr):
 def quoted(value: object) -> str:
     """Write a value from outside as a message may quote it: at most a few hundred characters."""
     return _Quoter().repr(value)[:300]
+
+
+def one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in tuple(choices):
+        raise HamrError(f"{name}={quoted(value)}: expected one of {', '.join(choices)}")
