@@ -88,7 +88,7 @@ class TestAngles:
         for call in (anatomy.angles_to_axis_angle, anatomy.overlap, anatomy.limit):
             with pytest.raises(HamrError, match=r"angles: expected \(22,\) or \(n, 22\)"):
                 call(np.zeros((3, 21)))
-        with pytest.raises(HamrError, match="side: expected 'left' or 'right', got 'both'"):
+        with pytest.raises(HamrError, match="side='both': expected one of left, right"):
             anatomy.anny_pose(angles(), "both")
         with pytest.raises(HamrError, match="resting=1.5: expected a fraction from 0 to 1"):
             sampling.sample_poses(np.random.default_rng(0), 1, resting=1.5)

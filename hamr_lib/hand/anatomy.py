@@ -7,10 +7,7 @@ The base of the thumb has three angles: `radial` turns it in the plane of the pa
 fingers, `palmar` lifts it out of that plane, and `twist` turns its pad towards the fingers.
 
 The axes are those of the rest skeleton of `anny`'s right hand, whose finger bones carry an
-anatomical frame each: x the flexion axis, y along the bone, z palmar. `angles_to_axis_angle` gives
-the rotations as MANO's format has them: each joint's relative to its parent, about the axes of the
-whole upright hand (x to its back, y along the fingers, z to the thumb's side). `anny_pose` gives
-the same rotations as the hands of Anny's bodies take them.
+anatomical frame each: x the flexion axis, y along the bone, z palmar.
 """
 
 import functools
@@ -21,22 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
 
-from hamr_lib.errors import HamrError
+from hamr_lib.errors import HamrError, one_of
 from hamr_lib.hand.rig import ANNY_BONES, TO_MANO, palm_frame, rig
 from hamr_lib.joints import FINGERS
 
-ANGLES = (
-    "thumb CMC radial",
-    "thumb CMC palmar",
-    "thumb CMC twist",
-    "thumb MCP flexion",
-    "thumb MCP radial",
-    "thumb IP flexion",
-) + tuple(
-    f"{finger} {angle}"
-    for finger in FINGERS[1:]
-    for angle in ("MCP flexion", "MCP spread", "PIP flexion", "DIP flexion")
-)
+_OF_THUMB = ("CMC radial", "CMC palmar", "CMC twist", "MCP flexion", "MCP radial", "IP flexion")
+_OF_FINGER = ("MCP flexion", "MCP spread", "PIP flexion", "DIP flexion")
+ANGLES = tuple(f"thumb {angle}" for angle in _OF_THUMB)
+ANGLES += tuple(f"{finger} {angle}" for finger in FINGERS[1:] for angle in _OF_FINGER)
 
 # Degrees. Active range of adult hands, with a little of what a push adds at the ends; the spread
 # of a finger is further reduced as its knuckle bends (`limit`).
@@ -59,18 +48,11 @@ _SPREAD_SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
 MIRROR = np.array([1.0, -1.0, -1.0])
 
 
-def _read_gestures():
-    """Read named poses from `gestures.csv`, which has degrees.
-
-    Where fingers touch, the thumb was fitted so that pads meet and nothing overlaps. Letters are
-    those of American finger spelling (F is "OK", L "thumb and index", S "fist", V "two", W
-    "three"; G, N, P, Q, R, T and the moving J and Z are not there).
-    """
-    table = pd.read_csv(Path(__file__).with_name("gestures.csv"), index_col="gesture")
-    return dict(zip(table.index, np.radians(table[list(ANGLES)].to_numpy(float)), strict=True))
-
-
-GESTURES = _read_gestures()  # name -> (22,) radians
+# Named poses, in degrees. Where fingers touch, the thumb was fitted so that pads meet and nothing
+# overlaps. Letters are those of American finger spelling (F is "OK", L "thumb and index", S "fist",
+# V "two", W "three"; G, N, P, Q, R, T and the moving J and Z are not there).
+_TABLE = pd.read_csv(Path(__file__).with_name("gestures.csv"), index_col="gesture")[list(ANGLES)]
+GESTURES = {name: np.radians(row.to_numpy(float)) for name, row in _TABLE.iterrows()}
 COUNTING = ("point", "two", "three", "four", "open")  # one to five
 
 
@@ -94,18 +76,16 @@ def skeleton() -> Skeleton:
     shared = rig()
     vertices, heads, frames = shared.vertices, shared.chains, shared.axes
     offsets, radii = np.zeros((5, 3, 3)), np.zeros((5, 3))
-    for f in range(5):
-        for k in range(3):
-            flesh = vertices[shared.weights[:, 1 + TO_MANO.index(3 * f + k)] > 0.6]
-            bone = heads[f, k + 1] - heads[f, k]
-            length = np.linalg.norm(bone)
-            along = (flesh - heads[f, k]) @ bone / length
-            shaft = (along > 0.2 * length) & (along < 0.8 * length)
-            across = flesh - heads[f, k] - along[:, None] * bone / length
-            # The bone is not in the middle of the finger: its axis is found first.
-            low, high = across[shaft].min(0), across[shaft].max(0)
-            offsets[f, k] = (low + high) / 2
-            radii[f, k] = np.median(np.linalg.norm(across[shaft] - offsets[f, k], axis=1))
+    for f, k in np.ndindex(5, 3):
+        flesh = vertices[shared.weights[:, 1 + TO_MANO.index(3 * f + k)] > 0.6]
+        bone = heads[f, k + 1] - heads[f, k]
+        length = np.linalg.norm(bone)
+        along = (flesh - heads[f, k]) @ bone / length
+        shaft = (along > 0.2 * length) & (along < 0.8 * length)
+        across = flesh - heads[f, k] - along[:, None] * bone / length
+        # The bone is not in the middle of the finger: its axis is found first.
+        offsets[f, k] = (across[shaft].min(0) + across[shaft].max(0)) / 2
+        radii[f, k] = np.median(np.linalg.norm(across[shaft] - offsets[f, k], axis=1))
     palm = palm_frame(*heads[[1, 2, 4], 0])
     zero = np.empty((5, 3, 3))
     # The thumb at zero flexes within the plane of the palm.
@@ -165,14 +145,12 @@ def _checked(angles):
 
 
 def angles_to_axis_angle(angles: np.ndarray) -> np.ndarray:
-    """Convert anatomical angles to the 15 joint rotations of MANO's format.
-
-    Args:
-        angles: (n, 22) or (22,) radians, in the order of `ANGLES`.
+    """Convert angles (n, 22) or (22,) to the joint rotations of MANO's format, open right hand.
 
     Returns:
-        (n, 15, 3) or (15, 3) axis-angle, joints in MANO's order (`joints.MANO_NAMES[1:]`), of the
-        open right hand, each relative to its parent and to the rest pose (not to the mean pose).
+        (n, 15, 3) or (15, 3) axis-angle, joints in MANO's order (`joints.MANO_NAMES[1:]`), each
+        relative to its parent and to the rest pose (not the mean pose), about the axes of the whole
+        upright hand: x to its back, y along the fingers, z to the thumb's side.
     """
     angles = _checked(angles)
     turned = _orientations(np.atleast_2d(angles))
@@ -184,31 +162,22 @@ def angles_to_axis_angle(angles: np.ndarray) -> np.ndarray:
 
 
 def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
-    """Convert anatomical angles to pose parameters of Anny's finger bones.
+    """Convert angles (n, 22) or (22,) to pose parameters of Anny's finger bones of one side.
 
-    For models with `pose_parameterization="local-ref"`, Anny's default. The metacarpals stay
-    at identity.
-
-    Args:
-        angles: (n, 22) or (22,) radians.
-        side: "left" or "right"; the angles mean the same on both.
+    For models with `pose_parameterization="local-ref"`, Anny's default.
 
     Returns:
         dict of bone label, e.g. "finger2-1.R", to (n, 4, 4) or (4, 4) float64.
     """
-    if side not in ("left", "right"):
-        raise HamrError(f"side: expected 'left' or 'right', got {side!r}")
-    # Anny's deltas are about the axes of its reference body, the same for the hand alone; its left
-    # side mirrors its right at x = 0.
+    one_of("side", side, ("left", "right"))
+    # Anny's deltas are about the axes of its reference body; its left mirrors its right at x = 0.
     vectors = angles_to_axis_angle(angles) @ skeleton().reference.T
     if side == "left":
         vectors = vectors * MIRROR
-    transforms = np.zeros((*vectors.shape[:-1], 4, 4))
-    transforms[..., :3, :3] = (
-        Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)
-    )
-    transforms[..., 3, 3] = 1
-    suffix = ".L" if side == "left" else ".R"
+    turns = Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix()
+    transforms = np.tile(np.eye(4), (*vectors.shape[:-1], 1, 1))
+    transforms[..., :3, :3] = turns.reshape(*vectors.shape, 3)
+    suffix = "." + side[0].upper()
     return {bone + suffix: transforms[..., j, :, :] for j, bone in enumerate(ANNY_BONES)}
 
 
@@ -236,11 +205,8 @@ _GIVE = 0.35
 _PAIRS = np.array(
     [
         ((f, k), (g, m))
-        for f in range(5)
-        for g in range(f + 1, 5)
-        for k in range(3)
-        for m in range(3)
-        if not (g == f + 1 and f > 0 and k == m == 0) and not (f == 0 and k == 0)
+        for f, g, k, m in np.ndindex(5, 5, 3, 3)
+        if f < g and not (g == f + 1 and f > 0 and k == m == 0) and not (f == 0 and k == 0)
     ]
 )
 
@@ -260,9 +226,9 @@ def blend(a: np.ndarray, b: np.ndarray, t) -> np.ndarray:
 
 
 def overlap(angles: np.ndarray) -> np.ndarray:
-    """Return how far two parts of the hand penetrate each other, at most, beyond what flesh allows.
+    """Return how far two parts of a hand penetrate each other, at most, beyond what flesh allows.
 
-    Phalanges are capsules with the radii of `skeleton`; flesh gives way by 35 % of them.
+    Phalanges are capsules with the radii of `skeleton`; flesh gives way by `_GIVE` of them.
 
     Args:
         angles: (n, 22) or (22,) radians.

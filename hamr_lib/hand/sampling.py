@@ -4,18 +4,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from hamr_lib.errors import HamrError
-from hamr_lib.hand.anatomy import (
-    ANGLES,
-    DIP,
-    GESTURES,
-    MCP,
-    PIP,
-    SPREAD,
-    THUMB,
-    blend,
-    limit,
-    overlap,
-)
+from hamr_lib.hand import anatomy
+from hamr_lib.hand.anatomy import ANGLES, DIP, GESTURES, MCP, PIP, SPREAD, THUMB
 
 
 def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.ndarray:
@@ -31,13 +21,10 @@ def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.n
     Args:
         rng: numpy Generator; the same state gives the same poses.
         n: number of poses.
-        resting: fraction of hands at rest.
+        resting: fraction of hands at rest, from 0 to 1.
 
     Returns:
         (n, 22) radians, in the order of `ANGLES`.
-
-    Raises:
-        HamrError: for a fraction outside [0, 1].
     """
     if not 0 <= resting <= 1:
         raise HamrError(f"resting={resting!r}: expected a fraction from 0 to 1")
@@ -47,7 +34,7 @@ def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.n
         if resting:
             rests = rng.uniform(size=(len(drawn), 1)) < resting
             drawn = np.where(rests, _draw_resting(rng, len(drawn)), drawn)
-        poses = np.concatenate([poses, drawn[overlap(drawn) <= 0]])
+        poses = np.concatenate([poses, drawn[anatomy.overlap(drawn) <= 0]])
     return poses[:n]
 
 
@@ -57,24 +44,22 @@ def _draw(rng, n):
     first, second = gestures[rng.choice(len(gestures), size=(2, n), p=weight / weight.sum())]
     kind = rng.choice(3, size=n, p=(0.4, 0.3, 0.3))
     t = np.where(kind == 1, rng.uniform(size=n), 0)
-    named = blend(first, second, t)
+    named = anatomy.blend(first, second, t)
     # Noise of 5 degrees, half of its variance common to all fingers.
     wobble = rng.normal(size=(n, 1, 4)) + rng.normal(size=(n, 4, 4))
     wobble *= np.radians((5, 2.5, 5, 3.5)) / np.sqrt(2)
     thumb = rng.normal(size=(n, 6)) * np.radians((5, 5, 5, 5, 2, 6))
     named = named + np.concatenate([thumb, wobble.reshape(n, 16)], axis=1)
-    return limit(np.where((kind == 2)[:, None], _draw_free(rng, n), named))
+    return anatomy.limit(np.where((kind == 2)[:, None], _draw_free(rng, n), named))
 
 
 # Correlation of the curls: neighbours most, the index finger and thumb least.
-_LIKENESS = np.array(
-    [
-        [1.0, 0.3, 0.2, 0.2, 0.1],
-        [0.3, 1.0, 0.6, 0.4, 0.3],
-        [0.2, 0.6, 1.0, 0.8, 0.6],
-        [0.2, 0.4, 0.8, 1.0, 0.8],
-        [0.1, 0.3, 0.6, 0.8, 1.0],
-    ]
+_LIKENESS = (
+    (1.0, 0.3, 0.2, 0.2, 0.1),
+    (0.3, 1.0, 0.6, 0.4, 0.3),
+    (0.2, 0.6, 1.0, 0.8, 0.6),
+    (0.2, 0.4, 0.8, 1.0, 0.8),
+    (0.1, 0.3, 0.6, 0.8, 1.0),
 )
 
 
@@ -91,12 +76,15 @@ def _draw_free(rng, n):
     angles[:, SPREAD] = np.radians((4, 0, 4, 7)) + np.radians((6, 2.5, 5, 8)) * spread
     # Opposition: a thumb that is lifted out of the palm's plane is also turned to the fingers.
     opposed = rng.uniform(size=n)
-    angles[:, 0] = np.radians(rng.uniform(8, 60, size=n))
-    angles[:, 1] = np.radians(16 + 46 * opposed + rng.normal(0, 5, size=n))
-    angles[:, 2] = np.radians(8 + 36 * opposed + rng.normal(0, 6, size=n))
-    angles[:, 3] = np.radians(-8 + 56 * knuckle[:, 0])
-    angles[:, 4] = rng.normal(0, np.radians(4), size=n)
-    angles[:, 5] = np.radians(-18 + 85 * middle[:, 0])
+    thumb = (
+        rng.uniform(8, 60, size=n),
+        16 + 46 * opposed + rng.normal(0, 5, size=n),
+        8 + 36 * opposed + rng.normal(0, 6, size=n),
+        -8 + 56 * knuckle[:, 0],
+        rng.normal(0, 4, size=n),
+        -18 + 85 * middle[:, 0],
+    )
+    angles[:, THUMB] = np.radians(thumb).T
     return angles
 
 
@@ -122,4 +110,4 @@ def _draw_resting(rng, n):
     pose = rng.choice(3, size=n, p=(0.35, 0.35, 0.3))
     thumb = _THUMB_AT_REST[pose] + rng.normal(size=(n, 6)) * _THUMB_MOVES[pose]
     angles[:, THUMB] = np.radians(thumb)
-    return limit(angles)
+    return anatomy.limit(angles)

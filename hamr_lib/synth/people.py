@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from hamr_lib.data.rhd import part_id
 from hamr_lib.hand import anatomy
-from hamr_lib.hand.open_hand import open_hand
+from hamr_lib.hand.open_hand import open_hand, shape_distribution
 from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig_body
 from hamr_lib.joints import FINGERS, FROM_MANO
 from hamr_lib.render import vertex_normals
@@ -145,16 +145,7 @@ def _arm_frames(upper, fore):
 
 @functools.cache
 def _shapes():
-    """Anny's own distribution of builds by age, calibrated on the WHO's statistics."""
-    # Four in five are adults; the rest are anyone from five to ninety, as in the open hand.
-    low, high = torch.tensor([[18.0, 5.0], [70.0, 90.0]], dtype=model().dtype)
-    ages = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(torch.tensor([0.8, 0.2], dtype=model().dtype)),
-        torch.distributions.Uniform(low, high),
-    )
-    return load_anny().shape_distribution.SimpleShapeDistribution(
-        model(), morphological_age_distribution=ages
-    )
+    return shape_distribution(model())
 
 
 def sample_phenotypes(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
