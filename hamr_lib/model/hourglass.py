@@ -80,6 +80,8 @@ class PoseModule(nn.Module):
         # Features and maps of a stack are added to its input for the next one.
         self.join = nn.ModuleList(nn.Conv2d(width + maps, width, 1) for _ in range(stacks - 1))
         for head in self.maps:  # start near empty maps
+            if head.weight.is_meta:  # filled later; here `normal_` would import torch's compiler
+                continue
             nn.init.normal_(head.weight, std=0.001)
             nn.init.zeros_(head.bias)
 
