@@ -24,6 +24,8 @@ from hamr_lib.joints import NAMES, NUM_JOINTS
 from hamr_lib.model.hamr import Estimate, Output
 from hamr_lib.render import silhouette
 
+PARTS = ("joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette")
+
 
 def hamr_losses(
     output: Output, batch: dict[str, torch.Tensor], settings: Losses, faces: torch.Tensor

@@ -10,15 +10,7 @@ from saved_results import drawn_sets, small_settings
 from tiny import TinyHand, draw_frames
 
 from hamr_lib import baselines, study
-from hamr_lib.baselines import (
-    bodynet,
-    deeplab,
-    iqbal,
-    pavlakos,
-    search,
-)
-from hamr_lib.baselines.common import mean_lengths
-from hamr_lib.camera import ground_truth_camera, project_weak
+from hamr_lib.baselines import bodynet, common, deeplab, iqbal, pavlakos
 from hamr_lib.config import Augment, from_dict, load_comparison, load_settings
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
@@ -27,7 +19,6 @@ from hamr_lib.evaluation import predict
 from hamr_lib.joints import WRIST
 from hamr_lib.model.hamr import load_model
 from hamr_lib.model.heatmaps import soft_argmax
-from hamr_lib.render.agreement import random_hands
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged
 from hamr_lib.variants import COMPARISONS
@@ -66,19 +57,13 @@ def tiny_hand(monkeypatch):
     monkeypatch.setattr(baselines, "load_hand", lambda *args, **kwargs: TinyHand())
 
 
-@pytest.fixture(scope="module")
-def hands():
-    return random_hands(12, seed=3)
-
-
 # --- the interface -------------------------------------------------------------------------------
 
 
 def test_the_methods_are_those_of_the_settings():
     assert list(baselines.METHODS) == list(COMPARISONS)
-    for name, method in baselines.METHODS.items():
-        assert not issubclass(method, Task) or method.name == name
-        assert method.deviations(load_settings("paper")).endswith(".") and method.reference
+    for method in baselines.METHODS.values():
+        assert method.__doc__.strip().endswith(".") and method.reference
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -150,6 +135,8 @@ def test_deeplab_learns_a_mask():
         optimiser.step()
         errors.append(method.error(network, output.detach(), batch).mean().item())
     assert errors[-1] < 6 < 100 * inside.float().mean(), errors  # percent wrong; the empty mask
+    batch["has_mask"][0] = False
+    assert method.error(network, output.detach(), batch)[0].isnan()
 
 
 def test_the_learning_rate_is_chosen_on_the_validation_crops(crops, tmp_path, monkeypatch):
@@ -165,14 +152,14 @@ def test_the_learning_rate_is_chosen_on_the_validation_crops(crops, tmp_path, mo
             raise Diverged("too fast")
         return [{"val_joints_3d_mm": 9.0}, {"val_joints_3d_mm": [3.0, 2.0, 4.0][len(tried) - 1]}]
 
-    monkeypatch.setattr(search, "fit", trial)
+    monkeypatch.setattr(common, "fit", trial)
     for _ in range(2):  # the second time from search.csv
-        found = search.search_rate(Task(), settings, *crops[:2], TinyHand(), tmp_path)
+        found = common.search_rate(Task(), settings, *crops[:2], TinyHand(), tmp_path)
         rate = SETTINGS.train.learning_rate
         assert tried == [0.5 * rate, rate, 2 * rate, 4 * rate]
         assert found.train.learning_rate == rate and found.train.steps == SETTINGS.train.steps
     assert not (tmp_path / "search").exists()
-    assert search.search_rate(Task(), SETTINGS, *crops[:2], TinyHand(), tmp_path) == SETTINGS
+    assert common.search_rate(Task(), SETTINGS, *crops[:2], TinyHand(), tmp_path) == SETTINGS
 
 
 def test_a_comparison_is_no_hamr(crops, tmp_path, tiny_hand):
@@ -185,9 +172,7 @@ def test_a_comparison_is_no_hamr(crops, tmp_path, tiny_hand):
         baselines.run("boukhayma", SETTINGS, tmp_path, *training, sets)
 
 
-def test_unknown_methods_are_named(crops, tmp_path):
-    with pytest.raises(HamrError, match="unknown method 'magic'"):
-        baselines.run("magic", SETTINGS, tmp_path, *crops)
+def test_unknown_methods_are_named():
     with pytest.raises(HamrError, match="unknown method 'magic'"):
         load_comparison("smoke", "magic")
     with pytest.raises(HamrError, match="study.comparisons.*unknown method 'magic'"):
@@ -201,9 +186,6 @@ def test_which_run_fits_which_method():
     assert study.comparison_runs(load_settings("reference")) == TRAINED
     assert study.comparison_runs(load_settings("smoke")) == []
     assert baselines.to_run(load_settings("smoke"), "") == tuple(COMPARISONS)
-    settings = load_comparison("cpu", "hmr")
-    assert settings.train.steps == settings.study.comparison_steps
-    assert settings.train.steps % settings.train.validate_every == 0
 
 
 # --- floors --------------------------------------------------------------------------------------
@@ -229,18 +211,13 @@ def test_the_mean_pose_is_the_mean_of_the_labels(crops):
 def test_it_needs_every_joint_labelled_once(crops):
     training = crops[0]
     labels = {k: v.copy() for k, v in training.labels.items()}
-    labels["valid_2d"][:, 7] = False
-    labels["valid_3d"][:, 5] = False
     broken = type(training)(training.pixels, training.rows, labels, training.keys, "", 32)
+    labels["valid_2d"][:, 7] = False
     with pytest.raises(HamrError, match="joints_2d is labelled in no training sample"):
-        labels["valid_3d"][:, 5] = True
         baselines.MeanPose.fit(SETTINGS, broken, None, None, None)
     labels["valid_3d"][:, 5] = False
     with pytest.raises(HamrError, match="no training sample labels both wrist and index MCP"):
-        mean_lengths(broken)
-
-
-# --- shared --------------------------------------------------------------------------------------
+        common.mean_lengths(broken)
 
 
 def test_mean_places_are_exact_for_a_gaussian():
@@ -294,20 +271,6 @@ def test_pavlakos_second_stage_sees_maps_alone(crops):
     assert (shaped[-10:] > 1e-6).all() and (shaped[:-10] == 0).all()
 
 
-def test_deeplab_answers_a_mask(crops, tmp_path):
-    method = deeplab.DeepLab()
-    method.network, method.mask_size = deeplab.Mask(SETTINGS.model).eval(), 16
-    with torch.no_grad():
-        answer = method.estimate(torch.rand(2, 3, 64, 64))
-    assert set(answer) == {"mask"} and answer["mask"].shape == (2, 16, 16)
-    assert ((answer["mask"] > 0) & (answer["mask"] < 1)).all()
-    logits = torch.full((3, 4, 4), 5.0)
-    batch = {"mask": torch.zeros(3, 4, 4), "has_mask": torch.tensor([True, True, False])}
-    batch["mask"][0] = 1
-    error = method.error(None, logits, batch)
-    assert error[:2].tolist() == [0, 100] and error[2].isnan()  # which has no label
-
-
 def test_labels_that_lack_reach_no_loss(crops, tmp_path):
     """A batch with NaN where nothing is labelled: losses and gradients stay finite."""
     training = crops[0]
@@ -331,11 +294,3 @@ def test_labels_that_lack_reach_no_loss(crops, tmp_path):
         nothing = task.losses(network, network(batch["image"]), batch, SETTINGS)
         if name not in ("hamr", "boukhayma"):  # these have terms that need no label
             assert nothing["total"] == 0, name
-
-
-def test_the_camera_behind_a_crop_is_the_labels(crops):
-    """What BodyNet's volume rests on: the labels' camera takes joints to where they are seen."""
-    batch = centre_crop(crops[0].batch([0]), 32)
-    camera = ground_truth_camera(batch["joints_3d"], batch["joints_2d"])
-    seen = project_weak(batch["joints_3d"], camera)
-    assert (seen - batch["joints_2d"]).norm(dim=-1).mean() < 0.1

@@ -1,24 +1,19 @@
 """Other methods on the same data, crops, budget and protocol.
 
-The paper compares itself with numbers that others report on data most people cannot get. Here the
-idea of each is rebuilt in a short module and trained by the same loop (`loop.fit`), so that the
-table says something about the ideas. Code and weights of the originals are not used, and each
-method tells in a sentence how it departs from the work that it stands for.
+The idea of each work is rebuilt in a short module and trained by the same loop (`loop.fit`). Code
+and weights of the originals are not used. A method is a class with
 
-A method is a class with
-
-    reference                   the work it stands for
-    deviations(settings)        what differs from that work, in a sentence
+    name, reference the key in `COMPARISONS`, and the work it stands for
+    __doc__         how it departs from that work, in a sentence that tables quote
     fit(settings, train_crops, val_crops, hand, folder)
-                                -> a fitted method; `folder` keeps its checkpoints, from which an
-                                interrupted training goes on
-    estimate(images)            -> dict of tensors, as `predict.network_estimator` describes
-    faces                       (F, 3) where `estimate` gives vertices, else None
-    network                     the module behind it, None where there is none
-
-and `run` fits, predicts and scores it. How a method is called in tables is in `variants.LABELS`.
+                    -> a fitted method; an interrupted training goes on from `folder`
+    estimate(images)
+                    -> dict of tensors, as `predict.network_estimator` describes
+    faces           (F, 3) where `estimate` gives vertices, else None
+    network         the module behind it, None where there is none
 """
 
+import inspect
 from pathlib import Path
 
 import pandas as pd
@@ -39,18 +34,12 @@ from hamr_lib.hand.layer import load_hand
 from hamr_lib.variants import COMPARISONS, FLOORS, LABELS, check_names
 
 METHODS = {
-    "hamr": SameBudget,
-    "zimmermann": Zimmermann,
-    "hmr": HMR,
-    "smplify": SMPLify,
-    "pavlakos": Pavlakos,
-    "deeplab": DeepLab,
-    "bodynet": BodyNet,
-    "boukhayma": Boukhayma,
-    "iqbal": Iqbal,
-    "mean-pose": MeanPose,
-    "untrained": Untrained,
-}
+    method.name: method
+    for method in (
+        SameBudget, Zimmermann, HMR, SMPLify, Pavlakos, DeepLab, BodyNet, Boukhayma, Iqbal,
+        MeanPose, Untrained,
+    )
+}  # fmt: skip
 
 
 def to_run(settings, method):
@@ -87,29 +76,28 @@ def run(name, settings, folder, train_crops, val_crops, sets):
     about = {
         "method": name,
         "reference": method.reference,
-        "deviations": method.deviations(settings),
+        "deviations": inspect.cleandoc(method.__doc__).replace("\n", " "),
         "steps": settings.train.steps if trained else 0,
         "learning_rate": method.learning_rate if trained else None,
     }
     write_json(folder / "about.json", about)
     return evaluate_method(
-        method.estimate, settings, folder, sets,
-        method=name, seed=settings.train.seed, faces=method.faces, device=best_device(),
-        network=method.network,
+        method.estimate, settings, folder, sets, method=name, seed=settings.train.seed,
+        faces=method.faces, device=best_device(), network=method.network,
     )  # fmt: skip
 
 
 def deviations(folders):
-    """What each method stands for and how it departs from it, from the about.json of its folder.
+    """Read what each method stands for and how it departs from it, from its folder's about.json.
 
     Returns:
         DataFrame: method, stands for, steps, learning rate, deviations.
     """
-    found = [read_json(Path(folder) / "about.json") for folder in folders]
+    found = pd.DataFrame([read_json(Path(folder) / "about.json") for folder in folders])
     return pd.DataFrame({
-        "method": [LABELS.get(one["method"], one["method"]) for one in found],
-        "stands for": [one["reference"] for one in found],
-        "steps": [one["steps"] for one in found],
-        "learning rate": [one.get("learning_rate") for one in found],
-        "deviations": [one["deviations"] for one in found],
+        "method": found.method.map(lambda name: LABELS.get(name, name)),
+        "stands for": found.reference,
+        "steps": found.steps,
+        "learning rate": found.get("learning_rate"),
+        "deviations": found.deviations,
     })  # fmt: skip

@@ -1,33 +1,28 @@
 """Boukhayma, de Bem & Torr: an encoder and one linear step to the parameters of the hand model.
 
-L = L_2D + L_3D + L_mask + L_reg, with L_mask the share of the mesh's vertices that project outside
-of the hand's mask, and L_reg = |pose|^2 + |shape|^2, which keeps the hand likely.
+L = L_2D + L_3D + L_mask + L_reg. L_mask is the fraction of the mesh's vertices that project
+outside the hand's mask. L_reg = |pose|^2 + |shape|^2 keeps the hand likely.
 """
 
 import torch.nn.functional as F
 from torch import nn
 
-from hamr_lib.baselines.common import TrainedMesh, encoder_network
+from hamr_lib.baselines.common import TrainedMesh, encoder_network, hamr_parts
 from hamr_lib.camera import project_weak
-from hamr_lib.losses import joints_2d_loss, joints_3d_loss, mean_where
+from hamr_lib.losses import mean_where
 
-MASK = 1.0  # weight of L_mask, a share of the vertices
+MASK = 1.0  # weight of L_mask
 REGULAR = 0.01  # weight of the mean square of pose and shape
 
 
 class Boukhayma(TrainedMesh):
-    """Boukhayma et al. 2019, the variant that sees the image alone."""
+    """The variant that is not given OpenPose's heat maps; the encoder as for HMR; this study's hand
+    layer, rotation, kinds and weights of the 2-D and 3-D losses, own weights of the mask and of the
+    regulariser; no images from the wild.
+    """
 
     name = "boukhayma"
     reference = "Boukhayma et al., CVPR 2019"
-
-    @staticmethod
-    def deviations(settings):
-        return (
-            "The variant that is not given OpenPose's heat maps; the encoder as for HMR; this "
-            "study's hand layer, rotation, kinds and weights of the 2-D and 3-D losses, own "
-            "weights of the mask and of the regulariser; no images from the wild."
-        )
 
     def build(self, settings, hand, crops):
         network = encoder_network(settings, hand, iterations=1)
@@ -39,37 +34,22 @@ class Boukhayma(TrainedMesh):
         return network
 
     def parts(self, network, output, batch, settings):
-        last, weights = output.estimates[-1], settings.losses
+        last = output.estimates[-1]
         points = project_weak(last.vertices, last.camera)
         regular = last.hand_pose.square().mean() + last.betas.square().mean()
-        valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
         return {
-            "joints_3d": (
-                weights.joints_3d,
-                joints_3d_loss(
-                    last.joints_3d, batch["joints_3d"], valid_3d, weights.joints_3d_kind
-                ),
-            ),
-            "joints_2d": (
-                weights.joints_2d,
-                joints_2d_loss(
-                    last.joints_2d, batch["joints_2d"], valid_2d, weights.joints_2d_kind
-                ),
-            ),
+            **hamr_parts(("joints_3d", "joints_2d"), network, output, batch, settings),
             "mask": (MASK, mask_loss(points, batch["mask"], batch["has_mask"])),
             "regular": (REGULAR, regular),
-        }  # fmt: skip
+        }
 
 
 def mask_loss(points, mask, has_mask):
-    """L_mask: one less the mean of the mask where the vertices project.
+    """L_mask: one less the mean of the mask where the vertices project, in [0, 1].
 
     Args:
         points: (B, V, 2) crop units.
         mask: (B, S, S) in [0, 1]; has_mask: (B,) bool.
-
-    Returns:
-        A scalar in [0, 1].
     """
     hit = F.grid_sample(mask[:, None], points[:, None], align_corners=False)[:, 0, 0]  # (B, V)
     return mean_where(1 - hit.mean(dim=1), has_mask)

@@ -1,6 +1,6 @@
 """DeepLab, version 3: a mask and nothing else.
 
-A pyramid of atrous convolutions at several rates sees parts of all sizes; each pixel is then hand
+A pyramid of atrous convolutions at several rates sees parts of all sizes. Each pixel is then hand
 or not, by cross-entropy.
 """
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from hamr_lib.baselines.common import Trained
+from hamr_lib.baselines.common import Trained, resize_mask
 from hamr_lib.losses import mean_where
 from hamr_lib.model.hourglass import make_stem
 
@@ -31,19 +31,14 @@ class Mask(nn.Module):
 
 
 class DeepLab(Trained):
-    """Version 3 of what the paper's Table 1 compares with: its [11], an earlier DeepLab."""
+    """Version 3 (Chen et al., arXiv 1706.05587) in place of the earlier one, which ends in a
+    conditional random field; the study's encoder and its feature pyramid in place of a dilated
+    ResNet; one class, hand; no joints, so that only its mask is scored.
+    """
 
     name = "deeplab"
     reference = "Chen et al., arXiv 1606.00915"
     val_metric = "mask_percent"
-
-    @staticmethod
-    def deviations(settings):
-        return (
-            "Version 3 (Chen et al., arXiv 1706.05587) in place of the earlier one, which ends in "
-            "a conditional random field; the study's encoder and its feature pyramid in place of "
-            "a dilated ResNet; one class, hand; no joints, so that only its mask is scored."
-        )
 
     def build(self, settings, hand, crops):
         return Mask(settings.model)
@@ -59,7 +54,4 @@ class DeepLab(Trained):
 
     def estimate(self, images):
         """See `baselines`: a mask alone."""
-        mask = torch.sigmoid(self.network(images).float())
-        size = (self.mask_size, self.mask_size)
-        mask = F.interpolate(mask[:, None], size, mode="bilinear", antialias=True)
-        return {"mask": mask[:, 0]}
+        return {"mask": resize_mask(self.network(images).float().sigmoid(), self.mask_size)}

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from hamr_lib.baselines.common import Trained, joint, mean_lengths
+from hamr_lib.baselines.common import Trained, mean_lengths
 from hamr_lib.camera import ground_truth_camera
 from hamr_lib.errors import HamrError
-from hamr_lib.joints import NUM_JOINTS, WRIST
+from hamr_lib.joints import NAMES, NUM_JOINTS, WRIST
 from hamr_lib.losses import difference, joints_2d_loss, mean_where
 from hamr_lib.model.heatmaps import cell_centres, soft_argmax
 from hamr_lib.model.hourglass import PoseModule
 
-BONE = (WRIST, joint("index MCP"))  # hardly moved by any pose
+BONE = (WRIST, NAMES.index("index MCP"))  # hardly moved by any pose
 DEPTH = 0.2  # weight of the depth, lengths of `BONE`, beside places in crop units
 STEEP = 1e-3  # least square of the bone's length in the image over the focal length
 
@@ -39,14 +39,14 @@ class Latent(nn.Module):
         for maps in self.pose_module(image)[1]:
             where, depth = maps.float().split(NUM_JOINTS, dim=1)
             axis = cell_centres(maps.shape[-1], -1.0, 1.0, maps)
-            yx, share = soft_argmax(where, (axis, axis))
-            z = (share * depth).sum(dim=(2, 3))
+            yx, probability = soft_argmax(where, (axis, axis))
+            z = (probability * depth).sum(dim=(2, 3))
             stacks.append((yx.flip(-1), z - z[:, WRIST, None]))
         return stacks
 
 
 def root_depth(points, depth, bone=BONE):
-    """The wrist's depth from the quadratic equation.
+    """The wrist's depth (B,), in lengths of the bone, from the quadratic equation.
 
     (x_n Z_n - x_m Z_m)^2 + (y_n Z_n - y_m Z_m)^2 + (z_n - z_m)^2 = 1 with Z_n = Z + z_n is
     a Z^2 + b Z + c = 0. Where it has no real root, the image of the bone being too long for its
@@ -54,9 +54,6 @@ def root_depth(points, depth, bone=BONE):
 
     Args:
         points: (B, 21, 2) crop units over the focal length; depth: (B, 21) lengths of the bone.
-
-    Returns:
-        (B,) in lengths of the bone.
     """
     n, m = bone
     along = points[:, n] - points[:, m]
@@ -91,19 +88,13 @@ def focal_length(crops):
 
 
 class Iqbal(Trained):
-    """Iqbal et al. 2018, latent 2.5-D heat maps."""
+    """The study's hourglass in place of the authors' network. Crops carry no intrinsics: the crop
+    is taken for the image of a camera that looks at its middle, with one focal length for all, the
+    median of the training set; the true scale is the mean bone's of the training set.
+    """
 
     name = "iqbal"
     reference = "Iqbal et al., ECCV 2018"
-
-    @staticmethod
-    def deviations(settings):
-        return (
-            "The study's hourglass in place of the authors' network. Crops carry no intrinsics: "
-            "the crop is taken for the image of a camera that looks at its middle, with one focal "
-            "length for all, the median of the training set; the true scale is the mean bone's of "
-            "the training set."
-        )
 
     def build(self, settings, hand, crops):
         model = replace(settings.model, maps=2 * NUM_JOINTS)
@@ -115,19 +106,14 @@ class Iqbal(Trained):
         length = (true[:, BONE[1]] - true[:, BONE[0]]).norm(dim=-1)
         wanted = (true[..., 2] - true[:, WRIST, None, 2]) / torch.where(known, length, 1.0)[:, None]
         both = valid & known[:, None]
-        place = sum(
-            joints_2d_loss(xy, batch["joints_2d"], batch["valid_2d"], "absolute")
-            for xy, _ in output
-        )
-        depth = sum(
-            mean_where(difference(z[..., None], wanted[..., None], both)[..., 0].abs(), both)
-            for _, z in output
-        )
-        return {"joints_2d": (1.0, place), "depth": (DEPTH, depth)}
+        flat = batch["joints_2d"], batch["valid_2d"], "absolute"
+        off = [difference(z[..., None], wanted[..., None], both)[..., 0] for _, z in output]
+        return {
+            "joints_2d": (1.0, sum(joints_2d_loss(places, *flat) for places, _ in output)),
+            "depth": (DEPTH, sum(mean_where(z.abs(), both) for z in off)),
+        }
 
     def joints(self, network, output):
-        """(B, 21, 3) metres and (B, 21, 2) crop units."""
         places, depth = output[-1]
         points = places / network.focal
-        root = root_depth(points, depth)
-        return network.length * unproject(points, depth, root), places
+        return network.length * unproject(points, depth, root_depth(points, depth)), places

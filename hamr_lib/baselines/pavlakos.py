@@ -1,8 +1,8 @@
 """Pavlakos et al.: pose from the joints in the image, shape from the silhouette.
 
-A first network draws heat maps and a silhouette; a second sees nothing but these: the places of
-the joints give rotation and pose, the silhouette gives the shape. Mesh, joints, projection and
-silhouette of the result are then compared with the labels.
+A first network draws heat maps and a silhouette. A second sees nothing else: the keypoints give
+rotation and pose, the silhouette gives the shape. Mesh, joints, projection and silhouette of the
+result are compared with the labels.
 """
 
 from dataclasses import replace
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hamr_lib.baselines.common import TrainedMesh
+from hamr_lib.baselines.common import TrainedMesh, hamr_parts
 from hamr_lib.joints import NUM_JOINTS
-from hamr_lib.losses import hamr_losses, mean_where
+from hamr_lib.losses import mean_where
 from hamr_lib.model.hamr import HAMR, NUM_BETAS
 from hamr_lib.model.heatmaps import heatmap_peaks
 from hamr_lib.model.hourglass import conv
@@ -38,10 +38,10 @@ class Residual(nn.Module):
 
 
 class Priors(nn.Module):
-    """The second stage, in the place of HAMR's regression: maps to raw numbers.
+    """The second stage, in the place of HAMR's regressor: maps to raw numbers.
 
     Args:
-        channels: of features that come before the maps; they are not looked at.
+        channels: of the features that come before the maps and are not used.
         start: (N,) the raw numbers of a mean hand, shape last.
     """
 
@@ -63,7 +63,7 @@ class Priors(nn.Module):
             nn.init.zeros_(stream[-1].bias)
 
     def forward(self, joined, pooled, project):
-        """(B, C + 22, h, h) -> one estimate (B, N), in a list; it asks for nothing else."""
+        """Estimate once, (B, C + 22, h, h) to [(B, N)]; it asks for nothing else."""
         maps = joined[:, self.channels :].detach().float()
         height = maps[:, :NUM_JOINTS].amax(dim=(2, 3))
         points = torch.cat([heatmap_peaks(maps).flatten(1), height], dim=1)
@@ -73,35 +73,26 @@ class Priors(nn.Module):
 
 
 class Pavlakos(TrainedMesh):
-    """Pavlakos et al. 2018 for hands."""
+    """A hand in place of SMPL; both stages are trained together on the same images, without
+    gradients from the second to the first, where the original trains the second on recorded poses
+    and bodies, which hands lack; for the same reason joints are compared and not parameters or
+    vertices; rotation and weak-perspective camera come from the joints as well.
+    """
 
     name = "pavlakos"
     reference = "Pavlakos et al., CVPR 2018"
-
-    @staticmethod
-    def deviations(settings):
-        return (
-            "A hand in place of SMPL; both stages are trained together on the same images, without "
-            "gradients from the second to the first, where the original trains the second on "
-            "recorded poses and bodies, which hands lack; for the same reason joints are compared "
-            "and not parameters or vertices; rotation and weak-perspective camera come from the "
-            "joints as well."
-        )
 
     def build(self, settings, hand, crops):
         network = HAMR(replace(settings.model, maps=NUM_JOINTS + 1), hand)
         network.regressor = Priors(settings.model.channels, network.regressor.start)
         return network
 
-    def losses(self, network, output, batch, settings):
-        weights = replace(settings.losses, geometric=0.0, camera=0.0)
-        parts = hamr_losses(output, batch, weights, network.hand.faces)
+    def parts(self, network, output, batch, settings):
+        names = "joints_3d", "joints_2d", "heatmap", "silhouette"
         drawn = [maps[:, NUM_JOINTS].float() for maps in output.heatmaps]
         mask = F.interpolate(batch["mask"][:, None], drawn[0].shape[-2:], mode="area")[:, 0]
-        with torch.autocast(mask.device.type, enabled=False):
-            wrong = sum(
-                F.binary_cross_entropy_with_logits(d, mask, reduction="none") for d in drawn
-            )
-            parts["mask"] = mean_where(wrong.mean(dim=(1, 2)), batch["has_mask"])
-        parts["total"] = parts["total"] + MASK * parts["mask"]
-        return parts
+        wrong = sum(F.binary_cross_entropy_with_logits(d, mask, reduction="none") for d in drawn)
+        return {
+            **hamr_parts(names, network, output, batch, settings),
+            "mask": (MASK, mean_where(wrong.mean(dim=(1, 2)), batch["has_mask"])),
+        }

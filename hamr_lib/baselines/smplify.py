@@ -1,12 +1,12 @@
-"""SMPLify: no network says what the hand is; the hand model is fitted to joints found in the image.
+"""SMPLify: the hand model is fitted to joints that a network finds in the image.
 
 The energy of a hand is
 
     E = sum_j c_j rho(x_j - x_j(camera, rotation, pose, shape))
-        + a |pose|^2 + b |shape|^2 + g L_geo(joints)
+        + a (|pose|^2 + |shape|^2) + g L_geo(joints)
 
-with rho Geman and McClure's, which a joint found in a wrong place hardly pulls, c_j how sure a
-joint is, and L_geo the paper's Eq. 6-7: fingers bend in one plane and one way.
+with rho Geman and McClure's, which a joint found in a wrong place hardly pulls, c_j the confidence
+of a joint, |shape|^2 a mean, and L_geo the paper's Eq. 6-7: fingers bend in one plane and one way.
 """
 
 import math
@@ -14,21 +14,20 @@ from dataclasses import replace
 
 import roma
 import torch
+import torch.nn.functional as F
 
 from hamr_lib.baselines.common import TrainedMesh
 from hamr_lib.baselines.zimmermann import score_maps
-from hamr_lib.camera import project_weak
 from hamr_lib.evaluation.predict import output_answer
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.losses import difference, geometric_loss, heatmaps_loss
 from hamr_lib.model.hamr import HAMR, START_SCALE, Output
 from hamr_lib.model.heatmaps import heatmap_peaks
 
-VIEWS = 200  # directions from which the mean hand is held against the joints found
+VIEWS = 200  # directions from which the mean hand is compared with the joints found
 STARTS = 2  # views from which a fit starts; after the first stage the better goes on
 APART = 0.5  # least cosine that a second start's view may not exceed with the first
-# The weights a and b of the priors fall as the fit goes on; steps of Adam at each.
-STAGES = ((1.0, 30), (0.1, 30), (0.02, 40))
+STAGES = ((1.0, 30), (0.1, 30), (0.02, 40))  # weight a of the priors, and steps of Adam
 GEOMETRIC = 0.2  # weight g
 RATE = 0.05
 ROBUST = 0.2  # crop units, from where on a joint counts as misplaced
@@ -48,11 +47,22 @@ class Joints2D(HAMR):
 
 
 def score(maps, kind):
-    """How sure each joint is: (B, 21) in [0, 1], the share of its map that lies near its peak."""
+    """The confidence of each joint, (B, 21) in [0, 1]: the fraction of its map near its peak."""
     maps = score_maps(maps[:, :NUM_JOINTS].float(), kind).clamp_min(0)
     total = maps.sum(dim=(2, 3)).clamp_min(1e-6)
-    near = torch.nn.functional.avg_pool2d(maps, 5, 1, 2).amax(dim=(2, 3)) * 25
+    near = F.avg_pool2d(maps, 5, 1, 2).amax(dim=(2, 3)) * 25
     return (near / total).clamp(0, 1)
+
+
+def directions(count, like):
+    """Rotations (count, 3, 3) whose third rows are spread evenly over the sphere."""
+    index = torch.arange(count, device=like.device, dtype=like.dtype) + 0.5
+    height, turn = 1 - 2 * index / count, index * math.pi * (1 + math.sqrt(5))
+    ring = (1 - height.square()).sqrt()
+    towards = torch.stack([ring * turn.cos(), ring * turn.sin(), height], dim=-1)
+    upright = torch.tensor([0.0, 0.0, 1.0], device=like.device).expand(count, 3)  # no pole is hit
+    across = F.normalize(torch.linalg.cross(upright, towards), dim=-1)
+    return torch.stack([across, torch.linalg.cross(towards, across), towards], dim=1)
 
 
 def first_views(rest, points, weight, count=VIEWS):
@@ -60,34 +70,27 @@ def first_views(rest, points, weight, count=VIEWS):
 
     Every direction of view has, in closed form, its best turn in the plane, scale and shift: with
     the joints as complex numbers p and q about their means, scale and turn are the number
-    sum(w conj(p) q) / sum(w |p|^2), and what is left over ranks the views.
+    sum(w conj(p) q) / sum(w |p|^2). What is left over ranks the views.
 
     Args:
         rest: (21, 3) the mean hand, metres; points: (B, 21, 2) crop units; weight: (B, 21).
-        count: directions that are tried, evenly spread over the sphere.
+        count: directions that are tried.
 
     Returns:
         rotations (B, STARTS, 3, 3) and cameras (B, STARTS, 3), the best first.
     """
-    index = torch.arange(count, device=rest.device, dtype=rest.dtype) + 0.5
-    height, turn = 1 - 2 * index / count, index * math.pi * (1 + math.sqrt(5))
-    ring = (1 - height.square()).sqrt()
-    towards = torch.stack([ring * turn.cos(), ring * turn.sin(), height], dim=-1)
-    upright = torch.tensor([0.0, 0.0, 1.0], device=rest.device).expand(count, 3)  # no pole is hit
-    across = torch.nn.functional.normalize(torch.linalg.cross(upright, towards), dim=-1)
-    rotations = torch.stack([across, torch.linalg.cross(towards, across), towards], dim=1)
-
-    share = weight / weight.sum(dim=1, keepdim=True)  # (B, 21)
+    rotations = directions(count, rest)
+    weight = weight / weight.sum(dim=1, keepdim=True)  # (B, 21)
     seen = torch.einsum("kij,nj->kni", rotations[:, :2], rest)  # (count, 21, 2)
-    middle = torch.einsum("bn,kni->bki", share, seen)  # (B, count, 2)
-    aim = torch.einsum("bn,bni->bi", share, points)
+    middle = torch.einsum("bn,kni->bki", weight, seen)  # (B, count, 2)
+    aim = torch.einsum("bn,bni->bi", weight, points)[:, None]
     p = torch.view_as_complex((seen[None] - middle[:, :, None]).contiguous())
-    q = torch.view_as_complex((points - aim[:, None]).contiguous())[:, None]
-    share = share[:, None]
-    number = (share * p.conj() * q).sum(dim=-1) / (share * p.abs().square()).sum(dim=-1)
-    left = (share * (q - number[..., None] * p).abs().square()).sum(dim=-1)  # (B, count)
+    q = torch.view_as_complex((points - aim).contiguous())[:, None]
+    weight = weight[:, None]
+    number = (weight * p.conj() * q).sum(dim=-1) / (weight * p.abs().square()).sum(dim=-1)
+    left = (weight * (q - number[..., None] * p).abs().square()).sum(dim=-1)  # (B, count)
 
-    best = left.argmin(dim=1)
+    best, towards = left.argmin(dim=1), rotations[:, 2]
     too_close = torch.einsum("bi,ki->bk", towards[best], towards) > APART
     second = left.masked_fill(too_close, math.inf).argmin(dim=1)
     chosen = torch.stack([best, second], dim=1)
@@ -95,13 +98,12 @@ def first_views(rest, points, weight, count=VIEWS):
     number, middle = number[rows, chosen], middle[rows, chosen]
     # Joints that all coincide (maps that say nothing yet) tell neither turn nor scale.
     number = torch.where(number.abs() > 1e-3, number, torch.full_like(number, 1e-3))
-    cos, sin = (number / number.abs()).real, (number / number.abs()).imag
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    plane = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=-1)
-    plane = plane.unflatten(-1, (3, 3))
-    scale = number.abs()
+    unit = number / number.abs()
+    zero, one = torch.zeros_like(unit.real), torch.ones_like(unit.real)
+    plane = [unit.real, -unit.imag, zero, unit.imag, unit.real, zero, zero, zero, one]
+    plane = torch.stack(plane, dim=-1).unflatten(-1, (3, 3))
     shown = torch.view_as_real(number * torch.view_as_complex(middle.contiguous()))
-    cameras = torch.cat([scale[..., None], aim[:, None] - shown], dim=-1)
+    cameras = torch.cat([number.abs()[..., None], aim - shown], dim=-1)
     return plane @ rotations[chosen], cameras
 
 
@@ -110,20 +112,18 @@ def fit_hand(network, points, weight):
 
     Args:
         network: a `HAMR`, for `decode`; nothing of it is trained.
-        points: (B, 21, 2) crop units; weight: (B, 21) how sure each is.
+        points: (B, 21, 2) crop units; weight: (B, 21) their confidence.
 
     Returns:
         `hamr.Estimate`.
     """
     count, start = len(points), network.start
     rest = network.decode(start[None]).joints_3d[0]
-    rotation, camera = first_views(rest, points, weight)
+    rotation, camera = (found.flatten(0, 1) for found in first_views(rest, points, weight))
     raw = start.repeat(count * STARTS, 1)
-    camera = camera.flatten(0, 1)
     # The inverse of decode's softplus.
     raw[:, 0] = torch.expm1(camera[:, 0] / START_SCALE).clamp_min(1e-3).log()
     raw[:, 1:3] = camera[:, 1:]
-    rotation = rotation.flatten(0, 1)
     if network.rotation == "6d":
         raw[:, 3:9] = rotation[..., :2].transpose(1, 2).flatten(1)
     else:
@@ -138,22 +138,21 @@ def fit_hand(network, points, weight):
     return network.decode(raw)
 
 
+@torch.enable_grad()
 def descend(network, raw, points, weight, prior, steps):
     """Raw numbers (B, N) after some steps of Adam down the energy, each hand for itself."""
-    with torch.enable_grad():
-        raw = raw.detach().requires_grad_()
-        optimiser = torch.optim.Adam([raw], lr=RATE)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            energy(network.decode(raw), points, weight, prior).sum().backward()
-            optimiser.step()
+    raw = raw.detach().requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=RATE)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        energy(network.decode(raw), points, weight, prior).sum().backward()
+        optimizer.step()
     return raw.detach()
 
 
 def energy(estimate, points, weight, prior):
     """E of each hand of an `Estimate`: (B,)."""
-    found = project_weak(estimate.joints_3d, estimate.camera)
-    square = (found - points).square().sum(dim=-1)
+    square = (estimate.joints_2d - points).square().sum(dim=-1)
     robust = ROBUST**2 * square / (square + ROBUST**2)
     data = (weight * robust).sum(dim=1) / ROBUST**2
     likely = estimate.hand_pose.square().sum(dim=1) + estimate.betas.square().mean(dim=1)
@@ -162,21 +161,16 @@ def energy(estimate, points, weight, prior):
 
 
 class SMPLify(TrainedMesh):
-    """Bogo et al. 2016 for hands."""
+    """A hand in place of SMPL; joints from the study's own 2-D pose module, trained alone with the
+    heat-map loss, for DeepCut's; a Gaussian about the mean pose in place of a mixture fitted to
+    recorded poses, and Eq. 6-7 in place of the terms for elbows and knees; nothing keeps fingers
+    from running through one another; weak perspective in crop units, from the two views of the mean
+    hand that fit best.
+    """
 
     name = "smplify"
     reference = "Bogo et al., ECCV 2016"
     val_metric = "joints_2d_percent"
-
-    @staticmethod
-    def deviations(settings):
-        return (
-            "A hand in place of SMPL; joints from the study's own 2-D pose module, trained alone "
-            "with the heat-map loss, for DeepCut's; a Gaussian about the mean pose in place of a "
-            "mixture fitted to recorded poses, and Eq. 6-7 in place of the terms for elbows and "
-            "knees; nothing keeps fingers from running through one another; weak perspective in "
-            "crop units, from the two views of the mean hand that fit best."
-        )
 
     def build(self, settings, hand, crops):
         model = replace(settings.model, maps=NUM_JOINTS)
@@ -193,8 +187,8 @@ class SMPLify(TrainedMesh):
         return 50 * apart.sum(dim=1) / valid.sum(dim=1)  # a crop is 2 units wide
 
     def estimate(self, images):
-        """See `comparisons`: heat maps, then the fit."""
+        """See `baselines`: heat maps, then the fit."""
         heatmaps = self.network(images)
-        points = heatmap_peaks(heatmaps[-1])
-        fitted = fit_hand(self.network, points, score(heatmaps[-1], self.network.kind))
-        return output_answer(Output(heatmaps, [fitted]), self.faces, self.mask_size)
+        points, weight = heatmap_peaks(heatmaps[-1]), score(heatmaps[-1], self.network.kind)
+        output = Output(heatmaps, [fit_hand(self.network, points, weight)])
+        return output_answer(output, self.faces, self.mask_size)

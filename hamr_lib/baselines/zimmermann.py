@@ -1,7 +1,7 @@
 """Zimmermann & Brox: score maps of the joints, then a lifting to a canonical hand and a viewpoint.
 
-The score maps alone are lifted, in two streams: one to the hand in a frame of its own, divided by
-the length of one bone, w_c; one to the rotation R from the camera's frame to that frame. Then
+The score maps alone are lifted, in two streams: one to the hand w_c in a frame of its own, divided
+by the length of one bone; one to the rotation R from the camera's frame to that frame. Then
 w_rel = s R^T w_c, s being here the mean length of that bone in training.
 """
 
@@ -12,24 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hamr_lib.baselines.common import Trained, joint, mean_lengths
-from hamr_lib.joints import NUM_JOINTS, WRIST
+from hamr_lib.baselines.common import Trained, mean_lengths
+from hamr_lib.joints import NAMES, NUM_JOINTS, WRIST
 from hamr_lib.losses import heatmaps_loss, mean_where
 from hamr_lib.model.heatmaps import heatmap_peaks
 from hamr_lib.model.hourglass import PoseModule, conv
 
-# The bone that measures a hand, as in the authors' code.
-BONE = (joint("middle MCP"), joint("middle PIP"))
-TOWARDS, SIDEWAYS = joint("middle MCP"), joint("little MCP")  # what the canonical frame hangs on
-NEEDED = [WRIST, *BONE, SIDEWAYS]
+# What the canonical frame hangs on, and the bone that measures a hand, as in the authors' code.
+TOWARDS, SIDEWAYS = NAMES.index("middle MCP"), NAMES.index("little MCP")
+BONE = (TOWARDS, NAMES.index("middle PIP"))
 DROPOUT = 0.2
 
 
 class Lifter(nn.Module):
     """PoseModule for the score maps, and the two streams that lift them.
 
-    Gives (each stack's maps, canonical joints (B, 21, 3) in lengths of `BONE`, rotation
-    (B, 3, 3) from the camera's to the canonical frame).
+    Gives each stack's maps, canonical joints (B, 21, 3) in lengths of `BONE`, and the rotation
+    (B, 3, 3) from the camera's to the canonical frame.
     """
 
     def __init__(self, settings, length):
@@ -50,8 +49,8 @@ class Lifter(nn.Module):
 
 def _stream(size, outputs):
     """Six convolutions, halving thrice, and three fully connected layers."""
-    widths = ((NUM_JOINTS, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2), (64, 128, 1))
-    layers = [conv(a, b, stride=stride) for a, b, stride in (*widths, (128, 128, 2))]
+    widths = (NUM_JOINTS, 32, 32, 64, 64, 128, 128)
+    layers = [conv(widths[i], widths[i + 1], stride=1 + i % 2) for i in range(6)]
     full = [nn.Flatten(), nn.Linear(128 * size * size, 512), nn.ReLU(), nn.Dropout(DROPOUT)]
     full += [nn.Linear(512, 512), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(512, outputs)]
     return nn.Sequential(*layers, *full)
@@ -63,14 +62,10 @@ def score_maps(maps, kind):
 
 
 def canonical_frame(joints):
-    """The rotation that turns a hand upright: its middle finger's base up the y axis, and that of
-    its little finger into the x-y plane, at positive x.
+    """The rotation (B, 3, 3) that turns hands (B, 21, 3) upright, about the wrist.
 
-    Args:
-        joints: (B, 21, 3), any unit.
-
-    Returns:
-        (B, 3, 3) R, so that R (w - w_wrist) is canonical.
+    It turns the base of the middle finger up the y axis, and that of the little finger into the x-y
+    plane, at positive x.
     """
     joints = joints - joints[:, WRIST, None]
     y = F.normalize(joints[:, TOWARDS], dim=-1)
@@ -86,19 +81,14 @@ def lift(canonical, rotation, length):
 
 
 class Zimmermann(Trained):
-    """Zimmermann & Brox 2017 from the crop on."""
+    """The crops are given, so there is no HandSegNet; the study's hourglass draws the score maps,
+    by its kind of heat-map loss; all hands are right ones; maps and lifting are trained together,
+    without gradients from one to the other; the true scale is the mean bone's of the training set,
+    where the original takes the label's.
+    """
 
     name = "zimmermann"
     reference = "Zimmermann & Brox, ICCV 2017"
-
-    @staticmethod
-    def deviations(settings):
-        return (
-            "The crops are given, so there is no HandSegNet; the study's hourglass draws the score "
-            "maps, by its kind of heat-map loss; all hands are right ones; maps and lifting are "
-            "trained together, without gradients from one to the other; the true scale is the mean "
-            "bone's of the training set, where the original takes the label's."
-        )
 
     def build(self, settings, hand, crops):
         return Lifter(settings, mean_lengths(crops, [BONE]))
@@ -106,7 +96,7 @@ class Zimmermann(Trained):
     def parts(self, network, output, batch, settings):
         heatmaps, canonical, rotation = output
         weights, true = settings.losses, batch["joints_3d"]
-        known = batch["valid_3d"][:, NEEDED].all(dim=1)
+        known = batch["valid_3d"][:, [WRIST, *BONE, SIDEWAYS]].all(dim=1)
         frame = torch.where(known[:, None, None], canonical_frame(true), torch.eye(3).to(true))
         length = (true[:, BONE[1]] - true[:, BONE[0]]).norm(dim=-1)
         upright = (true - true[:, WRIST, None]) @ frame.transpose(1, 2)
@@ -120,6 +110,5 @@ class Zimmermann(Trained):
         }
 
     def joints(self, network, output):
-        """(B, 21, 3) metres and (B, 21, 2) crop units."""
         heatmaps, canonical, rotation = output
         return lift(canonical, rotation, network.length), heatmap_peaks(heatmaps[-1])

@@ -1,10 +1,8 @@
 """Training, Section 4.1: one plain loop for HAMR and every baseline.
 
-A run is a function of its settings and data. The samples of a step, their augmentation and its
-dropout are drawn from (seed, step). So no random state is saved, and a run that was killed and
-resumed computes what an unbroken run computes.
-
-A run's folder, each file written aside and renamed:
+A run is a function of its settings and data: the samples of a step, their augmentation and its
+dropout are drawn from (seed, step). No random state is saved, and a run that was killed and
+resumed computes what an unbroken run computes. A run's folder, each file written aside and renamed:
 
     checkpoints/last.ckpt   at every validation and every minute; a run resumes from it
     checkpoints/best.ckpt   the validated network with the least error
@@ -59,27 +57,36 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
             that is not finite or explodes (`Diverged`), and a run that was asked to stop
             (`Stopped`).
     """
-    task, run_dir, train = task or Task(), Path(run_dir), settings.train
+    task, run_dir, steps = task or Task(), Path(run_dir), settings.train.steps
     ends = time.monotonic() + 60 * minutes
-    last = run_dir / "checkpoints" / "last.ckpt"
+    last, best = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     data = digest(train_crops.digest, val_crops.digest)
-    saved = _resumable(last, settings, data, hand, task)
-    if saved and saved["hamr"]["step"] == train.steps:
-        write_records(run_dir, saved["hamr"]["history"], saved["run"]["errors"])
-        return saved["hamr"]["history"]
+    saved = None
+    if last.is_file():
+        saved = checkpoint.read(last, task.name)
+        checkpoint.check_same_run(last, saved["hamr"], settings, data)
+        checkpoint.check_hand(last, saved["hamr"], hand)
+        if saved["hamr"]["step"] == steps:
+            write_records(run_dir, saved["hamr"]["history"], saved["run"]["errors"])
+            return saved["hamr"]["history"]
 
-    run = _begin(settings, task, train_crops, val_crops, hand, last, saved)
-    fabric = run.fabric
-    progress, save_at = Progress(train.steps, run.done), time.monotonic() + SAVE_SECONDS
+    fabric, seed = start_fabric(settings.train), settings.train.seed
+    torch.manual_seed(seed)
+    network = task.build(settings, hand, train_crops)
+    if not saved:
+        task.prepare(network, settings, torch.Generator().manual_seed(seed_of(seed, 0, 2)))
+    run = Run(fabric, settings, network, task, train_crops, val_crops)
+    if saved:
+        run.load(last, saved)
+    progress, save_at = Progress(steps, run.done), time.monotonic() + SAVE_SECONDS
     for batch in run.batches():
         run.step(batch)
-        row = run.validate() if run.done % train.validate_every == 0 else None
+        row = run.validate() if run.done % settings.train.validate_every == 0 else None
         stop = save = False
         if fabric.world_size == 1 or run.done % LOOK == 0:
             now = time.monotonic()
             stop, save = fabric.broadcast((now > ends or _asked(run_dir), now > save_at))
         if row and run.is_best() and fabric.is_global_zero:
-            best = run_dir / "checkpoints" / "best.ckpt"
             checkpoint.save_model(best, run.validated, run.describe(hand, data))
         if row or stop or save:
             started = time.monotonic()
@@ -88,36 +95,13 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         if fabric.is_global_zero:
             if row:
                 write_records(run_dir, run.history, run.errors)
-            progress.show(run.done, row and _told(row, task))
-        if stop and run.done < train.steps:
+            progress.show(run.done, row and _told(row, task.val_metric))
+        if stop and run.done < steps:
             raise Stopped(
-                f"{run_dir}: stopped at step {run.done} of {train.steps}, as its time limit or "
-                "the file stop asked; the same command resumes it"
+                f"{run_dir}: stopped at step {run.done} of {steps}, as its time limit or the file "
+                "stop asked; the same command resumes it"
             )
     return run.history
-
-
-def _begin(settings, task, train_crops, val_crops, hand, path, saved):
-    """The run at its first step, or where the content `saved` of `path` ends."""
-    fabric, seed = start_fabric(settings.train), settings.train.seed
-    torch.manual_seed(seed)
-    network = task.build(settings, hand, train_crops)
-    if not saved:
-        task.prepare(network, settings, torch.Generator().manual_seed(seed_of(seed, 0, 2)))
-    run = Run(fabric, settings, network, task, train_crops, val_crops)
-    if saved:
-        run.load(path, saved)
-    return run
-
-
-def _resumable(path, settings, data, hand, task):
-    """The checkpoint that this run resumes from, None for a new run."""
-    if not path.is_file():
-        return None
-    saved = checkpoint.read(path, task.name)
-    checkpoint.check_same_run(path, saved["hamr"], settings, data)
-    checkpoint.check_hand(path, saved["hamr"], hand)
-    return saved
 
 
 def start_fabric(train):
@@ -145,10 +129,10 @@ def start_fabric(train):
 
 def precision(train):
     """The precision that a run will have: bf16 where asked for and the processor has it."""
-    if train.precision == "bf16" and not torch.cuda.is_available():
-        if not torch.cpu._is_avx512_bf16_supported():
-            print("train.precision=bf16: this processor has no bf16, trains in 32", file=sys.stderr)
-            return "32"
+    able = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    if train.precision == "bf16" and not able:
+        print("train.precision=bf16: this processor has no bf16, trains in 32", file=sys.stderr)
+        return "32"
     return train.precision
 
 
@@ -156,10 +140,9 @@ def write_records(run_dir, history, errors):
     """Write log.csv and validation.npz."""
     with write_aside(run_dir / "log.csv") as aside:
         pd.DataFrame(history).to_csv(aside, index=False)
+    steps = [row["step"] for row in history]
     with write_aside(run_dir / "validation.npz") as aside:
-        np.savez_compressed(
-            aside, step=[row["step"] for row in history], error=torch.stack(errors).numpy()
-        )
+        np.savez_compressed(aside, step=steps, error=torch.stack(errors).numpy())
 
 
 def _asked(run_dir):
@@ -171,9 +154,8 @@ def _asked(run_dir):
     return True
 
 
-def _told(row, task):
+def _told(row, metric):
     return (
         f", train loss {row['train_total']:.4g}, validation loss {row['val_total']:.4g}, "
-        f"{task.val_metric} {row[f'val_{task.val_metric}']:.2f}, "
-        f"{row['images_per_second']:.1f} images/s"
+        f"{metric} {row[f'val_{metric}']:.2f}, {row['images_per_second']:.1f} images/s"
     )

@@ -1,9 +1,8 @@
 """Pre-train the regressor on noisy synthetic 2-D keypoints.
 
 The regressor's layers learn to lift 2-D keypoints to a hand, as PosePrior does (Zimmermann & Brox
-2017). A random hand costs neither a rendering nor a pass of the network. In minutes the layers see
-more hands than there are images. Beside the images, `train.lift_beside` hands a step go on, else
-the layers forget most of it.
+2017). A random hand costs neither a rendering nor a pass of the network. Beside the images,
+`train.lift_beside` hands a step go on, else the layers forget most of it.
 """
 
 import math
@@ -13,7 +12,7 @@ from dataclasses import replace
 import roma
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from hamr_lib.config import Augment, Settings
 from hamr_lib.data.crops import BOX_FACTOR
@@ -26,18 +25,12 @@ DISTANCE = (0.25, 1.5)  # metres from the camera to the wrist
 BLUR = (0.01, 0.3)  # crop units, the standard deviation of a keypoint's noise
 
 
-def lift(
-    network: HAMR,
-    settings: Settings,
-    generator: torch.Generator,
-    tell: Callable[[int], None] = lambda step: None,
-):
-    """Train the regressor's layers for `train.lift_steps` steps.
+def lift(network: HAMR, settings: Settings, generator: Generator, tell: Callable[[int], None]):
+    """Train the regressor's layers in place for `train.lift_steps` steps.
 
     Args:
-        network: `hamr.HAMR` with `model.joint_features`; it is changed in place.
-        settings: `Settings`.
-        generator: a CPU `torch.Generator`, the only source of randomness.
+        network: `hamr.HAMR` with `model.joint_features`.
+        generator: on the CPU, the only source of randomness.
         tell: called with the number of steps done, after each.
     """
     train = settings.train
@@ -55,9 +48,7 @@ def lift(
     network.regressor.silence_features()
 
 
-def lifting_loss(
-    network: HAMR, settings: Settings, count: int, generator: torch.Generator
-) -> Tensor:
+def lifting_loss(network: HAMR, settings: Settings, count: int, generator: Generator) -> Tensor:
     """Compute the loss of `count` random hands that are estimated from noisy keypoints alone.
 
     Returns:
@@ -75,13 +66,9 @@ def lifting_loss(
 
 
 def random_hands(
-    hand: nn.Module, augment: Augment, count: int, generator: torch.Generator
+    hand: nn.Module, augment: Augment, count: int, generator: Generator
 ) -> dict[str, Tensor]:
     """Draw hands of random shape and viewpoint, in poses of the hand model's set, as in crops.
-
-    Args:
-        hand: the layer of `layer.load_hand`.
-        augment: `config.Augment`; its scale and shift.
 
     Returns:
         What `hamr_losses` needs of a batch: joints_3d (B, 21, 3) metres, root-relative, joints_2d
@@ -90,8 +77,7 @@ def random_hands(
     device = hand.poses.device
 
     def uniform(low, high, *shape):
-        unit = torch.rand(count, *shape, generator=generator).to(device)
-        return low + (high - low) * unit
+        return low + (high - low) * torch.rand(count, *shape, generator=generator).to(device)
 
     def normal(*shape):
         return torch.randn(count, *shape, generator=generator).to(device)
@@ -112,7 +98,7 @@ def random_hands(
     return {"joints_3d": joints, "joints_2d": flat, "valid_3d": valid, "valid_2d": valid}
 
 
-def noisy_keypoints(joints_2d: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+def noisy_keypoints(joints_2d: Tensor, settings: Settings, generator: Generator) -> Tensor:
     """Add noise to joints (B, 21, 2), crop units, as `heatmaps.softargmax_keypoints` might.
 
     The wider a heat map's Gaussian, the larger the noise and the smaller the confidence. The width
@@ -121,13 +107,12 @@ def noisy_keypoints(joints_2d: Tensor, settings: Settings, generator: torch.Gene
     Returns:
         (B, 21, 3): x, y and confidence.
     """
-    count = len(joints_2d)
-    of_image = torch.rand(count, 1, generator=generator)
-    of_joint = torch.rand(count, NUM_JOINTS, generator=generator)
+    shape, device = joints_2d.shape, joints_2d.device
+    of_image = torch.rand(len(joints_2d), 1, generator=generator)
+    of_joint = torch.rand(shape[:2], generator=generator)
     blur = BLUR[0] * (BLUR[1] / BLUR[0]) ** ((of_image + of_joint) / 2)
-    off = blur[..., None] * torch.randn(count, NUM_JOINTS, 2, generator=generator)
+    off = blur[..., None] * torch.randn(shape, generator=generator)
     size = settings.model.image_size / settings.model.map_stride
     pixels = blur * size / 2  # of a map, which is two crop units wide
     confidence = 1 / (4 * math.pi * (settings.losses.heatmap_variance + pixels.square()))
-    device = joints_2d.device
     return torch.cat([joints_2d + off.to(device), confidence.to(device)[..., None]], dim=-1)

@@ -45,7 +45,7 @@ class Run:
         self.done, self.history, self.errors = 0, [], []
         self.sums, self.seconds, self.mark = {}, 0.0, time.monotonic()
 
-    # --- batches -------------------------------------------------------------------------------
+    # --- training ------------------------------------------------------------------------------
 
     def batches(self):
         """The training batches from here to the end, this process's part of each."""
@@ -68,22 +68,20 @@ class Run:
 
     def augmented(self, batch):
         """A training batch as the network sees it."""
-        rank, own = self.fabric.global_rank, len(batch["index"])
+        settings, rank, own = self.settings, self.fabric.global_rank, len(batch["index"])
         return augment(
             batch,
-            self.settings.augment,
-            self.settings.model.image_size,
+            settings.augment,
+            settings.model.image_size,
             self._seeded(batch["step"], 0),
             part=slice(rank * own, (rank + 1) * own),
             count=self.fabric.world_size * own,
         )
 
-    # --- training ------------------------------------------------------------------------------
-
     def step(self, batch):
         """One step of the optimiser on one of `batches`."""
         self.watch.check()
-        train, step = self.settings.train, batch["step"]
+        settings, step, train = self.settings, batch["step"], self.settings.train
         if train.schedule in SCHEDULES:
             factor = SCHEDULES[train.schedule](step, train.steps)
             for group in self.optimizer.param_groups:
@@ -91,11 +89,9 @@ class Run:
         batch = self.augmented(batch)
         self._seed_dropout(step)
         output = self.model(channels_last(batch["image"]))
-        parts = self.task.losses(self.network, output, batch, self.settings)
+        parts = self.task.losses(self.network, output, batch, settings)
         # The same in all processes, whose gradients are averaged.
-        auxiliary = self.task.auxiliary_losses(
-            self.network, self.settings, self._seeded(step, 0, 1)
-        )
+        auxiliary = self.task.auxiliary_losses(self.network, settings, self._seeded(step, 0, 1))
         total = sum(auxiliary.values(), parts["total"])
         self.watch.put(step, batch["index"], total)
         self.fabric.backward(total)
@@ -125,22 +121,22 @@ class Run:
     def validate(self):
         """Measure the validated module on all validation samples; returns the new row."""
         self._stop_clock()
-        task, fabric, module = self.task, self.fabric, self.validated.eval()
+        settings, task, fabric = self.settings, self.task, self.fabric
+        module = self.validated.eval()
         if fabric.world_size > 1:  # each process has seen its own part of the batches
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        parts = self.settings.train.batch_size, fabric.global_rank, fabric.world_size
+        parts = settings.train.batch_size, fabric.global_rank, fabric.world_size
         batches = EvenBatches(self.val_crops, *parts)
         sums, errors = {}, torch.zeros(len(self.val_crops), device=fabric.device)
         for batch in self._loader(batches, range(len(batches))):
-            batch = centre_crop(batch, self.settings.model.image_size)
+            batch = centre_crop(batch, settings.model.image_size)
             with fabric.autocast():
                 output = module(channels_last(batch["image"]))
-                losses = task.losses(module, output, batch, self.settings)
+                losses = task.losses(module, output, batch, settings)
                 errors[batch["index"]] = task.error(module, output, batch)
-            count = len(batch["index"])
             losses["count"] = torch.ones_like(losses["total"])
-            _add(sums, {name: count * loss for name, loss in losses.items()})
+            _add(sums, {k: len(batch["index"]) * loss for k, loss in losses.items()})
         self.network.train()
         trained, measured = self._means(self.sums, "steps"), self._means(sums, "count")
         errors = fabric.all_reduce(errors, reduce_op="sum").cpu()
@@ -151,18 +147,17 @@ class Run:
                 "validation samples"
             )
         before = self.history[-1]["step"] if self.history else 0
-        images = (self.done - before) * self.settings.train.batch_size
         row = {
             "step": self.done,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **{f"train_{name}": value for name, value in trained.items()},
-            "images_per_second": images / self.seconds,
+            "images_per_second": (self.done - before) * settings.train.batch_size / self.seconds,
             **{f"val_{name}": value for name, value in measured.items()},
             f"val_{task.val_metric}": error,
         }
         self.history.append(row)
         self.errors.append(errors)
-        if self.settings.train.schedule == "plateau":
+        if settings.train.schedule == "plateau":
             self.plateau.step(row["val_total"])
         self.sums, self.seconds, self.mark = {}, 0.0, time.monotonic()
         return row
@@ -174,9 +169,8 @@ class Run:
 
     def _means(self, sums, count):
         """Sums by name, over all processes, divided by the one that counts."""
-        means = self._reduced(sums)
-        count = means.pop(count)
-        return {name: value / count for name, value in means.items()}
+        sums = self._reduced(sums)
+        return {name: value / sums[count] for name, value in sums.items() if name != count}
 
     def _reduced(self, sums):
         return {k: self.fabric.all_reduce(v, reduce_op="sum").item() for k, v in sums.items()}
@@ -196,23 +190,21 @@ class Run:
     def save(self, path, hand, data):
         """Write last.ckpt, from which `load` resumes. All processes call this."""
         self._stop_clock()
-        content = {
-            "hamr": {**self.describe(hand, data), "history": self.history},
-            "state_dict": self.validated.state_dict(),
-            "run": {
-                "optimizer": self.optimizer.state_dict(),
-                "plateau": self.plateau.state_dict(),
-                "watch": self.watch.state,
-                "sums": self._reduced(self.sums),
-                "seconds": self.seconds,
-                "errors": self.errors,
-            },
+        run = {
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+            "watch": self.watch.state,
+            "sums": self._reduced(self.sums),
+            "seconds": self.seconds,
+            "errors": self.errors,
         }
         if self.average:
-            content["run"]["network"] = self.network.state_dict()
-            content["run"]["averaged"] = self.average.n_averaged
+            run["network"] = self.network.state_dict()
+            run["averaged"] = self.average.n_averaged
         if self.fabric.is_global_zero:
-            checkpoint.save(path, content)
+            hamr = {**self.describe(hand, data), "history": self.history}
+            state = self.validated.state_dict()
+            checkpoint.save(path, {"hamr": hamr, "state_dict": state, "run": run})
         self.mark = time.monotonic()
 
     def load(self, path, content):
@@ -222,27 +214,24 @@ class Run:
             HamrError: for weights or a state of the run that do not fit.
         """
         try:
-            self._load(path, content)
+            run = content["run"]
+            checkpoint.load_state(path, self.validated, content["state_dict"])
+            if self.average:
+                checkpoint.load_state(path, self.network, run["network"])
+                self.average.n_averaged = run["averaged"]
+            self.optimizer.load_state_dict(run["optimizer"])
+            self.plateau.load_state_dict(run["plateau"])
+            self.watch = Watch(self.train_crops.keys, run["watch"])
+            self.done, self.history = content["hamr"]["step"], list(content["hamr"]["history"])
+            self.errors, self.seconds = list(run["errors"]), run["seconds"]
+            torch.stack([*self.errors, torch.zeros(len(self.val_crops))])  # of one shape, or raises
+            first = 1.0 if self.fabric.is_global_zero else 0.0  # the sums are of all processes
+            device = self.fabric.device
+            self.sums = {k: torch.tensor(first * v, device=device) for k, v in run["sums"].items()}
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
             raise HamrError(
                 f"{path}: the state of its run is damaged; delete it to train anew"
             ) from None
-
-    def _load(self, path, content):
-        run = content["run"]
-        checkpoint.load_state(path, self.validated, content["state_dict"])
-        if self.average:
-            checkpoint.load_state(path, self.network, run["network"])
-            self.average.n_averaged = run["averaged"]
-        self.optimizer.load_state_dict(run["optimizer"])
-        self.plateau.load_state_dict(run["plateau"])
-        self.watch = Watch(self.train_crops.keys, run["watch"])
-        self.done, self.history = content["hamr"]["step"], list(content["hamr"]["history"])
-        self.errors, self.seconds = list(run["errors"]), run["seconds"]
-        torch.stack([*self.errors, torch.zeros(len(self.val_crops))])  # of one shape, or an error
-        first = 1.0 if self.fabric.is_global_zero else 0.0  # the sums are of all processes
-        device = self.fabric.device
-        self.sums = {k: torch.tensor(first * v, device=device) for k, v in run["sums"].items()}
 
 
 def channels_last(image):

@@ -27,10 +27,10 @@ class Task:
 
     def prepare(self, network, settings, generator):
         """Train a new network before its first image, on synthetic keypoints alone."""
-        train = settings.train
-        if train.lift_steps:
+        steps = settings.train.lift_steps
+        if steps:
             print("pre-training the regressor on synthetic 2-D keypoints", file=sys.stderr)
-            lift(network, settings, generator, Progress(train.lift_steps).show)
+            lift(network, settings, generator, Progress(steps).show)
 
     def auxiliary_losses(self, network, settings, generator):
         """Losses that need no image, by name; a step adds them to the loss of its batch."""

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from datetime import timedelta
 
 import torch
 
@@ -33,7 +34,7 @@ class Watch:
     def __init__(self, keys, state=(0.0, 0)):
         self.keys = keys
         self.mean, self.count = state
-        self.pending = self.earlier = None
+        self.pending, self.earlier = None, ()
 
     def put(self, step, indices, loss):
         """Remember the loss of a step and the samples (B,) of its batch."""
@@ -53,19 +54,18 @@ class Watch:
         loss = loss.item()
         settled = self.count >= SETTLED
         if not math.isfinite(loss) or (settled and loss > EXPLODED * self.mean):
+            last, before = (
+                ", ".join(f"{i} ({self.keys[i]})" for i in map(int, batch)) or "none"
+                for batch in (indices, self.earlier)
+            )
             raise Diverged(
                 f"training stopped at step {step}: the loss is {loss:g}, expected a finite value "
-                f"near its running mean {self.mean:g}. Samples of this batch: "
-                f"{self._names(indices)}; of the batch before: {self._names(self.earlier)}"
+                f"near its running mean {self.mean:g}. Samples of this batch: {last}; of the batch "
+                f"before: {before}"
             )
         self.count += 1
         self.mean += (loss - self.mean) * max(0.01, 1 / self.count)
         self.pending, self.earlier = None, indices
-
-    def _names(self, indices):
-        if indices is None:
-            return "none"
-        return ", ".join(f"{i} ({self.keys[i]})" for i in indices.tolist())
 
     @property
     def state(self):
@@ -88,13 +88,6 @@ class Progress:
         if not message and now - self.shown < max(30, (elapsed + left) / 50):
             return
         self.shown = now
-        print(
-            f"step {done} of {self.steps}, {_clock(elapsed)} passed, {_clock(left)} left{message}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _clock(seconds):
-    minutes = int(seconds) // 60
-    return f"{minutes // 60}:{minutes % 60:02d}:{int(seconds) % 60:02d}"
+        passed, left = (timedelta(seconds=int(seconds)) for seconds in (elapsed, left))
+        line = f"step {done} of {self.steps}, {passed} passed, {left} left{message or ''}"
+        print(line, file=sys.stderr, flush=True)
