@@ -5,17 +5,16 @@ from torch import nn
 
 
 def describe_blocks(model: nn.Module) -> list[tuple[str, tuple, int]]:
-    """Run a `HAMR` on one image and describe its blocks in the order they run.
+    """Run a `HAMR` on one image and describe its blocks, each member of a list, as they run.
 
     Returns:
-        (name, shape of the output for one image, number of trained parameters) of each block. A
-        list of blocks (an `nn.ModuleList`, the encoder) is described block by block.
+        (name, shape of the output for one image, number of trained parameters) of each block.
     """
     blocks = {}  # by the module that ends them
     for part in (model.pose_module, model.regressor):
         for name, module in part.named_children():
-            many = isinstance(module, (nn.ModuleList, nn.Sequential))
-            many = many and name not in ("joint_features", "layers")
+            whole = name in ("joint_features", "layers")
+            many = isinstance(module, (nn.ModuleList, nn.Sequential)) and not whole
             for i, inner in module.named_children() if many else [("", module)]:
                 # The regressor takes the first of `layers` apart, so that only the last one runs.
                 last = inner[-1] if name == "layers" else inner

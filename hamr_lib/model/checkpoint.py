@@ -1,11 +1,9 @@
 """Checkpoints: a trained network and where it came from, in a file that can run no code.
 
-A checkpoint holds `state_dict`, tensors by name, and `hamr`, plain values: the settings, the digest
-of the data, the seed, the commit, the step and the metrics. `last.ckpt` also holds `run`, from
-which a training resumes.
-
-The hand layer's arrays are left out: MANO's may not be passed on, and both hands are rebuilt where
-the checkpoint is read. A fingerprint of the hand makes sure that it is the same one.
+A checkpoint holds `state_dict`, tensors by name, and `hamr`, the plain values of `describe`.
+`last.ckpt` also holds `run`, from which a training resumes. The hand layer's arrays are left out:
+MANO's may not be passed on, and both hands are rebuilt where the checkpoint is read. A fingerprint
+of the hand makes sure that it is the same one.
 """
 
 import zipfile
@@ -21,7 +19,7 @@ from hamr_lib.hand.pickles import check_keys
 from hamr_lib.joints import NUM_JOINTS
 
 FORMAT = 2  # 1: other names of settings and weights
-# The plain values that describe a checkpoint of a `Task`, and their types.
+# The plain values in `hamr`, and their types.
 DESCRIPTION = {
     "task": str, "settings": dict, "data_digest": str, "seed": int, "commit": str, "step": int,
     "metrics": dict, "hand": str,
@@ -89,9 +87,7 @@ def save_release(source, path):
             raise HamrError(f"{source}: {key} does not fit half precision")
     size = sum(value.nbytes for value in state.values()) / 1e6
     if size > RELEASE_MB:
-        raise HamrError(
-            f"{source}: {size:.0f} MB in half precision, expected at most {RELEASE_MB} MB"
-        )
+        raise HamrError(f"{source}: {size:.0f} MB in half precision, expected at most {RELEASE_MB}")
     save(path, {"hamr": checkpoint["hamr"], "state_dict": state})
 
 
@@ -121,84 +117,69 @@ def read(path: Path | str, task: str | None = None) -> dict:
             f"{path} is no readable checkpoint: it is cut short, damaged, or holds more than "
             "tensors and plain values"
         ) from None
-    description = content.get("hamr") if isinstance(content, dict) else None
-    found = description.get("format") if isinstance(description, dict) else None
+    about = content.get("hamr") if isinstance(content, dict) else None
+    found = about.get("format") if isinstance(about, dict) else None
     if type(found) is not int or found != FORMAT:
         raise HamrError(
             f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}; "
             "of an earlier format, train anew or take the network that is shipped"
         )
-    _check_description(path, description, task)
-    state = content.get("state_dict")
+    if task is not None and about.get("task") != task:
+        of = quoted(about.get("task"))
+        raise HamrError(f"{path} holds a network of {of}, expected one of {task!r}")
+    for key, kind in DESCRIPTION.items():
+        value = about.get(key)
+        if type(value) is not kind:
+            raise HamrError(f"{path}: hamr.{key}: expected {kind.__name__}, got {quoted(value)}")
+    joints, state = about.get("hand_fingerprint"), content.get("state_dict")
     if type(state) not in (dict, OrderedDict) or not state:
         raise HamrError(f"{path}: state_dict: expected weights by name, got {quoted(state)}")
-    for key, value in state.items():
-        _check_tensor(path, key, value)
+    for key, value in [("hamr.hand_fingerprint", joints), *state.items()]:
+        problem = _problem(value) if isinstance(key, str) else "under a name"
+        if problem:
+            key = quoted(key)
+            raise HamrError(f"{path}: {key}: expected a tensor of finite numbers, {problem}")
+    if joints.shape != (NUM_JOINTS, 3):
+        shape = tuple(joints.shape)
+        raise HamrError(f"{path}: hamr.hand_fingerprint: expected shape (21, 3), got {shape}")
     return content
 
 
-def _check_description(path, description, task):
-    """Refuse another task, and missing or wrongly typed values."""
-    of = description.get("task")
-    if task is not None and of != task:
-        raise HamrError(f"{path} holds a network of {quoted(of)}, expected one of {task!r}")
-    for key, kind in DESCRIPTION.items():
-        value = description.get(key)
-        if type(value) is not kind:
-            raise HamrError(f"{path}: hamr.{key}: expected {kind.__name__}, got {quoted(value)}")
-    key, value = "hand_fingerprint", description.get("hand_fingerprint")
-    _check_tensor(path, f"hamr.{key}", value)
-    if value.shape != (NUM_JOINTS, 3):
-        raise HamrError(f"{path}: hamr.{key}: expected shape (21, 3), got {tuple(value.shape)}")
-
-
-def _check_tensor(path, key, value):
-    """Refuse what is no plain, finite tensor on the CPU that the file holds in full."""
-    if not isinstance(key, str):
-        raise HamrError(f"{path}: state_dict: expected names, got {quoted(key)}")
-    problem = None
+def _problem(value):
+    """What keeps a value from being a plain, finite tensor that the file holds in full, if any."""
     if not isinstance(value, torch.Tensor):
-        problem = f"got {quoted(value)}"
-    elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        problem = "got another kind of tensor"
-    elif value.is_complex() or value.dtype not in NUMBERS:
-        problem = f"got numbers of type {value.dtype}"
-    elif value.numel() * value.itemsize > value.untyped_storage().nbytes():
-        problem = f"got shape {tuple(value.shape)} over fewer numbers"
-    elif not torch.isfinite(value).all():
-        problem = "got values that are not finite"
-    if problem:
-        raise HamrError(f"{path}: {key[:100]}: expected a tensor of finite numbers, {problem}")
+        return f"got {quoted(value)}"
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return "got another kind of tensor"
+    if value.dtype not in NUMBERS:
+        return f"got numbers of type {value.dtype}"
+    if value.numel() * value.itemsize > value.untyped_storage().nbytes():
+        return f"got shape {tuple(value.shape)} over fewer numbers"
+    return None if torch.isfinite(value).all() else "got values that are not finite"
 
 
 def check_same_run(path, description, settings, data_digest):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
-    theirs, ours = description["settings"], settings.to_dict()
-    for section in SECTIONS:
-        old, new = _flat(theirs.get(section), section), _flat(ours[section], section)
-        for key in sorted(old.keys() | new.keys()):
-            if key not in MAY_DIFFER and old.get(key) != new.get(key):
-                raise HamrError(
-                    f"{path} was trained with {key}={old.get(key)!r}, but this run asks for "
-                    f"{key}={new.get(key)!r}: use the same settings or another folder"
-                )
-    if description["data_digest"] != data_digest:
-        raise HamrError(
-            f"{path} was trained on data {description['data_digest']}, but this run has data "
-            f"{data_digest}: use the same data or another folder"
-        )
+    old, new = _flat(description["settings"]), _flat(settings.to_dict())
+    keys = [k for k in sorted(old | new) if k.split(".")[0] in SECTIONS and k not in MAY_DIFFER]
+    old["data"], new["data"] = description["data_digest"], data_digest
+    for key in [*keys, "data"]:
+        if old.get(key) != new.get(key):
+            raise HamrError(
+                f"{path} was trained with {key}={quoted(old.get(key))}, but this run asks for "
+                f"{key}={new.get(key)!r}: use the same, or another folder"
+            )
 
 
 def check_hand(path, description, hand):
     """Refuse a hand layer other than the one a checkpoint was trained with."""
-    if description["hand"] != hand.name:
-        raise HamrError(
-            f"{path} was trained with the {description['hand']!r} hand, not {hand.name!r}"
-        )
-    apart = (description["hand_fingerprint"] - fingerprint(hand)).norm(dim=-1).max().item()
+    name, joints = description["hand"], description["hand_fingerprint"]
+    if name != hand.name:
+        raise HamrError(f"{path} was trained with the {name!r} hand, not {hand.name!r}")
+    apart = (joints - fingerprint(hand)).norm(dim=-1).max().item()
     if not apart < 1e-3:
         raise HamrError(
-            f"{path} was trained with another {hand.name!r} hand: a test pose differs by "
+            f"{path} was trained with another {name!r} hand: a test pose differs by "
             f"{1000 * apart:.1f} mm, expected less than 1 mm"
         )
 
@@ -212,8 +193,7 @@ def stored_settings(path: Path | str, description: dict) -> Settings:
 def pretrained() -> Path:
     """The trained network that is taken where none is named.
 
-    It is the reader's own latest (`results/<profile>/runs/main/checkpoints/best.ckpt`), but never
-    one of the `smoke` profile, which only tests the machinery; then the one in this package.
+    It is the reader's own latest, but never one of the `smoke` profile; then the one shipped.
     """
     found = (ROOT / "results").glob("*/runs/main/checkpoints/best.ckpt")
     own = [path for path in found if path.parents[3].name != "smoke"]
@@ -237,22 +217,21 @@ def load_state(path: Path | str, network: torch.nn.Module, state: dict):
     for key in sorted(expected.keys() ^ state.keys()):
         where = "missing" if key in expected else "not expected"
         raise HamrError(f"{path}: weight {key[:100]} is {where}")
-    filled = {}
     for key, value in expected.items():
-        given = state[key]
-        if value.shape != given.shape:
-            raise HamrError(
-                f"{path}: {key} has shape {tuple(given.shape)}, expected {tuple(value.shape)}"
-            )
-        if value.is_floating_point() != given.is_floating_point():
-            raise HamrError(f"{path}: {key} holds {given.dtype}, expected {value.dtype}")
-        filled[key] = given.to(value.dtype)
-    meta = any(value.is_meta for value in expected.values())
-    network.load_state_dict(filled, assign=meta)
+        wanted, given = (
+            (tuple(v.shape), "floats" if v.is_floating_point() else "whole numbers")
+            for v in (value, state[key])
+        )
+        if wanted != given:
+            raise HamrError(f"{path}: {key} holds {given}, expected {wanted}")
+    filled = {key: state[key].to(value.dtype) for key, value in expected.items()}
+    network.load_state_dict(filled, assign=any(value.is_meta for value in expected.values()))
 
 
-def _flat(value, key):
+def _flat(values):
     """Nested values as {"a.b.c": value}."""
-    if not isinstance(value, dict):
-        return {key: value}
-    return {k: v for name in value for k, v in _flat(value[name], f"{key}.{name}").items()}
+    flat = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= {f"{key}.{k}": v for k, v in _flat(value).items()} if nested else {key: value}
+    return flat

@@ -13,13 +13,8 @@ class Depthwise(nn.Conv2d):
     """A depthwise convolution, (B, C, h, h) to (B, C, h / stride, h / stride).
 
     TensorFlow's padding at stride 2 has one pixel more at the far ends. The output is then every
-    second pixel, from pixel 1 on, of the output of stride 1.
-
-    Args:
-        channels: C.
-        kernel: 3 or 5.
-        stride: 1 or 2.
-        bias: add a bias.
+    second pixel, from pixel 1 on, of the output of stride 1. The kernel is 3 or 5, the stride 1 or
+    2.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, bias: bool = True):
@@ -33,13 +28,9 @@ class Depthwise(nn.Conv2d):
         if x.is_cuda or not trained:
             y = super().forward(x)
             return y[:, :, 1::2, 1::2] if self.every == 2 else y
-        if self.every == 2:
-            return self._by_phase(x)
-        if self.kernel_size[0] == 3:
+        if self.every == 1 and self.kernel_size[0] == 3:
             return super().forward(x)
-        return self._biased(Depthwise5x5.apply(x, self.weight.to(x.dtype)))
-
-    def _biased(self, y):
+        y = self._by_phase(x) if self.every == 2 else Depthwise5x5.apply(x, self.weight.to(x.dtype))
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
     def _by_phase(self, x):
@@ -52,15 +43,11 @@ class Depthwise(nn.Conv2d):
         phases = x.permute(0, 2, 3, 1).unflatten(2, (width // 2, 2)).unflatten(1, (height // 2, 2))
         phases = phases.permute(0, 1, 3, 2, 4, 5).flatten(3).permute(0, 3, 1, 2)
         y = F.conv2d(phases, taps.reshape(-1, 1, 3, 3), padding=1, groups=4 * channels)
-        y = y.permute(0, 2, 3, 1).unflatten(3, (4, channels)).sum(dim=3)
-        return self._biased(y.permute(0, 3, 1, 2))
+        return y.permute(0, 2, 3, 1).unflatten(3, (4, channels)).sum(dim=3).permute(0, 3, 1, 2)
 
 
 class Depthwise5x5(torch.autograd.Function):
-    """A padded 5x5 depthwise convolution of stride 1.
-
-    The gradient by the weights is put together from those of the four 3x3 corners of the kernels.
-    """
+    """A padded 5x5 depthwise convolution of stride 1, its gradient by the weights from 3x3 ones."""
 
     @staticmethod
     def forward(ctx, x, weight):
@@ -74,14 +61,12 @@ class Depthwise5x5(torch.autograd.Function):
         by_x = _gradients(gradient, x, weight, 2, [True, False, False])[0]
         by_weight = torch.empty_like(weight)
         padded, (height, width) = F.pad(x, (2,) * 4), x.shape[2:]
-        for row in (0, 2):
-            for column in (0, 2):
-                window = padded[:, :, row : row + height + 2, column : column + width + 2]
-                window = window.contiguous(memory_format=torch.channels_last)
-                corner = (..., slice(row, row + 3), slice(column, column + 3))
-                by_weight[corner] = _gradients(
-                    gradient, window, weight[corner], 0, [False, True, False]
-                )[1]
+        for row, column in ((0, 0), (0, 2), (2, 0), (2, 2)):
+            window = padded[:, :, row : row + height + 2, column : column + width + 2]
+            window = window.contiguous(memory_format=torch.channels_last)
+            corner = weight[..., row : row + 3, column : column + 3]
+            found = _gradients(gradient, window, corner, 0, [False, True, False])[1]
+            by_weight[..., row : row + 3, column : column + 3] = found
         return by_x, by_weight
 
 

@@ -30,10 +30,7 @@ LAST = 1152  # channels after the last layers
 
 
 class FirstConv2d(nn.Conv2d):
-    """The first 3x3 convolution, of stride 2; like TensorFlow it pads at the far ends alone."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__(inputs, outputs, 3, stride=2)
+    """The first convolution, 3x3 of stride 2; like TensorFlow it pads at the far ends alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))
@@ -70,7 +67,7 @@ def encoder() -> nn.Sequential:
         nn.Conv2d(inputs[-1], LAST, 1), nn.ReLU6(inplace=True),
         Depthwise(LAST, 3, 1), nn.ReLU6(inplace=True),
     )  # fmt: skip
-    return nn.Sequential(FirstConv2d(3, 24), nn.ReLU6(inplace=True), *blocks, last)
+    return nn.Sequential(FirstConv2d(3, 24, 3, stride=2), nn.ReLU6(inplace=True), *blocks, last)
 
 
 @torch.no_grad()
@@ -88,13 +85,12 @@ def fill(network: nn.Module, weights: list[tuple[Tensor, Tensor]]):
 def weights_path() -> Path:
     """Locate the network in the installed `mediapipe` wheel, which is not imported."""
     package = importlib.util.find_spec("mediapipe")
-    path = Path(package.origin).parent / FILE if package else None
-    if path is None or not path.is_file():
-        raise HamrError(
-            f"mediapipe/{FILE} is missing: a new network with model.stem=hand_landmark needs the "
-            "package mediapipe==0.10.14"
-        )
-    return path
+    if package and (path := Path(package.origin).parent / FILE).is_file():
+        return path
+    raise HamrError(
+        f"mediapipe/{FILE} is missing: a new network with model.stem=hand_landmark needs the "
+        "package mediapipe==0.10.14"
+    )
 
 
 def read_weights(path: Path) -> list[tuple[Tensor, Tensor]]:
@@ -118,13 +114,11 @@ def read_weights(path: Path) -> list[tuple[Tensor, Tensor]]:
         code = model.OperatorCodes(operator.OpcodeIndex())
         kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         if kind == tflite.BuiltinOperator.DEQUANTIZE:
-            halves[operator.Outputs(0)] = _constant(model, graph.Tensors(operator.Inputs(0)))
+            constant = graph.Tensors(operator.Inputs(0))
+            values = model.Buffers(constant.Buffer()).DataAsNumpy().view(np.float16).copy()
+            shape = tuple(constant.ShapeAsNumpy())
+            halves[operator.Outputs(0)] = torch.from_numpy(values).reshape(shape)
         elif kind in axes:
             weight, bias = (halves[operator.Inputs(i)].float() for i in (1, 2))
             layers.append((weight.permute(axes[kind]), bias))
     return layers
-
-
-def _constant(model, tensor):
-    data = np.frombuffer(model.Buffers(tensor.Buffer()).DataAsNumpy().tobytes(), np.float16)
-    return torch.from_numpy(data.copy()).reshape(tuple(tensor.ShapeAsNumpy()))

@@ -11,20 +11,20 @@ def heatmap_peaks(heatmaps: Tensor) -> Tensor:
     """Find the highest point of raw maps (B, M, h, h), M >= 21: (B, 21, 2) crop units.
 
     The highest pixel moves along each axis to the top of the parabola through it and its two
-    neighbours. This is exact for the logits of a Gaussian (trained by cross-entropy), and at most
-    0.02 pixels off for a Gaussian of variance 2.5 (trained by squared error). On the border of the
-    map the pixel itself is taken.
+    neighbours. This is exact for the logits of a Gaussian, and at most 0.02 pixels off for a
+    Gaussian of variance 2.5. On the border of the map the pixel itself is taken.
     """
-    maps = heatmaps[:, :NUM_JOINTS].float()
-    size = maps.shape[-1]
-    top = maps.flatten(2).argmax(dim=2)
+    size = heatmaps.shape[-1]
+    flat = heatmaps[:, :NUM_JOINTS].float().flatten(2)
+    top = flat.argmax(dim=2)
     centre = torch.stack([top % size, top // size], dim=-1)  # (B, 21, 2) as x, y
-    inside = ((centre > 0) & (centre < size - 1)).to(maps.dtype)
+    inside = ((centre > 0) & (centre < size - 1)).to(flat.dtype)
     # Values at the peak and one pixel to either side of it, along x and along y.
-    stride = torch.tensor([1, size], device=maps.device)
-    at = top[..., None] + torch.tensor([-1, 0, 1], device=maps.device)[:, None, None, None] * stride
-    flat = maps.flatten(2)
-    before, peak, after = (flat.gather(2, a.clamp(0, size * size - 1)) for a in at.unbind(0))
+    step = torch.tensor([1, size], device=flat.device)
+    before, peak, after = (
+        flat.gather(2, (top[..., None] + side * step).clamp(0, size * size - 1))
+        for side in (-1, 0, 1)
+    )
     curvature = 2 * peak - before - after  # >= 0, for nothing is higher than the peak
     offset = (after - before) / (2 * curvature.clamp_min(1e-12)) * inside
     return (2 * (centre + offset.clamp(-0.5, 0.5)) + 1) / size - 1
@@ -48,18 +48,18 @@ def soft_argmax(maps: Tensor, axes: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]
     """Take the mean coordinates of each map under its softmax (Sun et al. 2018).
 
     Args:
-        maps: (B, 21, n_1, ..., n_k), logits.
+        maps: (B, 21, n_1, ..., n_k), logits; k is at least 2.
         axes: k tensors (n_i,), the coordinates of the map's cells along each dimension.
 
     Returns:
         (B, 21, k) coordinates, and the softmax, shaped like `maps`.
     """
     probability = maps.flatten(2).softmax(dim=-1).view_as(maps)
-    means = []
-    for i, axis in enumerate(axes):
-        others = [2 + k for k in range(len(axes)) if k != i]
-        along = probability.sum(dim=others) if others else probability
-        means.append((along * axis).sum(dim=-1))
+    dims = range(2, maps.ndim)
+    means = [
+        (probability.sum(dim=[other for other in dims if other != dim]) * axis).sum(dim=-1)
+        for dim, axis in zip(dims, axes, strict=True)
+    ]
     return torch.stack(means, dim=-1), probability
 
 

@@ -19,8 +19,7 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
 
 def block(inputs: int, outputs: int, convs: int) -> nn.Sequential:
     """Make `convs` 3x3 convolutions, which replace a residual block (Section 4.1)."""
-    widths = [inputs] + [outputs] * convs
-    return nn.Sequential(*(conv(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+    return nn.Sequential(*(conv(outputs if i else inputs, outputs) for i in range(convs)))
 
 
 class Hourglass(nn.Module):
@@ -28,12 +27,11 @@ class Hourglass(nn.Module):
 
     def __init__(self, channels: int, depth: int, convs: int):
         super().__init__()
-        self.skip = block(channels, channels, convs)
-        self.down = block(channels, channels, convs)
-        self.inner = (
-            Hourglass(channels, depth - 1, convs) if depth > 1 else block(channels, channels, convs)
-        )
-        self.up = block(channels, channels, convs)
+        size = channels, channels, convs
+        self.skip = block(*size)
+        self.down = block(*size)
+        self.inner = Hourglass(channels, depth - 1, convs) if depth > 1 else block(*size)
+        self.up = block(*size)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.up(self.inner(self.down(F.avg_pool2d(x, 2))))
@@ -66,19 +64,19 @@ def make_stem(settings: Model, pretrained: bool = True) -> nn.Module:
 
 
 class PoseModule(nn.Module):
-    """The 2-D pose module, Section 3.3: an image to features and heat maps of the joints."""
+    """An image to features and heat maps of the joints."""
 
     def __init__(self, settings: Model, pretrained: bool = True):
         super().__init__()
-        width, maps, stacks = settings.channels, settings.maps, settings.stacks
+        width, maps, stacks = settings.channels, settings.maps, range(settings.stacks)
         self.stem = make_stem(settings, pretrained)
         self.hourglasses = nn.ModuleList(
-            Hourglass(width, settings.depth, settings.convs) for _ in range(stacks)
+            Hourglass(width, settings.depth, settings.convs) for _ in stacks
         )
-        self.features = nn.ModuleList(conv(width, width) for _ in range(stacks))
-        self.maps = nn.ModuleList(nn.Conv2d(width, maps, 1) for _ in range(stacks))
+        self.features = nn.ModuleList(conv(width, width) for _ in stacks)
+        self.maps = nn.ModuleList(nn.Conv2d(width, maps, 1) for _ in stacks)
         # Features and maps of a stack are added to its input for the next one.
-        self.join = nn.ModuleList(nn.Conv2d(width + maps, width, 1) for _ in range(stacks - 1))
+        self.join = nn.ModuleList(nn.Conv2d(width + maps, width, 1) for _ in stacks[:-1])
         for head in self.maps:  # start near empty maps
             if head.weight.is_meta:  # filled later; here `normal_` would import torch's compiler
                 continue
