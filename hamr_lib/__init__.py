@@ -6,8 +6,8 @@
         recovery.save("results", f"{recovery.side}-hand")
 
 The packages follow the data: `hand`, `data`, `synth`, `render`, `model`, `training`, `evaluation`,
-`baselines`, `recovery`, `report`, `widgets`. The public names below are imported when they are
-first asked for, so that reading a setting does not wait for torch.
+`baselines`, `recovery`, `report`, `widgets`. A public name is imported when it is first asked for,
+so that reading a setting does not wait for torch.
 """
 
 from importlib import import_module

@@ -12,7 +12,6 @@ crop units: x = s X + t. The paper writes s (X + t), t in metres; `offset_in_met
 
 import torch
 
-from hamr_lib.errors import HamrError
 from hamr_lib.joints import BONES
 
 
@@ -34,8 +33,8 @@ def ground_truth_camera(
 ) -> torch.Tensor:
     """Estimate the camera of paired 2-D and 3-D labels (Section 3.3, not numbered).
 
-    The scale is the mean 2-D bone length over a mean 3-D one. The offset is then the mean
-    difference between the 2-D joints and the scaled 3-D ones.
+    The scale is the mean 2-D bone length over a mean 3-D one, the offset the mean difference
+    between the 2-D joints and the scaled 3-D ones.
 
     Args:
         joints_3d: (B, 21, 3) metres, any root.
@@ -48,16 +47,14 @@ def ground_truth_camera(
     Returns:
         (B, 3) camera; NaN where fewer than two joined joints are valid.
     """
-    if scale not in ("full", "projected"):
-        raise HamrError(f"losses.camera_scale={scale!r}: expected full or projected")
     axes = 3 if scale == "full" else 2
     if valid is None:
         valid = torch.ones(joints_3d.shape[:2], dtype=torch.bool, device=joints_3d.device)
     parent, child = torch.tensor(BONES, device=joints_3d.device).T
     bone_valid = (valid[:, parent] & valid[:, child]).to(joints_3d.dtype)
     # Invalid labels may be NaN, and NaN times zero is NaN: blank them before any sum.
-    points_3d = torch.where(valid[..., None], joints_3d, torch.zeros_like(joints_3d))
-    points_2d = torch.where(valid[..., None], joints_2d, torch.zeros_like(joints_2d))
+    points_3d = torch.where(valid[..., None], joints_3d, 0)
+    points_2d = torch.where(valid[..., None], joints_2d, 0)
     length_3d = (points_3d[:, child, :axes] - points_3d[:, parent, :axes]).norm(dim=-1) * bone_valid
     length_2d = (points_2d[:, child] - points_2d[:, parent]).norm(dim=-1) * bone_valid
     ratio = (length_2d.sum(1) / length_3d.sum(1))[:, None]
@@ -73,13 +70,7 @@ def project_pinhole(points, K) -> torch.Tensor:
 
 
 def pixels_to_crop(pixels: torch.Tensor, center: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
-    """Convert pixels of an image to crop units of the square with this centre and side.
-
-    Args:
-        pixels: (..., N, 2) pixels.
-        center: (..., 2) pixels, the middle of the crop.
-        side: (...,) pixels, its side length.
-    """
+    """Convert pixels (..., N, 2) to units of the crop with this center (..., 2) and side (...,)."""
     return (pixels - center[..., None, :]) * 2 / side[..., None, None]
 
 
@@ -94,11 +85,9 @@ def crop_units_to_grid(points: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def rotate_in_plane(points: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    """Rotate about the optical axis, clockwise as seen (x right, y down).
+    """Rotate points (B, N, 2 or 3) by angles (B,), radians, about the optical axis.
 
-    Args:
-        points: (B, N, 2) or (B, N, 3); a third coordinate is kept.
-        angle: (B,) radians.
+    It is clockwise as seen (x right, y down); a third coordinate is kept.
     """
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     x, y = points[..., 0], points[..., 1]

@@ -1,13 +1,11 @@
 """Every setting of the study: its default, its range, and why.
 
-The defaults are the paper's (Sections 3 and 4 of HAMR). A profile in `notebooks/profiles/` names
-only what it changes, and a variant (`variants.py`) is a named change on top of a profile. Every
-value is checked once, here: an unknown key, a wrong type or a value out of range is a `HamrError`
-before anything runs.
+The defaults are the paper's (Sections 3 and 4). A profile in `notebooks/profiles/` names only what
+it changes, and a variant (`variants.py`) is a named change on top of a profile. An unknown key, a
+wrong type or a value out of range is a `HamrError` before anything runs.
 """
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +25,7 @@ PROFILE_NAME = re.compile(r"[a-z0-9_-]{1,100}")
 
 @group
 class OpenData:
-    """How many stand-in samples to render, and what varies in them (see `open_data`)."""
+    """How many stand-in samples to render, and what varies in them (see `synth`)."""
 
     seed: int = within(1, 0, SEEDS)
     rhd_training: int = within(40000, 2, 10**7)  # images; RHD has 41,258
@@ -227,7 +225,7 @@ class Evaluate:
 class Study:
     """Which further runs the study holds."""
 
-    ablations: Annotated[tuple[str, ...], known(VARIANTS, "variant")] = tuple(CLAIMS)
+    ablations: known(VARIANTS, "variant") = tuple(CLAIMS)
     ablation_seeds: Seeds = (0, 1, 2)  # of the full model and the paper's own ablations
     choice_seeds: int = within(3, 1, 100)  # how many of these the other variants take
     # Steps of each ablation run, the full model's own row in that table included, so that all
@@ -239,7 +237,7 @@ class Study:
     lift_steps: int = within(1000, 0, 10**7)
     # Of ablations and comparisons, at least: a pretrained stem that stays as it is costs half.
     frozen_blocks: int = within(0, 0, 100)
-    comparisons: Annotated[tuple[str, ...], known(COMPARISONS, "method")] = tuple(COMPARISONS)
+    comparisons: known(COMPARISONS, "method") = tuple(COMPARISONS)
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
     # Before a method is trained, its learning rate is chosen on the validation crops: the best of
     # these factors on `train.learning_rate` after so many steps of each (0: no search).
@@ -270,18 +268,20 @@ class Settings:
     study: Study = Study()
 
     def __post_init__(self):
-        for section, name, needs in (
-            ("train", "lift_steps", "joint_features"),
-            ("train", "lift_beside", "joint_features"),
-            ("losses", "silhouette", "mesh"),
+        for name, value, needs in (
+            ("train.lift_steps", self.train.lift_steps, "joint_features"),
+            ("train.lift_beside", self.train.lift_beside, "joint_features"),
+            ("losses.silhouette", self.losses.silhouette, "mesh"),
         ):
-            value = getattr(getattr(self, section), name)
             if value and not getattr(self.model, needs):
-                raise ValueError(f"{section}.{name}={value}: expected 0 where model.{needs} is off")
+                raise ValueError(f"{name}={value}: expected 0 where model.{needs} is off")
 
     def to_dict(self) -> dict:
         """Nested plain values, as YAML and checkpoints hold them."""
-        return _plain(asdict(self))
+        return _CHECKED.dump_python(self, mode="json")
+
+
+_CHECKED = pydantic.TypeAdapter(Settings)
 
 
 def load_settings(profile, variant="full", **overrides) -> Settings:
@@ -294,8 +294,6 @@ def load_settings(profile, variant="full", **overrides) -> Settings:
     """
     check_names([variant], VARIANTS, "variant")
     path, values = _read(profile)
-    if not isinstance(values, dict):
-        raise HamrError(f"{path}: expected a mapping of settings, got {quoted(values)}")
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     for key, value in {**VARIANTS[variant].changes, **overrides}.items():
         for name in reversed(key.split(".")):
@@ -305,8 +303,7 @@ def load_settings(profile, variant="full", **overrides) -> Settings:
 
 
 def _read(profile, above=()):
-    """The path of a profile and its values, on top of those of the profile it names as its base;
-    `above` are the paths of the profiles that led to it."""
+    """The path of a profile and its values, with those of its base; `above` led to it."""
     source = f"{above[-1]}: base: " if above else ""
     if not isinstance(profile, str | Path):
         raise HamrError(f"{source}expected the name of a profile, got {quoted(profile)}")
@@ -319,9 +316,9 @@ def _read(profile, above=()):
     if path in above:
         raise HamrError(f"{source}{quoted(str(profile))} is itself based on {above[-1].stem!r}")
     values = read_yaml(path)
-    if not isinstance(values, dict) or "base" not in values:
-        return path, values
-    base = _read(values.pop("base"), (*above, path))[1]
+    if not isinstance(values, dict):
+        raise HamrError(f"{path}: expected a mapping of settings, got {quoted(values)}")
+    base = _read(values.pop("base"), (*above, path))[1] if "base" in values else {}
     return path, _merged(base, values)
 
 
@@ -335,8 +332,7 @@ def _merged(below, above):
 def load_run(profile, run="main") -> Settings:
     """Read the settings of one training run of a profile.
 
-    `run` is "main", the profile as it is, or `<variant>-s<seed>`, a variant of it trained with
-    that seed for the budget of the ablations.
+    `run` is "main", the profile as it is, or `<variant>-s<seed>`, an ablation.
     """
     if run == "main":
         return load_settings(profile)
@@ -373,12 +369,6 @@ def from_dict(values, source="settings") -> Settings:
     if not isinstance(values, dict):
         raise HamrError(f"{source}: expected a mapping of settings, got {quoted(values)}")
     try:
-        return pydantic.TypeAdapter(Settings).validate_python(values)
+        return _CHECKED.validate_python(values)
     except pydantic.ValidationError as error:
         raise told_by(error, Settings, source) from None
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value

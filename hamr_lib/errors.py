@@ -11,17 +11,17 @@ class HamrError(Exception):
 class _Quoter(reprlib.Repr):
     """`repr`, cut short; Python refuses to write an int of more than 4300 digits."""
 
-    def __init__(self):
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = 100
-
     def repr_int(self, x, level):
         return super().repr_int(x, level) if x.bit_length() < 1000 else "a huge int"
 
 
+_QUOTER = _Quoter()
+_QUOTER.maxstring = _QUOTER.maxother = _QUOTER.maxlong = 100
+
+
 def quoted(value: object) -> str:
     """Write a value from outside as a message may quote it: at most a few hundred characters."""
-    return _Quoter().repr(value)[:300]
+    return _QUOTER.repr(value)[:300]
 
 
 def one_of(name: str, value: object, choices: Iterable[str]) -> None:

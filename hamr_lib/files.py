@@ -80,12 +80,15 @@ def write_json(path: Path, value) -> None:
 def read_bytes(path: str | Path, most: int = -1) -> bytes:
     """Read a file, at most so many bytes of it; a `HamrError` if it is missing or unreadable."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(None, "it is no file")
         with open(path, "rb") as file:
             return file.read(most)
     except FileNotFoundError as error:
         raise HamrError(f"{path} is missing") from error
-    except OSError as error:
-        raise HamrError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HamrError(f"cannot read {path}: {reason}") from error
 
 
 def read_json(path: Path):
@@ -98,13 +101,8 @@ def read_json(path: Path):
 
 
 def read_arrays(path: str | Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Read the arrays of a .npz file.
-
-    Raises:
-        HamrError: naming the file, for one that is missing, damaged, or without one of the keys.
-    """
-    path = Path(path)
-    if not path.is_file():
+    """Read the arrays of a .npz file; one that is damaged or lacks a key is a `HamrError`."""
+    if not Path(path).is_file():
         raise HamrError(f"{path} is missing")
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -140,14 +138,7 @@ def read_yaml(path: Path) -> object:
     Raises:
         HamrError: naming the file, for one that cannot be read, is no YAML, or is too long.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError(None, "it is no file")
-        with open(path, "rb") as file:
-            content = file.read(YAML_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise HamrError(f"cannot read {quoted(str(path))}: {reason}") from error
+    content = read_bytes(path, YAML_BYTES + 1)
     if len(content) > YAML_BYTES:
         raise HamrError(f"{path}: expected at most {YAML_BYTES} bytes")
     try:
@@ -166,15 +157,11 @@ def digest(*parts) -> str:
 
 def commit() -> str:
     """Name this checkout's commit, with a '+' when tracked files differ; 'unknown' outside git."""
-
-    def git(*args):
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+    git = ["git", "-C", str(ROOT)]
+    asked = ["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]
     try:
-        return git("rev-parse", "--short=10", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        name, changes = (subprocess.check_output([*git, *one], stderr=subprocess.DEVNULL, text=True)
+                         for one in asked)  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return name.strip() + "+" * bool(changes)

@@ -1,8 +1,7 @@
 """The losses, whose weighted sum is Eq. 8: six parts, each over the labels that a sample has.
 
-Every part is an average over the entries that carry the label it needs, so that its size depends
-neither on the batch nor on how much of it is labelled; without any such entry it is zero. A label
-that is not valid may hold anything, NaN too: it reaches neither a loss nor a gradient.
+Every part is an average over the entries that carry the label it needs, and zero without any. A
+label that is not valid may hold anything, NaN too: it reaches neither a loss nor a gradient.
 
 The paper gives the weights (1000, 1, 1, 0.1, 100, 10), but no units. Ours:
 
@@ -30,15 +29,12 @@ PARTS = ("joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette
 def hamr_losses(
     output: Output, batch: dict[str, torch.Tensor], settings: Losses, faces: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """All parts that have a weight, and their weighted sum.
+    """Compute all parts that have a weight, and their weighted sum.
 
     Args:
-        output: `hamr.Output`. The last iteration's estimate is supervised, and the heat maps of
-            every stack.
-        batch: the augmented batch: joints_2d (B, 21, 2) crop units, joints_3d (B, 21, 3) metres
-            root-relative, valid_2d and valid_3d (B, 21) bool, mask (B, S, S) in [0, 1], has_mask
-            (B,) bool.
-        settings: `config.Losses`.
+        output: the last iteration's estimate is supervised, and the heat maps of every stack.
+        batch: joints_2d (B, 21, 2) crop units, joints_3d (B, 21, 3) metres root-relative, valid_2d
+            and valid_3d (B, 21) bool, mask (B, S, S) in [0, 1], has_mask (B,) bool.
         faces: (F, 3) long, the hand's triangles.
 
     Returns:
@@ -49,22 +45,19 @@ def hamr_losses(
         HamrError: when a silhouette is asked of an estimate without a mesh.
     """
     estimate = output.estimates[-1]
-    valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
+    label_3d, label_2d = batch["joints_3d"], batch["joints_2d"]
+    valid_3d, valid_2d = batch["valid_3d"], batch["valid_2d"]
+    camera = settings.camera_offset, settings.camera_scale
     parts = {
         "joints_3d": lambda: joints_3d_loss(
-            estimate.joints_3d, batch["joints_3d"], valid_3d, settings.joints_3d_kind
+            estimate.joints_3d, label_3d, valid_3d, settings.joints_3d_kind
         ),
         "joints_2d": lambda: joints_2d_loss(
-            estimate.joints_2d, batch["joints_2d"], valid_2d, settings.joints_2d_kind
+            estimate.joints_2d, label_2d, valid_2d, settings.joints_2d_kind
         ),
         "geometric": lambda: geometric_loss(estimate.joints_3d),
         "camera": lambda: camera_loss(
-            estimate.camera,
-            batch["joints_3d"],
-            batch["joints_2d"],
-            valid_2d & valid_3d,
-            settings.camera_offset,
-            settings.camera_scale,
+            estimate.camera, label_3d, label_2d, valid_2d & valid_3d, *camera
         ),
         "heatmap": lambda: heatmaps_loss(output.heatmaps, batch, settings),
         "silhouette": lambda: silhouette_loss(
@@ -93,15 +86,12 @@ def difference(prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tenso
 def joints_3d_loss(
     prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
 ) -> torch.Tensor:
-    """L_3D: squared distance, metres^2, or the distance itself, averaged over the labelled joints.
+    """L_3D: "squared" distance, metres^2, or the "distance", averaged over the labelled joints.
 
     Args:
         prediction, label: (B, 21, 3) metres, root-relative.
         valid: (B, 21) bool.
-        kind: "squared" or "distance".
     """
-    if kind not in ("squared", "distance"):
-        raise HamrError(f"losses.joints_3d_kind={kind!r}: expected squared or distance")
     squared = difference(prediction, label, valid).square().sum(dim=-1)
     # A square root's slope at zero is infinite; a micrometre more is nothing.
     return mean_where(squared if kind == "squared" else (squared + 1e-12).sqrt(), valid)
@@ -118,8 +108,6 @@ def joints_2d_loss(
         kind: "squared", the paper's L2; or "absolute", as in HMR: the absolute difference, crop
             units, averaged over both coordinates.
     """
-    if kind not in ("squared", "absolute"):
-        raise HamrError(f"losses.joints_2d_kind={kind!r}: expected squared or absolute")
     off = difference(prediction, label, valid)
     return mean_where(off.square().sum(-1) if kind == "squared" else off.abs().mean(-1), valid)
 
@@ -130,9 +118,8 @@ def geometric_loss(joints: torch.Tensor) -> torch.Tensor:
     With the unit vectors u, v, w along a finger's three bones from base to tip, u x v is normal to
     the plane in which the middle joint bends and v x w to that of the last one. Planarity is
     |<u x v, w>|, the volume the three bones span; direction is max(0, -<u x v, v x w>), positive
-    where the two joints bend opposite ways. Being made of unit vectors, both lie in [0, 1], have
-    no unit and do not shrink with the hand. Averaged over batch and fingers; needs no label. The
-    thumb is left out because its base does not bend in the plane of its other joints.
+    where the two joints bend opposite ways. Both lie in [0, 1]. They are averaged over batch and
+    fingers; no label is needed. The thumb's base does not bend in the plane of its other joints.
 
     Args:
         joints: (B, 21, 3) metres.
@@ -154,10 +141,7 @@ def camera_loss(
     offset: str = "metres",
     scale: str = "full",
 ) -> torch.Tensor:
-    """L_cam: squared difference from the camera that the labels imply.
-
-    Averaged over the three numbers of the samples whose labels imply a camera: s in crop units a
-    metre, and the two of t.
+    """L_cam: squared difference from the labels' camera, averaged over s and the two of t.
 
     Args:
         prediction: (B, 3) camera, s X + t with t in crop units.
@@ -168,8 +152,6 @@ def camera_loss(
             of `prediction`, which weighs t about s^2 times as much.
         scale: as in `ground_truth_camera`; "full" is the paper's.
     """
-    if offset not in ("metres", "crop"):
-        raise HamrError(f"losses.camera_offset={offset!r}: expected metres or crop")
     label = ground_truth_camera(joints_3d, joints_2d, valid, scale)
     if offset == "metres":
         prediction, label = offset_in_metres(prediction), offset_in_metres(label)
@@ -180,18 +162,9 @@ def camera_loss(
 def heatmaps_loss(
     heatmaps: list[torch.Tensor], batch: dict[str, torch.Tensor], settings: Losses
 ) -> torch.Tensor:
-    """L_heat: the sum over stacks of `heatmap_loss`.
-
-    Args:
-        heatmaps: list of (B, M, h, h), the first 21 maps those of the joints.
-        batch: as in `hamr_losses`.
-        settings: `config.Losses`.
-    """
-    labels = batch["joints_2d"], batch["valid_2d"]
-    kind, variance = settings.heatmap_kind, settings.heatmap_variance
-    return sum(
-        heatmap_loss(maps[:, :NUM_JOINTS].float(), *labels, kind, variance) for maps in heatmaps
-    )
+    """L_heat: the sum over stacks of `heatmap_loss`; of each stack's maps the first 21 count."""
+    more = batch["joints_2d"], batch["valid_2d"], settings.heatmap_kind, settings.heatmap_variance
+    return sum(heatmap_loss(maps[:, :NUM_JOINTS].float(), *more) for maps in heatmaps)
 
 
 def heatmap_loss(
@@ -209,7 +182,6 @@ def heatmap_loss(
         maps: (B, 21, h, h), raw.
         joints_2d: (B, 21, 2) crop units.
         valid: (B, 21) bool.
-        kind: "squared" or "cross_entropy".
         variance: of the Gaussian, pixels^2 of the map.
     """
     size = maps.shape[-1]
@@ -221,8 +193,6 @@ def heatmap_loss(
         along_x, along_y = log_axes.exp().unbind(dim=2)
         target = along_y[..., :, None] * along_x[..., None, :]
         return mean_where((maps - target).square().mean(dim=(2, 3)), valid)
-    if kind != "cross_entropy":
-        raise HamrError(f"losses.heatmap_kind={kind!r}: expected squared or cross_entropy")
     log_axes = log_axes.log_softmax(dim=-1)
     along_x, along_y = log_axes.exp().unbind(dim=2)
     entropy = -(log_axes.exp() * log_axes).sum(dim=(2, 3))

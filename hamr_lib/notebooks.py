@@ -10,6 +10,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError
 
 from hamr_lib.errors import HamrError
+from hamr_lib.variants import check_names
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -31,9 +32,7 @@ def run_notebook(source: Path, out: Path, parameters: dict) -> None:
     if not source.is_file():
         raise HamrError(f"{source} does not exist")
     known = papermill.inspect_notebook(str(source))
-    for name in parameters:
-        if name not in known:
-            raise HamrError(f"{source}: unknown parameter {name!r} (known: {', '.join(known)})")
+    check_names(parameters, known, f"parameter of {source.name}")
     try:
         papermill.execute_notebook(
             str(source),
@@ -52,13 +51,9 @@ def run_notebook(source: Path, out: Path, parameters: dict) -> None:
             f"{source} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
         ) from error
     except (RuntimeError, TimeoutError, CellExecutionError) as error:
-        raise HamrError(f"{source}: the kernel ended in {_last_cell(out)}: {error}") from error
-
-
-def _last_cell(path):
-    """Which cell of a notebook began last, in words."""
-    cells = nbformat.read(path, as_version=4).cells if path.is_file() else []
-    begun = [
-        i for i, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")
-    ]
-    return f"cell {begun[-1] + 1} of {len(cells)}" if begun else "no cell yet"
+        cells = nbformat.read(out, as_version=4).cells if out.is_file() else []
+        started = [cell.metadata.get("papermill", {}).get("start_time") for cell in cells]
+        last = max((number for number, time in enumerate(started, start=1) if time), default=0)
+        raise HamrError(
+            f"{source}: the kernel ended in cell {last} of {len(cells)}: {error}"
+        ) from error

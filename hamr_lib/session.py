@@ -4,10 +4,9 @@
 
 All cores but two render. They first render the training images of another seed. While they render
 those of the profile, the network trains on the first, without the silhouette loss where PyTorch3D
-is missing: the renderer on the CPU would take longer than the rest of a step. Then it goes on with
-the profile's own images and losses. Both runs take as many steps as the time gives. OUT receives at
-once what is made: both runs (`first`, `main`) with a checkpoint a minute, bench.csv, and at the end
-model.pt and session.json.
+is missing: the CPU's takes longer than the rest of a step. Then it goes on with the profile's own
+images and losses. Both runs take as many steps as the time gives. OUT receives both runs (`first`,
+`main`) with a checkpoint a minute, bench.csv, and at the end model.pt and session.json.
 """
 
 import argparse
@@ -61,14 +60,10 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     """
     out, ends = Path(out), time.monotonic() + 60 * minutes
     settings = load_settings(profile)
-    asked = settings.data.open
     # Another seed: no image of the first part may be among those that validate the whole.
-    few = {"rhd_evaluation": 2, "stb_frames": 1, "dexter_frames": 1}
-    first = replace(
-        settings,
-        profile=f"{profile}-first",
-        data=replace(settings.data, open=replace(asked, seed=asked.seed + 1, **few)),
-    )
+    seed = settings.data.open.seed + 1
+    few = replace(settings.data.open, seed=seed, rhd_evaluation=2, stb_frames=1, dexter_frames=1)
+    first = replace(settings, profile=f"{profile}-first", data=replace(settings.data, open=few))
     if not installed("pytorch3d"):
         first = replace(first, losses=replace(settings.losses, silhouette=0.0))
     options = settings.hand
@@ -89,8 +84,8 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     main = replace(settings, train=train)
     again = Resumed(begun / "checkpoints" / "last.ckpt")
     history = _train(main, out / "main", hand, again, ends - time.monotonic() - RESERVE)
-    made = [out / "main" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    checkpoint.save_release(next(path for path in made if path.is_file()), out / "model.pt")
+    best, last = (out / "main" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    checkpoint.save_release(best if best.is_file() else last, out / "model.pt")
     about = {"profile": profile, "commit": commit(), "machine": machine()}
     write_json(out / "session.json", {**about, "log": history})
     return history

@@ -91,33 +91,30 @@ def execute(profile, notebook, out, parameters):
 
 
 def train(profile, run="main", minutes=float("inf")):
-    """Train one run into its folder of the results, as `02_train` does.
+    """Train one run into its folder of the results, as `02_train` does, for at most `minutes`.
 
     Under torchrun each process calls this, and takes its part of every batch. The data must have
-    been made before (`make data`): many processes would render it many times. After `minutes` the
-    run is saved and stopped.
+    been made before (`make data`): many processes would render it many times.
     """
     from hamr_lib.data.registry import training_crops
     from hamr_lib.hand.layer import load_hand
-    from hamr_lib.training import loop as training
+    from hamr_lib.training.loop import fit
 
     settings = load_run(profile, run)
-    train_crops, val_crops = training_crops(settings)
-    options = settings.hand
+    options, crops = settings.hand, training_crops(settings)
     hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
-    folder = results_dir(profile, run)
-    training.fit(settings, folder, train_crops, val_crops, hand, minutes=minutes)
+    fit(settings, results_dir(profile, run), *crops, hand, minutes=minutes)
 
 
 def publish(profile):
     """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
     These are the executed notebooks (pictures as JPEG), metrics, tables and figures, run.json, the
-    log of the main run and the gallery; predictions, caches and optimiser states stay behind. The
-    network becomes the package's own, in half precision (`checkpoint.SHIPPED`), unless the profile
-    is `smoke`, or another one while `reference` is published. The tables in the README and in
-    `docs/`, each between its two marks, become this study's, and those "of bench" what `make bench`
-    last wrote. The main run must be evaluated; a study of ablations alone has none.
+    log of the main run and the gallery. The network becomes the package's own, in half precision
+    (`checkpoint.SHIPPED`), unless the profile is `smoke`, or another one while `reference` is
+    published. The tables in the README and in `docs/`, each between its two marks, become this
+    study's, and those "of bench" what `make bench` last wrote. The main run must be evaluated; a
+    study of ablations alone has none.
     """
     from hamr_lib.evaluation.scores import merge_metrics
     from hamr_lib.model.checkpoint import SHIPPED, save_release
@@ -135,12 +132,11 @@ def publish(profile):
     merge_metrics(source)  # only the main run's evaluation and 06_figures do
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    single = ["metrics.csv", "run.json", *(["gallery.html"] if evaluated else [])]
     # Names with a dot before them are what a killed run left half-written.
     for path in source.glob("[!.]*.ipynb"):
         (target / path.name).write_text(shrink_notebook(without_paths(path.read_text())))
-    for path in (source / name for name in single):
-        (target / path.name).write_text(without_paths(path.read_text()))
+    for name in ("metrics.csv", "run.json", *["gallery.html"] * evaluated):
+        (target / name).write_text(without_paths((source / name).read_text()))
     for folder in ("tables", "figures"):
         if (source / folder).is_dir():  # figures come last
             shutil.copytree(source / folder, target / folder)
@@ -179,8 +175,7 @@ def with_tables(text, profile, tables):
 
 
 def _record(profile, out, seconds, trained_before, trained):
-    """Add a step to run.json. Each step has a file of its own, so that side-by-side steps do not
-    overwrite one another; run.json is their union, rebuilt by whichever step ends.
+    """Add a step to run.json, the union of one file a step, so that steps may go side by side.
 
     A notebook that is executed again finds its network trained: the step then keeps what it
     recorded when it trained (`_training` before and after this execution).
@@ -192,22 +187,13 @@ def _record(profile, out, seconds, trained_before, trained):
         entry = {"step": step, "seconds": round(seconds, 1), "commit": commit()}
         entry |= {"machine": machine()} | ({"training": trained} if trained else {})
         write_json(path, entry)
-    write_json(
-        folder / "run.json",
-        {
-            "profile": profile,
-            "settings": load_settings(profile).to_dict(),
-            "versions": versions(),
-            "steps": [read_json(path) for path in sorted((folder / "steps").glob("*.json"))],
-        },
-    )
+    steps = [read_json(path) for path in sorted((folder / "steps").glob("*.json"))]
+    about = {"profile": profile, "settings": load_settings(profile).to_dict()}
+    write_json(folder / "run.json", {**about, "versions": versions(), "steps": steps})
 
 
 def _training(profile, notebook, parameters):
-    """The training that log.csv tells of: {"steps", "seconds"}; None for a step without one.
-
-    The seconds are those of the training steps alone, of all executions together.
-    """
+    """Steps and seconds of training alone that log.csv tells of; None for a step without one."""
     from hamr_lib.report.results import read_log
 
     if notebook == "02_train":
@@ -252,30 +238,28 @@ def main(argv=None):
         prog="python -m hamr_lib.study", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True)
-    names = ("runs", "methods", "train", "publish", "execute")
-    made = {name: commands.add_parser(name) for name in names}
-    for one in made.values():
-        one.add_argument("profile")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    made = {}
+    for name, function in (
+        ("runs", lambda profile: print(*ablation_runs(load_settings(profile)))),
+        ("methods", lambda profile: print(*comparison_runs(load_settings(profile)))),
+        ("train", train), ("publish", publish), ("execute", execute),
+    ):  # fmt: skip
+        made[name] = commands.add_parser(name)
+        made[name].set_defaults(function=function)
+        made[name].add_argument("profile")
     made["train"].add_argument("run", nargs="?", default="main")
     made["train"].add_argument("--minutes", type=float, default=float("inf"), help="time limit")
     made["execute"].add_argument("notebook")
     made["execute"].add_argument("out", type=Path)
     made["execute"].add_argument("parameters", nargs="*", metavar="name=value")
-    args = parser.parse_args(argv)
+    asked = vars(parser.parse_args(argv))
+    if "parameters" in asked:
+        pairs = [pair.partition("=") for pair in asked["parameters"]]
+        asked["parameters"] = {name: value for name, _, value in pairs}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        if args.command == "runs":
-            print(*ablation_runs(load_settings(args.profile)))
-        elif args.command == "methods":
-            print(*comparison_runs(load_settings(args.profile)))
-        elif args.command == "train":
-            train(args.profile, args.run, args.minutes)
-        elif args.command == "publish":
-            publish(args.profile)
-        else:
-            pairs = [pair.partition("=") for pair in args.parameters]
-            execute(args.profile, args.notebook, args.out, {k: v for k, _, v in pairs})
+        asked.pop("function")(**asked)
     except HamrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,11 +2,11 @@
 
 import functools
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Annotated
 
 import pydantic
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, Field
 
 from hamr_lib.errors import HamrError, quoted
 from hamr_lib.variants import check_names
@@ -19,39 +19,39 @@ def within(default, low, high, **more):
     return Field(default, ge=low, le=high, strict=True, allow_inf_nan=False, **more)
 
 
-def _ordered(pair):
-    if pair[0] > pair[1]:
-        raise ValueError("the first of two should be at most the second")
-    return pair
+def _check(holds, complaint):
+    def checked(values):
+        if not holds(values):
+            raise ValueError(complaint)
+        return values
 
-
-def _distinct(values):
-    if len(set(values)) < len(values):
-        raise ValueError("each should be named once")
-    return values
+    return AfterValidator(checked)
 
 
 def known(names, what):
-    def check(values):
+    """Hold a tuple to known names, each once."""
+
+    def checked(values):
         try:
             check_names(values, names, what)
         except HamrError as error:  # pydantic adds where it stands
             raise ValueError(str(error)) from None
-        return _distinct(values)
+        return values
 
-    return AfterValidator(check)
-
-
-def _several(kind, bounds, least, most, check):
-    each = Annotated[kind, bounds]
-    return Annotated[tuple[each, ...], Field(min_length=least, max_length=most), check]
+    return _several(str, AfterValidator(checked), least=0)
 
 
-_FINITE = {"allow_inf_nan": False}
-Interval = _several(StrictFloat, Field(ge=0, le=100, **_FINITE), 2, 2, AfterValidator(_ordered))
-_ONCE = AfterValidator(_distinct)
-Factors = _several(StrictFloat, Field(gt=0, le=1000, **_FINITE), 1, 100, _ONCE)
-Seeds = _several(StrictInt, Field(ge=0, le=SEEDS), 1, 100, _ONCE)
+def _several(each, *checks, least=1):
+    once = _check(lambda values: len(set(values)) == len(values), "each should be named once")
+    return Annotated[tuple[each, ...], Field(min_length=least, max_length=100), *checks, once]
+
+
+_STRICT = {"strict": True, "allow_inf_nan": False}
+_Factor = Annotated[float, Field(ge=0, le=100, **_STRICT)]
+_ordered = _check(lambda pair: pair[0] <= pair[1], "the first should be at most the second")
+Interval = Annotated[tuple[_Factor, _Factor], _ordered]
+Factors = _several(Annotated[float, Field(gt=0, le=1000, **_STRICT)])
+Seeds = _several(Annotated[int, Field(ge=0, le=SEEDS, strict=True)])
 
 
 def group(cls):
@@ -73,15 +73,14 @@ def group(cls):
 def told_by(error, cls, source) -> HamrError:
     """Make a `HamrError` of the first thing that pydantic complains about."""
     first = error.errors(include_url=False)[0]
-    above = first["loc"][:-1]
     where = ".".join(str(part)[:80] for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
-        for name in above:
+        for name in first["loc"][:-1]:
             cls = typing.get_type_hints(cls)[name]
         known = ", ".join(field.name for field in fields(cls))
         return HamrError(f"{source}: unknown setting {quoted(where)} (known: {known})")
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if is_dataclass(cls) and first["type"].startswith("dataclass"):
+    if first["type"].startswith("dataclass"):
         reason = "expected a mapping of settings"
     if first["type"] != "value_error":
         reason += f", got {quoted(first['input'])}"

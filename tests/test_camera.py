@@ -6,20 +6,12 @@ import pytest
 import torch
 
 from hamr_lib import camera
-from hamr_lib.errors import HamrError
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
 def random_points(n=3):
     return torch.randn(n, 21, 3, generator=GENERATOR, dtype=torch.float64) * 0.05
-
-
-def test_weak_perspective_by_hand():
-    points = torch.tensor([[[0.1, -0.2, 5.0]]])
-    assert torch.allclose(
-        camera.project_weak(points, torch.tensor([[8.0, 0.1, 0.2]])), torch.tensor([[[0.9, -1.4]]])
-    )
 
 
 def test_ground_truth_camera_ignores_unlabelled_joints():
@@ -32,12 +24,6 @@ def test_ground_truth_camera_ignores_unlabelled_joints():
     points_2d[:, 8] = math.nan
     assert torch.allclose(camera.ground_truth_camera(points, points_2d, valid), true)
     assert camera.ground_truth_camera(points, points_2d, valid & False).isnan().all()
-
-
-def test_pinhole_by_hand():
-    K = torch.tensor([[500.0, 0, 160], [0, 400, 120], [0, 0, 1]])
-    points = torch.tensor([[0.1, -0.05, 0.5]])
-    assert torch.allclose(camera.project_pinhole(points, K), torch.tensor([[260.0, 80.0]]))
 
 
 def test_crop_round_trip_and_borders():
@@ -76,8 +62,6 @@ def test_the_paper_s_scale_divides_by_full_bones_and_ours_by_projected_ones():
     assert ty == pytest.approx(0.4 / 3 - 0.1 - 1.1 / 0.15 * 0.04 / 3, rel=1e-4)
     ours = camera.ground_truth_camera(joints, flat, valid, "projected")
     assert torch.allclose(ours, torch.tensor([[10.0, 0.2, -0.1]]), atol=1e-5)
-    with pytest.raises(HamrError, match="camera_scale='half'"):
-        camera.ground_truth_camera(joints, flat, valid, "half")
 
 
 def test_the_paper_s_camera_shifts_in_metres_before_it_scales():

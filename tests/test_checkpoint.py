@@ -183,7 +183,7 @@ def test_other_settings_or_data_are_refused_by_name(saved):
         checkpoint.check_same_run(path, described, wider, "data123")
     with pytest.raises(HamrError, match="train.seed=0, but this run asks for train.seed=3"):
         checkpoint.check_same_run(path, described, tiny_settings(seed=3), "data123")
-    with pytest.raises(HamrError, match="on data data123, but this run has data other"):
+    with pytest.raises(HamrError, match="data='data123', but this run asks for data='other'"):
         checkpoint.check_same_run(path, described, settings, "other")
     # Where a run computes, and what is done with it afterwards, may change.
     moved = dataclasses.replace(tiny_settings(devices=4, nodes=2, workers=3), profile="elsewhere")

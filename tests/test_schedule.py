@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from tiny import tiny_settings
 
 from hamr_lib.errors import HamrError
-from hamr_lib.model.backbone import PretrainedStem
-from hamr_lib.training.schedule import WARM_STEPS, cosine, make_optimizer, trapezoid
+from hamr_lib.training.schedule import WARM_STEPS, cosine, trapezoid
 from hamr_lib.training.watch import Progress, Watch
 
 
@@ -36,17 +34,6 @@ def test_schedules():
     assert rates[700] == 0.5 and rates[999] == pytest.approx(1 / 800, rel=1e-3)
     # A longer run does the same for as long as this one's rate does not fall.
     assert rates[:601] == [trapezoid(step, 5000) for step in range(601)]
-
-
-def test_pretrained_blocks_have_a_rate_of_their_own():
-    network = PretrainedStem(8, pretrained=False)
-    for optimizer in ("adamw", "rmsprop"):
-        train = tiny_settings(optimizer=optimizer, learning_rate=1e-3, stem_rate=0.2).train
-        groups = make_optimizer(network, train).param_groups
-        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-        assert {rates[id(p)] for p in network.blocks.parameters()} == {2e-4}
-        assert {rates[id(p)] for p in network.lateral.parameters()} == {1e-3}
-        assert not any(id(p) in rates for p in network.frozen.parameters())
 
 
 def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):

@@ -4,40 +4,24 @@ import os
 
 import pytest
 
-from hamr_lib.config import (
-    PROFILES,
-    VARIANTS,
-    Model,
-    from_dict,
-    load_comparison,
-    load_run,
-    load_settings,
-)
+from hamr_lib.config import PROFILES, Model, from_dict, load_comparison, load_run, load_settings
 from hamr_lib.errors import HamrError
+from hamr_lib.losses import PARTS
+from hamr_lib.variants import VARIANTS
 
 
 def test_the_paper_profile_has_the_paper_s_numbers():
     s = load_settings("paper")
     assert s.data.sets == "real"
-    weights = [getattr(s.losses, k) for k in (
-        "joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette"
-    )]  # fmt: skip
-    assert weights == [1000, 1, 1, 0.1, 100, 10]
+    assert [getattr(s.losses, part) for part in PARTS] == [1000, 1, 1, 0.1, 100, 10]
     assert (s.train.learning_rate, s.train.plateau_factor) == (2e-4, 0.7)
-    assert (s.model.image_size, s.model.maps, s.model.hidden, s.model.dropout) == (
-        256,
-        64,
-        2048,
-        0.4,
-    )
+    m = s.model
+    assert (m.image_size, m.maps, m.hidden, m.dropout) == (256, 64, 2048, 0.4)
     assert s.augment.scale == (0.9, 1.2) and s.augment.rotation == 60
     assert s.augment.noise**2 == pytest.approx(0.01)  # N(0, 0.01)
     assert (s.losses.joints_3d_kind, s.losses.joints_2d_kind) == ("squared", "squared")
     assert (s.losses.camera_offset, s.losses.camera_scale) == ("metres", "full")
     assert (s.data.rhd_mask, s.hand.model, s.hand.pose_components) == ("depth", "mano", 6)
-
-
-PROFILE_NAMES = sorted(p.stem for p in PROFILES.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -54,7 +38,6 @@ def test_every_variant_changes_what_it_names(variant):
     [
         ("trian: {steps: 3}", "unknown setting 'trian'"),
         ("train: {stepz: 3}", "unknown setting 'train.stepz'"),
-        ("train: {steps: many}", "got 'many'"),
         ("train: {steps: true}", "got True"),
         ("train: {steps: 5, validate_every: 2}", "multiple of validate_every"),
         ("train: {batch_size: 0}", "got 0"),
@@ -70,18 +53,13 @@ def test_every_variant_changes_what_it_names(variant):
         ("study: {ablations: [nope]}", "unknown variant 'nope'"),
         ("study: {ablations: [no-mesh, no-mesh]}", "once"),
         ("train: 3", "expected a mapping"),
-        ("- train", "expected a mapping"),
         ("{1: 2}", "Keys should be strings"),
-        ("train: {", "not YAML"),
         ("train: {steps: 1}\ntrain: {steps: 2}", "'train' twice"),
-        ("when: 2020-13-45", "not YAML"),
         ("a: !!python/object/apply:os.getcwd []", "not YAML"),
         (10000 * "[", "not YAML"),
         ("a: &a {b: 1}\nc: *a", "alias"),
         (200000 * " ", "at most"),
-        ("x: [" + 1000 * "[aaaaaaaaaa], " + "]", "unknown setting 'x'"),
         ("base: cqu", "unknown profile 'cqu'"),
-        ("base: ../profiles/cpu", "unknown profile"),
         ("base: [cpu]", "expected the name of a profile"),
         (b"\xff\xfe\x00", "not YAML"),
     ],
@@ -99,7 +77,7 @@ def test_a_profile_that_cannot_be_read_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "folder.yaml").mkdir()
     for name in ("pipe", "folder", "missing", "x" * 300):
-        with pytest.raises(HamrError, match=f"cannot read.*{name[-30:]}"):
+        with pytest.raises(HamrError, match=f"{name[-30:]}.yaml(: | is missing)"):
             load_settings(tmp_path / f"{name}.yaml")
 
 
@@ -128,7 +106,7 @@ def test_an_ablation_is_lifted_for_as_long_as_the_study_says(tmp_path):
     assert load_comparison(path, "hamr").train.lift_steps == 7
 
 
-@pytest.mark.parametrize("profile", PROFILE_NAMES)
+@pytest.mark.parametrize("profile", sorted(p.stem for p in PROFILES.glob("*.yaml")))
 def test_every_budget_is_a_multiple_of_what_lies_between_validations(profile):
     assert from_dict(load_settings(profile).to_dict()) == load_settings(profile)
     runs = load_run(profile), load_run(profile, "full-s0"), load_comparison(profile, "hamr")

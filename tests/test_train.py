@@ -314,7 +314,7 @@ def test_another_configuration_is_refused(unbroken, crops):
     run_dir, _ = unbroken
     with pytest.raises(HamrError, match="train.learning_rate=0.0002, but this run asks for"):
         fit(run_dir, crops, tiny_settings(learning_rate=1e-3, **AVERAGED))
-    with pytest.raises(HamrError, match="was trained on data"):
+    with pytest.raises(HamrError, match="was trained with data="):
         fit(run_dir, (crops[1], crops[0]))
 
 

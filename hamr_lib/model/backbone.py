@@ -1,8 +1,7 @@
 """Stems whose encoder was trained by others on photographs, as feature pyramids.
 
-The study's images are rendered. A pretrained encoder brings what renderings lack: MediaPipe's hand
-landmark network saw photographs of hands, EfficientNet-Lite0 those of ImageNet. The weights of both
-are under the Apache License 2.0 and come in packages (see `NOTICE`).
+MediaPipe's hand landmark network saw photographs of hands, EfficientNet-Lite0 those of ImageNet.
+The weights of both are under the Apache License 2.0 and come in packages (see `NOTICE`).
 """
 
 from typing import NamedTuple
@@ -134,10 +133,10 @@ def parameter_groups(network: nn.Module, stem_rate: float) -> list[dict]:
     It is `stem_rate` for the blocks of a `PretrainedStem`, and 1 for all others.
     """
     stems = [module for module in network.modules() if isinstance(module, PretrainedStem)]
-    own = {id(p) for stem in stems for p in stem.blocks.parameters()}
+    own = {p for stem in stems for p in stem.blocks.parameters()}
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) not in own], "rate": 1.0},
-        {"params": [p for p in trained if id(p) in own], "rate": stem_rate},
+        {"params": [p for p in trained if (p in own) == slow], "rate": rate}
+        for slow, rate in ((False, 1.0), (True, stem_rate))
     ]
     return [group for group in groups if group["params"]]

@@ -6,9 +6,8 @@
                                                     three times over        (Section 3.2)
                                                  -> camera, rotation, pose, shape -> hand layer
 
-At the paper's size (256 px, 256 channels, two 3x3 convolutions a block, 2048 hidden) this has
-68.1 million parameters and one forward pass of one image costs 61.2 GFLOP (a multiplication and
-its addition counted as two).
+At the paper's size this has 68.1 million parameters, and one image costs 61.2 GFLOP (a
+multiplication and its addition counted as two).
 """
 
 import math
@@ -38,8 +37,8 @@ START_SCALE = 10.0
 class Estimate(NamedTuple):
     """The network's estimate of a batch of hands, camera frame, wrist at the origin.
 
-    Without a mesh (the `no-mesh` ablation) rotation, pose, betas and vertices are None; where only
-    the joints were asked for, the vertices are.
+    Without `model.mesh` all that is optional is None; where only the joints were asked for, the
+    vertices are.
     """
 
     camera: Tensor  # (B, 3) weak perspective s, tx, ty; s > 0
@@ -78,18 +77,13 @@ class HAMR(nn.Module):
 
     def __init__(self, settings: Model, hand: nn.Module, pretrained: bool = True):
         super().__init__()
-        self.image_size = settings.image_size
-        self.mesh = settings.mesh
+        self.image_size, self.mesh = settings.image_size, settings.mesh
         self.rotation = settings.rotation
         self.metrics = {}  # on training and validation images, from the checkpoint
         self.hand = hand.requires_grad_(False)
         self.pose_module = PoseModule(settings, pretrained)
-        self.regressor = Regressor(
-            settings,
-            inputs=settings.channels + settings.maps,
-            size=settings.image_size // settings.map_stride,
-            start=self._start(),
-        )
+        inputs, size = settings.channels + settings.maps, settings.image_size // settings.map_stride
+        self.regressor = Regressor(settings, inputs, size, start=self._start())
 
     @classmethod
     def from_pretrained(
@@ -131,8 +125,7 @@ class HAMR(nn.Module):
         if not self.mesh:
             joints = raw[:, 3:].unflatten(1, (NUM_JOINTS, 3)) / 10  # decimetres, of order 1
             joints = joints - joints[:, WRIST, None]
-            flat = project_weak(joints, camera)
-            return Estimate(camera, None, None, None, None, joints, flat)
+            return Estimate(camera, *4 * [None], joints, project_weak(joints, camera))
         vector = self.rotation == "axis_angle"
         sizes = [3 if vector else 6, self.hand.pose_components, NUM_BETAS]
         turn, pose, betas = raw[:, 3:].split(sizes, dim=1)
@@ -143,12 +136,12 @@ class HAMR(nn.Module):
         self, camera: Tensor, rotation: Tensor, hand_pose: Tensor, betas: Tensor, mesh: bool = True
     ) -> Estimate:
         """Make an `Estimate` from its parameters; mesh=False leaves vertices out."""
-        vertices = None
+        pose, vertices = (betas, rotation, hand_pose), None
         if mesh:
-            vertices, joints = self.hand(betas, rotation, hand_pose)
+            vertices, joints = self.hand(*pose)
             vertices = vertices - joints[:, WRIST, None]
         else:
-            joints = self.hand.skeleton(betas, rotation, hand_pose)
+            joints = self.hand.skeleton(*pose)
         joints = joints - joints[:, WRIST, None]
         flat = project_weak(joints, camera)
         return Estimate(camera, rotation, hand_pose, betas, vertices, joints, flat)

@@ -32,23 +32,19 @@ class Regressor(nn.Module):
     def __init__(self, settings: Model, inputs: int, size: int, start: Tensor):
         super().__init__()
         self.iterations = settings.iterations
-        steps = math.ceil(math.log2(size))
-        widths = [inputs] + [
-            max(settings.channels, settings.hidden >> left) for left in reversed(range(steps))
-        ]
-        self.encoder = nn.Sequential(
-            *(conv(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
-        )
         hidden, dropout = settings.hidden, settings.dropout
+        steps = math.ceil(math.log2(size))
+        widths = [max(settings.channels, hidden >> left) for left in reversed(range(steps))]
+        layers = (conv(a, b, stride=2) for a, b in zip([inputs, *widths], widths, strict=False))
+        self.encoder = nn.Sequential(*layers)
         self.maps = settings.maps if settings.joint_features else 0
         # Inputs of the layers: encoded and pooled features, keypoints, joint-aligned features, the
         # last estimate, and the distance of its projection from the keypoints.
         pooled = POOLED[settings.stem] if settings.pooled_features else 0
         sizes = [widths[-1] + pooled, len(start)]
         if settings.joint_features:
-            self.joint_features = nn.Sequential(
-                nn.Linear(inputs - self.maps, FEATURES), nn.ReLU(inplace=True)
-            )
+            linear = nn.Linear(inputs - self.maps, FEATURES)
+            self.joint_features = nn.Sequential(linear, nn.ReLU(inplace=True))
             sizes[1:1] = [NUM_JOINTS * 3, NUM_JOINTS * FEATURES]
             sizes.append(NUM_JOINTS * 2)
         self.sizes = sizes
@@ -78,10 +74,8 @@ class Regressor(nn.Module):
             if not self.maps:
                 return self.iterate(self.first_layer(features.float()), None, project)
             keypoints = softargmax_keypoints(joined[:, -self.maps :])
-            aligned = self.joint_features(
-                joint_aligned_features(joined[:, : -self.maps].float(), keypoints[..., :2])
-            )
-            hidden = self.first_layer(features.float(), keypoints, aligned)
+            aligned = joint_aligned_features(joined[:, : -self.maps].float(), keypoints[..., :2])
+            hidden = self.first_layer(features.float(), keypoints, self.joint_features(aligned))
             return self.iterate(hidden, keypoints, project)
 
     def first_layer(self, *image: Tensor | None) -> Tensor:
