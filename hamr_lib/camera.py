@@ -37,12 +37,10 @@ def ground_truth_camera(
     between the 2-D joints and the scaled 3-D ones.
 
     Args:
-        joints_3d: (B, 21, 3) metres, any root.
-        joints_2d: (B, 21, 2) crop units.
+        joints_3d, joints_2d: (B, 21, 3) metres, any root, and (B, 21, 2) crop units.
         valid: (B, 21) bool, joints that carry both labels; None for all of them.
         scale: "full", the paper's: the 3-D bones at their full length, so that s is too small
-            where bones are foreshortened. "projected", ours: their x and y alone, which recovers
-            the camera of a weak perspective exactly.
+            where bones are foreshortened. "projected", ours: their x and y alone, exact.
 
     Returns:
         (B, 3) camera; NaN where fewer than two joined joints are valid.

@@ -29,17 +29,13 @@ PARTS = ("joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette
 def hamr_losses(
     output: Output, batch: dict[str, torch.Tensor], settings: Losses, faces: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Compute all parts that have a weight, and their weighted sum.
+    """Compute the parts that have a weight, unweighted, and their weighted sum, "total".
 
     Args:
         output: the last iteration's estimate is supervised, and the heat maps of every stack.
         batch: joints_2d (B, 21, 2) crop units, joints_3d (B, 21, 3) metres root-relative, valid_2d
             and valid_3d (B, 21) bool, mask (B, S, S) in [0, 1], has_mask (B,) bool.
         faces: (F, 3) long, the hand's triangles.
-
-    Returns:
-        A dict of scalars: each part unweighted under the name of its weight, and "total". Parts of
-        weight zero are not computed and not there.
 
     Raises:
         HamrError: when a silhouette is asked of an estimate without a mesh.
@@ -86,12 +82,7 @@ def difference(prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tenso
 def joints_3d_loss(
     prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
 ) -> torch.Tensor:
-    """L_3D: "squared" distance, metres^2, or the "distance", averaged over the labelled joints.
-
-    Args:
-        prediction, label: (B, 21, 3) metres, root-relative.
-        valid: (B, 21) bool.
-    """
+    """L_3D of joints (B, 21, 3) metres: their mean "squared" distance, or their mean "distance"."""
     squared = difference(prediction, label, valid).square().sum(dim=-1)
     # A square root's slope at zero is infinite; a micrometre more is nothing.
     return mean_where(squared if kind == "squared" else (squared + 1e-12).sqrt(), valid)
@@ -100,13 +91,9 @@ def joints_3d_loss(
 def joints_2d_loss(
     prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
 ) -> torch.Tensor:
-    """L_2D: squared distance, crop units^2, averaged over the labelled joints; or "absolute".
+    """L_2D of joints (B, 21, 2) crop units: the mean "squared" distance, the paper's L2.
 
-    Args:
-        prediction, label: (B, 21, 2) crop units.
-        valid: (B, 21) bool.
-        kind: "squared", the paper's L2; or "absolute", as in HMR: the absolute difference, crop
-            units, averaged over both coordinates.
+    Or, as in HMR, the mean "absolute" difference of a coordinate.
     """
     off = difference(prediction, label, valid)
     return mean_where(off.square().sum(-1) if kind == "squared" else off.abs().mean(-1), valid)
@@ -145,12 +132,9 @@ def camera_loss(
 
     Args:
         prediction: (B, 3) camera, s X + t with t in crop units.
-        joints_3d: (B, 21, 3) metres.
-        joints_2d: (B, 21, 2) crop units.
-        valid: (B, 21) bool, joints with both labels.
+        joints_3d, joints_2d, valid, scale: as in `ground_truth_camera`.
         offset: the form in which t is compared: "metres", the paper's s (X + t); or "crop", that
             of `prediction`, which weighs t about s^2 times as much.
-        scale: as in `ground_truth_camera`; "full" is the paper's.
     """
     label = ground_truth_camera(joints_3d, joints_2d, valid, scale)
     if offset == "metres":
@@ -170,18 +154,15 @@ def heatmaps_loss(
 def heatmap_loss(
     maps: torch.Tensor, joints_2d: torch.Tensor, valid: torch.Tensor, kind: str, variance: float
 ) -> torch.Tensor:
-    """L_heat: one stack's maps against Gaussians around the labelled joints, averaged over joints.
+    """L_heat: one stack's raw maps (B, 21, h, h) against Gaussians around the labelled joints.
 
-    squared: squared difference from a Gaussian of peak 1, averaged over the map's pixels. A joint
-    outside the crop leaves (nearly) nothing on its map, and its map should be empty.
-    cross_entropy: of the map's softmax against the Gaussian that sums to 1, nats. The Gaussian's
-    own entropy, a constant, is taken off, so that a perfect map scores 0. A joint outside the crop
-    has no such Gaussian and is left out.
+    squared: squared difference from a Gaussian of peak 1, averaged over the map's pixels. The map
+    of a joint outside the crop should be empty.
+    cross_entropy: of the map's softmax against the Gaussian that sums to 1, nats, less the
+    Gaussian's own entropy. A joint outside the crop has no such Gaussian and is left out.
 
     Args:
-        maps: (B, 21, h, h), raw.
-        joints_2d: (B, 21, 2) crop units.
-        valid: (B, 21) bool.
+        joints_2d, valid: (B, 21, 2) crop units and (B, 21) bool.
         variance: of the Gaussian, pixels^2 of the map.
     """
     size = maps.shape[-1]
@@ -205,14 +186,12 @@ def heatmap_loss(
 def silhouette_loss(
     estimate: Estimate, faces: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """L_seg: the mesh's silhouette against the mask: fraction of the crop's pixels that differ.
+    """L_seg: the fraction of the crop's pixels in which the mesh's silhouette is not the mask.
 
     Args:
-        estimate: `hamr.Estimate` with a mesh.
         faces: (F, 3) long.
-        mask: (B, S, S) in [0, 1], averaged down to `size` pixels.
+        mask: (B, S, S) in [0, 1], averaged down to `size` pixels a side.
         has_mask: (B,) bool; the other samples are not rendered.
-        size: pixels a side of the comparison.
     """
     if estimate.vertices is None:
         raise HamrError("losses.silhouette is not 0, but model.mesh is off: expected it to be on")

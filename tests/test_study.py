@@ -108,10 +108,8 @@ def test_a_failing_notebook_leaves_no_result(one_notebook, code, complaint):
     assert [path.name for path in out.parent.iterdir()] == ["99_probe.failed.ipynb"]
 
 
-HOSTILE = [
-    "", "../hamr_lib", "smoke /", "smoke ", "%", ".", "SMOKE", "#", "smoke;touch X",
-    "$(shell touch X)", "`touch X`", "$$(touch X)", "smoke\nX", "a'b", 'a"b', "smoke)", "smoke\\",
-]  # fmt: skip
+HOSTILE = ["", "../hamr_lib", "smoke /", "%", "#", "smoke;touch X", "$(shell touch X)", "`touch X`",
+           "$$(touch X)", "smoke\nX", "a'b", 'a"b', "smoke)", "smoke\\"]  # fmt: skip
 
 
 @pytest.mark.parametrize("goal, way", [("clean", "argument"), ("reproduce", "environment")])
@@ -153,7 +151,7 @@ def test_cleaning_removes_what_a_profile_made_and_nothing_else(tmp_path):
     [
         ("smok", "99_probe", {}, "unknown profile 'smok'"),
         ("smoke", "98_none", {}, "98_none.ipynb does not exist"),
-        ("smoke", "99_probe", {"pofile": "x"}, "unknown parameter 'pofile'"),
+        ("smoke", "99_probe", {"pofile": "x"}, "unknown parameter of 99_probe.ipynb 'pofile'"),
         ("smoke", "99_probe", {"run": "no-mush-s0"}, "unknown variant 'no-mush'"),
         ("smoke", "99_probe", {"method": "magic"}, "unknown method 'magic'"),
     ],

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny import TinyHand, draw_frames, tiny_settings
+from tiny import STILL, TinyHand, draw_frames, tiny_settings
 
 from hamr_lib.config import Augment, load_settings
 from hamr_lib.data.augment import centre_crop
@@ -141,12 +141,6 @@ def test_the_average_of_weights(crops, tmp_path):
 # --- a run is a function of seed and step --------------------------------------------------------
 
 
-def test_another_seed_gives_another_run(unbroken, crops, tmp_path):
-    assert timeless(fit(tmp_path, crops, tiny_settings(seed=1, **AVERAGED))) != timeless(
-        unbroken[1]
-    )
-
-
 class Killed(Exception):
     pass
 
@@ -161,21 +155,6 @@ def dying(at):
         step(self, batch)
 
     return dying_step
-
-
-@pytest.mark.parametrize("kill_at", [3, 10])
-def test_a_killed_run_goes_on_to_the_same_end(unbroken, crops, tmp_path, monkeypatch, kill_at):
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "step", dying(kill_at))
-        with pytest.raises(Killed):
-            fit(tmp_path, crops)
-    if kill_at > 4:
-        assert saved(tmp_path)["hamr"]["step"] == 8
-    # What a killed process may also leave: dice thrown elsewhere, and a half-written file.
-    torch.rand(7)
-    (tmp_path / "checkpoints").mkdir(exist_ok=True)
-    (tmp_path / "checkpoints" / ".last.1.part.ckpt").write_bytes(b"half")
-    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(unbroken, crops, tmp_path):
@@ -277,17 +256,13 @@ def test_a_killed_process_goes_on(tmp_path):
     settings, crops = tiny_settings(**options), crops_of(tmp_path)
     whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
     assert_same_run(tmp_path / "run", fit(tmp_path / "run", crops, settings), whole)
-    rates = [row["learning_rate"] for row in whole[1]]  # of the last step before each row
-    expected = [2e-4 * (1 + math.cos(math.pi * (step - 1) / 11)) / 2 for step in (3, 7, 11)]
-    assert rates == pytest.approx(expected)
 
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path, monkeypatch):
-    """Two processes over gloo, half the batch each, against one with the whole batch.
+    """Over gloo, half the batch each, against one with the whole batch.
 
-    Each process normalises by its own half batch and drops its own units, so both are switched
-    off here; what is left (data, augmentation, losses, gradients, averages) has to agree.
+    Each process normalises by its own half and drops its own units: both are switched off here.
     """
     options = {"schedule": "cosine", **AVERAGED}
     ran = run_script(tmp_path, options, processes=2, frozen=True)
@@ -319,7 +294,7 @@ def test_another_configuration_is_refused(unbroken, crops):
 
 
 @pytest.mark.parametrize("key", ["optimizer", "network", "watch", "errors", "sums"])
-@pytest.mark.parametrize("value", [None, {"state": "x"}, "text"])
+@pytest.mark.parametrize("value", [None, {"state": "x"}])
 def test_a_damaged_state_of_a_run_is_refused(unbroken, crops, tmp_path, key, value):
     content = saved(unbroken[0])
     content["hamr"]["step"] = 8
@@ -330,7 +305,7 @@ def test_a_damaged_state_of_a_run_is_refused(unbroken, crops, tmp_path, key, val
         fit(tmp_path, crops)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_stops_the_run(crops, tmp_path, monkeypatch):
     losses, seen = task.hamr_losses, {}
 
     def poisoned(output, batch, *rest):
@@ -346,9 +321,6 @@ def test_a_loss_that_is_no_number_stops_the_run(unbroken, crops, tmp_path, monke
     now, before = (", ".join(f"{i} ({crops[0].keys[i]})" for i in seen[step]) for step in (6, 5))
     assert f"Samples of this batch: {now}; of the batch before: {before}" in str(error.value)
     assert all(torch.isfinite(v).all() for v in saved(tmp_path)["state_dict"].values())
-    # With the cause gone, the run ends where it would have ended.
-    monkeypatch.setattr(task, "hamr_losses", losses)
-    assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
 
 
 # --- optimiser and schedule ----------------------------------------------------------------------
@@ -370,22 +342,18 @@ def test_what_the_profiles_optimise_with_works_together(profile, crops, tmp_path
     options = {name: getattr(chosen, name) for name in names}
     history = fit(tmp_path, crops, tiny_settings(**{**options, "steps": 4}))
     assert math.isfinite(history[-1]["train_total"])
-    assert {v.dtype for v in saved(tmp_path)["state_dict"].values()} <= {
-        torch.float32, torch.int64
-    }  # fmt: skip
+    assert torch.bfloat16 not in {v.dtype for v in saved(tmp_path)["state_dict"].values()}
 
 
 @pytest.mark.slow
 def test_a_few_samples_are_learnt_by_heart(tmp_path):
     """Eight samples, no augmentation: joints to 6 mm, where the mean hand is over 40 mm off."""
-    plain = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
-                    saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
     settings = tiny_settings(steps=400, validate_every=200, batch_size=8, learning_rate=3e-3,
                              optimizer="adamw", schedule="cosine", clip=5.0)  # fmt: skip
     settings = dataclasses.replace(
-        settings, augment=plain, model=dataclasses.replace(settings.model, dropout=0.0)
+        settings, augment=STILL, model=dataclasses.replace(settings.model, dropout=0.0)
     )
-    eight = load_crops(draw_frames(8), "eight", 32, plain, cache=tmp_path / "cache")
+    eight = load_crops(draw_frames(8), "eight", 32, STILL, cache=tmp_path / "cache")
     history = loop.fit(settings, tmp_path, eight, eight, TinyHand())
     labels = eight.batch(range(8))["joints_3d"]
     assert (labels - labels.mean(0)).norm(dim=-1).mean().item() * 1000 > 40

@@ -5,12 +5,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from hamr_lib.config import from_dict
+from hamr_lib.config import Augment, from_dict
 from hamr_lib.data.frame import Frame
 from hamr_lib.hand.layer import HandMesh
 from hamr_lib.joints import BONES
 
 K = np.array([[300, 0, 79.5], [0, 300, 59.5], [0, 0, 1]], np.float32)
+STILL = Augment(scale=(1.0, 1.0), rotation=0.0, brightness=(1.0, 1.0), contrast=(1.0, 1.0),
+                saturation=(1.0, 1.0), hue=(1.0, 1.0), noise=0.0)  # fmt: skip
 BLOB = 0.01  # metres, half the side of the square that stands for a joint
 
 

@@ -43,11 +43,7 @@ METHODS = {
 
 
 def to_run(settings, method):
-    """Which methods a run of notebook 05 fits: the named one; or, for "", those without their own.
-
-    Raises:
-        HamrError: for a method that is not known.
-    """
+    """Which methods a run of notebook 05 fits: the named one, or for "" all without their own."""
     if method:
         check_names([method], COMPARISONS, "method")
         return (method,)
@@ -56,10 +52,9 @@ def to_run(settings, method):
 
 
 def run(name, settings, folder, train_crops, val_crops, sets):
-    """Fit a method, predict and score every test set.
+    """Fit a method of `METHODS`, predict and score every test set.
 
     Args:
-        name: a key of `METHODS`.
         settings: as `config.load_comparison` gives them.
         folder: receives its checkpoints, predictions, metrics.csv, cost.json and about.json.
         train_crops, val_crops: `Crops` to fit on and to choose the best checkpoint by.
@@ -88,11 +83,7 @@ def run(name, settings, folder, train_crops, val_crops, sets):
 
 
 def deviations(folders):
-    """Read what each method stands for and how it departs from it, from its folder's about.json.
-
-    Returns:
-        DataFrame: method, stands for, steps, learning rate, deviations.
-    """
+    """Tabulate what each method stands for and how it departs from it, from its about.json."""
     found = pd.DataFrame([read_json(Path(folder) / "about.json") for folder in folders])
     return pd.DataFrame({
         "method": found.method.map(lambda name: LABELS.get(name, name)),

@@ -63,17 +63,13 @@ def volume_joints(maps):
 
 
 def capsules(joints_3d, camera, depth, size):
-    """Which voxels lie within `FLESH` of a line of a hand; in depth, half a voxel further.
+    """Which voxels (B, D, h, h) lie within `FLESH` of a line of a hand.
 
-    Layers of voxels are coarse. The capsules are stretched in depth until no finger is lost
-    between two of them.
+    In depth they may lie half a voxel further, so that no finger is lost between two layers.
 
     Args:
         joints_3d: (B, 21, 3) metres, wrist at the origin; camera: (B, 3) weak perspective.
         depth, size: D and h.
-
-    Returns:
-        (B, D, h, h) bool.
     """
     flat = cell_centres(size, -1.0, 1.0, joints_3d)
     deep = cell_centres(depth, -REACH, REACH, joints_3d)

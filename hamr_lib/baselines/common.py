@@ -97,12 +97,8 @@ def search_rate(task, settings, train_crops, val_crops, hand, folder):
     The rates are `train.learning_rate` times each of `study.search_rates`, each trained for
     `study.search_steps` with a schedule of that length. A rate at which the loss diverges loses.
 
-    Args:
-        task: a `training.task.Task`.
-        folder: of the method; a second call reads what the first left in its search.csv.
-
-    Returns:
-        `settings` with the rate that was found.
+    A second call reads what the first left in `folder`'s search.csv. Returns `settings` with the
+    rate that was found.
     """
     steps, train = settings.study.search_steps, settings.train
     if not steps:

@@ -108,14 +108,10 @@ def first_views(rest, points, weight, count=VIEWS):
 
 
 def fit_hand(network, points, weight):
-    """Fit the hand model to joints in the image.
+    """Fit the hand of a network's `decode` to joints in the image: a `hamr.Estimate`.
 
     Args:
-        network: a `HAMR`, for `decode`; nothing of it is trained.
         points: (B, 21, 2) crop units; weight: (B, 21) their confidence.
-
-    Returns:
-        `hamr.Estimate`.
     """
     count, start = len(points), network.start
     rest = network.decode(start[None]).joints_3d[0]

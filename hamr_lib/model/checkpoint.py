@@ -71,13 +71,9 @@ def save_model(path, network, description):
 
 
 def save_release(source, path):
-    """Write the network of a checkpoint in half precision, to be passed on.
+    """Write the network of a checkpoint in half precision, to be passed on, at most 40 MB.
 
-    Vectors stay in single precision: they cost next to nothing, and a batch normalisation's
-    variance may not fit a half.
-
-    Raises:
-        HamrError: where a weight does not fit a half, or the file is over 40 MB.
+    Vectors stay in single precision: a batch normalisation's variance may not fit a half.
     """
     checkpoint = read(source)
     state = checkpoint["state_dict"]
@@ -92,13 +88,11 @@ def save_release(source, path):
 
 
 def read(path: Path | str, task: str | None = None) -> dict:
-    """Read a checkpoint and check everything in it but how the weights fit a network.
-
-    Args:
-        task: the `training.task.Task` that it must be of; None takes any.
+    """Read a checkpoint, of this `training.task.Task` or, for None, of any.
 
     Raises:
-        HamrError: for a missing, broken or foreign file, and values of a wrong type.
+        HamrError: for a missing, broken or foreign file, and values of a wrong type. Whether the
+            weights fit a network is left to `load_state`.
     """
     path = Path(path)
     if not path.is_file():
@@ -160,14 +154,17 @@ def _problem(value):
 
 def check_same_run(path, description, settings, data_digest):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
-    old, new = _flat(description["settings"]), _flat(settings.to_dict())
-    keys = [k for k in sorted(old | new) if k.split(".")[0] in SECTIONS and k not in MAY_DIFFER]
+    stored = stored_settings(path, description)  # with the defaults of settings that are newer
+    old, new = (
+        {k: v for k, v in _flat(one.to_dict()).items() if k.split(".")[0] in SECTIONS}
+        for one in (stored, settings)
+    )
     old["data"], new["data"] = description["data_digest"], data_digest
-    for key in [*keys, "data"]:
-        if old.get(key) != new.get(key):
+    for key, value in new.items():
+        if old[key] != value and key not in MAY_DIFFER:
             raise HamrError(
-                f"{path} was trained with {key}={quoted(old.get(key))}, but this run asks for "
-                f"{key}={new.get(key)!r}: use the same, or another folder"
+                f"{path} was trained with {key}={old[key]!r}, but this run asks for "
+                f"{key}={value!r}: use the same, or another folder"
             )
 
 

@@ -19,14 +19,9 @@ FEATURES = 32  # channels of the joint-aligned features
 class Regressor(nn.Module):
     """The iterative regressor: each iteration adds a residual to the last estimate.
 
-    Stride-2 convolutions halve a map of `size` pixels until one is left: six for the paper's 64.
-    Their width doubles towards `hidden` at the last one and is never below `channels`.
-
-    Args:
-        settings: `config.Model`.
-        inputs: channels of the features and maps.
-        size: pixels a side of the features and maps.
-        start: (N,) the estimate before the first iteration.
+    Stride-2 convolutions halve features and maps of `inputs` channels and `size` pixels a side
+    until one pixel is left: six for the paper's 64. Their width doubles towards `hidden` at the
+    last one and is never below `channels`. `start` (N,) is the estimate before the first iteration.
     """
 
     def __init__(self, settings: Model, inputs: int, size: int, start: Tensor):
@@ -96,12 +91,7 @@ class Regressor(nn.Module):
         return self.layers[0].weight.split(self.sizes, dim=1)
 
     def iterate(self, image: Tensor, keypoints: Tensor | None, project: Callable) -> list[Tensor]:
-        """Iterate from the start; see `forward`.
-
-        Args:
-            image: (B, hidden) of `first_layer`.
-            keypoints: (B, 21, 3); None where `model.joint_features` is off.
-        """
+        """Iterate from the start, see `forward`; `image` is that of `first_layer`."""
         weights = self._columns()[3:] if self.maps else self._columns()[1:]
         estimates = [self.start.expand(len(image), -1)]
         for _ in range(self.iterations):

@@ -41,7 +41,6 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
     `train.nodes` say it.
 
     Args:
-        settings: `Settings`.
         run_dir: folder of the run.
         train_crops, val_crops: `data.crops.Crops`, held apart by `Crops.split`.
         hand: the layer of `load_hand`.
