@@ -57,9 +57,6 @@ def tiny_hand(monkeypatch):
     monkeypatch.setattr(baselines, "load_hand", lambda *args, **kwargs: TinyHand())
 
 
-# --- the interface -------------------------------------------------------------------------------
-
-
 def test_the_methods_are_those_of_the_settings():
     assert list(baselines.METHODS) == list(COMPARISONS)
     for method in baselines.METHODS.values():
@@ -94,21 +91,18 @@ def test_each_learns_a_few_samples_by_heart(name, steps, tmp_path, tiny_hand):
     """Eight samples, no augmentation: far better than the mean hand."""
     settings = quick(steps=steps, validate_every=steps, batch_size=8, learning_rate=3e-3,
                      optimizer="adamw", schedule="cosine", clip=1.0)  # fmt: skip
-    settings = dataclasses.replace(
-        settings,
-        augment=STILL,
-        model=dataclasses.replace(settings.model, dropout=0.0, rotation="6d"),
-        losses=dataclasses.replace(
-            settings.losses, heatmap_kind="cross_entropy", heatmap=10.0, silhouette=0.0
-        ),
+    model = dataclasses.replace(settings.model, dropout=0.0, rotation="6d")
+    losses = dataclasses.replace(
+        settings.losses, heatmap_kind="cross_entropy", heatmap=10.0, silhouette=0.0
     )
+    settings = dataclasses.replace(settings, augment=STILL, model=model, losses=losses)
     eight = load_crops(draw_frames(8), "eight", 32, STILL, cache=tmp_path / "cache")
     sets = {("open-rhd", "evaluation"): eight}
-    by_method = {}
-    for method in (name, "mean-pose"):
-        table = baselines.run(method, settings, tmp_path / method, eight, eight, sets)
-        by_method[method] = table.set_index("metric").value
-    ours, floor = by_method[name], by_method["mean-pose"]
+    tables = (
+        baselines.run(method, settings, tmp_path / method, eight, eight, sets)
+        for method in (name, "mean-pose")
+    )
+    ours, floor = (table.set_index("metric").value for table in tables)
     if name == "smplify":  # its hand is fitted to what is learnt: the joints in the image
         assert ours["auc_2d_heatmaps"] > 0.8 and ours["epe_2d"] < 0.6 * floor["epe_2d"]
     else:
@@ -186,9 +180,6 @@ def test_which_run_fits_which_method():
     assert baselines.to_run(load_settings("smoke"), "") == tuple(COMPARISONS)
 
 
-# --- floors --------------------------------------------------------------------------------------
-
-
 def test_the_mean_pose_is_the_mean_of_the_labels(crops):
     training = crops[0]
     method = baselines.MeanPose.fit(SETTINGS, training, None, None, None)
@@ -221,13 +212,8 @@ def test_it_needs_every_joint_labelled_once(crops):
 def test_mean_places_are_exact_for_a_gaussian():
     """In the plane and in space: the logits of a Gaussian well inside the grid."""
     flat, deep = torch.arange(24.0), torch.arange(16.0)
-    middle = torch.tensor([7.3, 11.8, 12.45])  # z, y, x in cells
-    square = sum(
-        (axis - m).square().view(shape)
-        for axis, m, shape in zip(
-            (deep, flat, flat), middle, ((-1, 1, 1), (-1, 1), (-1,)), strict=True
-        )
-    )
+    z, y, x = middle = torch.tensor([7.3, 11.8, 12.45])  # in cells
+    square = (deep[:, None, None] - z) ** 2 + (flat[:, None] - y) ** 2 + (flat - x) ** 2
     maps = (-square / (2 * 1.5)).expand(2, 21, 16, 24, 24)
     found, share = soft_argmax(maps, (deep, flat, flat))
     assert found.shape == (2, 21, 3)
@@ -237,9 +223,6 @@ def test_mean_places_are_exact_for_a_gaussian():
     expected = torch.tensor([2 * (12.45 + 0.5) / 24 - 1, 2 * (11.8 + 0.5) / 24 - 1])
     torch.testing.assert_close(joints[0, 5, :2], expected, atol=1e-4, rtol=0)
     assert joints[..., 2].abs().max() < 1e-6  # all as deep as the wrist
-
-
-# --- each idea -----------------------------------------------------------------------------------
 
 
 def test_iqbal_focal_length_of_a_crop(crops):
