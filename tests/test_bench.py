@@ -1,5 +1,7 @@
 """What `make bench` times is what the study does."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +10,10 @@ import torch
 from hamr_lib import bench
 from hamr_lib.camera import ground_truth_camera
 from hamr_lib.config import load_settings
+from hamr_lib.data.photographs import example_photographs
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.render.agreement import random_hands
+from hamr_lib.render import silhouette
+from hamr_lib.render.agreement import overlap, random_hands, soft_silhouette
 from hamr_lib.training.loop import start_fabric
 from hamr_lib.training.run import Run, seed_of
 from hamr_lib.training.task import Task
@@ -40,11 +44,12 @@ def test_the_bare_step_moves_the_weights_as_the_loop_does(small):
     torch.manual_seed(0)
     network = HAMR(settings.model, bench.load_hand("open", pose_components=6))
     start = {k: v.clone() for k, v in network.state_dict().items()}
-    run = Run(fabric, settings, network, Task(), crops, crops)
+    run, other = (Run(fabric, settings, network, Task(), crops, crops) for _ in range(2))
     batch = next(iter(run.batches()))
-    seen, generator = run.augmented(batch), torch.Generator().manual_seed(seed_of(0, 0, 0, 1))
+    seen = run.augmented(batch)
+    other.generator.manual_seed(seed_of(0, 0, 0, 1))
     run._seed_dropout(0)
-    bench.bare_step(settings, seen, network, generator)()
+    bench.bare_step(other, seen)()
     bare = {k: v.clone() for k, v in network.state_dict().items()}
     network.load_state_dict(start)
     run.step(batch)
@@ -54,21 +59,36 @@ def test_the_bare_step_moves_the_weights_as_the_loop_does(small):
 
 
 def test_every_section_gives_rows(small):
-    rows = list(bench.network([("tiny", "smoke", {"train__batch_size": 4}, 2)]))
-    rows += bench.silhouettes(2, [16])
+    rows = [*bench.network([("tiny", "smoke", 4, 2)]), *bench.silhouettes(2, [16])]
     assert all(np.isfinite(value) and value > 0 for _, value, _ in rows)
     loop, bare, ratio = (value for _, value, _ in rows[:3])
     assert loop / bare == pytest.approx(ratio, rel=0.9)
 
 
+def test_the_soft_silhouette_is_that_of_deodr():
+    hands = random_hands(2)
+    mesh = hands.vertices(), hands.hand.faces, hands.camera, 64
+    assert overlap(soft_silhouette(*mesh), silhouette(*mesh, "deodr")).min() > 0.9
+
+
+@pytest.mark.slow
+def test_recover_is_measured_on_photos(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "median", lambda function: function() and 1.0)
+    shutil.copy(example_photographs()[0], tmp_path)
+    monkeypatch.setattr(bench, "SMALL", 2)
+    rows = list(bench.recovering(tmp_path))
+    assert len(rows) == 3 and all(seconds > 0 for _, seconds, _ in rows)
+
+
 def test_a_section_is_written_beside_the_others(tmp_path):
-    path = tmp_path / "bench.csv"
     row = ("n", 1017.9, "ms", "a machine", "abc")
-    bench.save("renderer", [("renderer", *row)], path)
-    bench.save("training", [("training", *row)], path)
-    bench.save("renderer", [("renderer", "m", 2.0, *row[2:])], path)
-    found = pd.read_csv(path)
-    assert found.section.tolist() == ["training", "renderer"]
-    shown = bench.speed(path, tmp_path)
-    assert shown.values.tolist() == [["n", "1018 ms", "abc"], ["m", "2 ms", "abc"]]
-    assert "on a machine." in (tmp_path / "speed.md").read_text()
+    bench.save([("renderer", *row)], tmp_path)
+    bench.save([("training", *row)], tmp_path)
+    bench.save([("renderer", "m", 2.0, *row[2:])], tmp_path)
+    found = pd.read_csv(tmp_path / "bench.csv")
+    assert found.section.tolist() == ["training", "renderer"] and found.value.tolist() == [
+        1017.9,
+        2,
+    ]
+    shown = (tmp_path / "bench" / "speed.md").read_text()
+    assert "1018" in shown and "on a machine." in shown
