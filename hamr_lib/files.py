@@ -115,6 +115,35 @@ def read_arrays(path: str | Path, keys: Iterable[str] = ()) -> dict[str, np.ndar
     return arrays
 
 
+def numbers(
+    where: str, value: object, shape: tuple, kinds: str = "biuf", largest: float = np.inf
+) -> np.ndarray:
+    """Return a value from outside as a dense array, if it is one of numbers of this shape.
+
+    Args:
+        where: what a refusal names: the file, and the value's name in it.
+        value: an array or a sparse matrix, or anything else.
+        shape: the expected one; None is any length but 0.
+        kinds: of NumPy's dtypes.
+        largest: absolute value of any number.
+
+    Raises:
+        HamrError: for other values, and NaN.
+    """
+    found = getattr(value, "shape", ())
+    kind = getattr(value, "dtype", type(value).__name__)
+    fits = len(found) == len(shape) and all(
+        have == want or (want is None and have) for have, want in zip(found, shape, strict=True)
+    )
+    if not fits or kind.kind not in kinds:  # what is huge is not made dense
+        what = "numbers" if "f" in kinds else "whole numbers"
+        raise HamrError(f"{where}: expected {what} of shape {shape}, got {kind} of shape {found}")
+    dense = value.toarray() if hasattr(value, "toarray") else value
+    if not (np.isfinite(dense) & (np.abs(dense) <= largest)).all():
+        raise HamrError(f"{where}: expected finite numbers up to {largest:g}")
+    return dense
+
+
 class _Loader(yaml.SafeLoader):
     """YAML without aliases, which can name more values than memory holds, nor keys given twice."""
 

@@ -84,7 +84,7 @@ class TestFindSets:
         assert [len(sets["rhd"].load(s, SETTINGS.data)) for s in sets["rhd"].splits] == [3, 2]
         assert len(sets["stb"].load("training", SETTINGS.data)) == 10
         assert len(sets["dexter"].load("evaluation", SETTINGS.data)) == 12
-        with pytest.raises(HamrError, match="open-dexter has no split 'training'"):
+        with pytest.raises(HamrError, match="open-dexter: split='training'"):
             sets["dexter"].load("training", SETTINGS.data)
         # The settings reach the readers.
         data = dataclasses.replace(SETTINGS.data, rhd_mask="depth", stb_root="palm")
@@ -108,12 +108,12 @@ class TestFindSets:
     @pytest.mark.parametrize(
         ("path", "words"),
         [
-            ("rhd/RHD_published_v2/training/mask/00001.png", "training/mask: 1 of 2 images"),
+            ("rhd/RHD_published_v2/training/mask/00001.png", "training/mask/.*: 1 of 2 images"),
             ("rhd/RHD_published_v2/training/anno_training.pickle", "training/anno_training.pickle"),
             ("stb/labels/B3Random_SK.mat", "labels/B3Random_SK.mat"),
-            ("stb/images/B3Random/SK_color_0.png", "images/B3Random: 0 of 1 images"),
+            ("stb/images/B3Random/SK_color_0.png", "images/B3Random/.*: 0 of 1 images"),
             ("dexter/data/Rigid/annotations/Rigid3D.txt", "Rigid/annotations/Rigid3D.txt"),
-            ("dexter/data/Rigid/color/image_00000.png", "Rigid/color: 0 of 1 images"),
+            ("dexter/data/Rigid/color/image_00000.png", "Rigid/color/.*: 0 of 1 images"),
         ],
     )
     def test_an_incomplete_real_set_stops_the_run(self, folder, few, path, words):
@@ -140,12 +140,12 @@ class TestFindSets:
         tips[0] = np.nan
         dexter.write_annotations(root, "Grasp2", tips)
         report = check_set(find_sets(SETTINGS, folder)["dexter"], SETTINGS.data, limit=0)
-        assert report.skipped == 1 and report.complete
-        assert report.row()["samples"] == "11" and report.row()["images expected"] == "12"
+        assert report.row["skipped"] == 1 and report.row["complete"]
+        assert report.row["samples"] == "11" and report.row["images expected"] == "12"
 
     def test_the_camera_of_stb(self, folder, few):
         asked = dataclasses.replace(SETTINGS, data=Data(stb_camera="BB", open=ASKED))
-        with pytest.raises(HamrError, match="'BB', but open-stb has images of SK alone"):
+        with pytest.raises(HamrError, match="open-stb: data.stb_camera='BB': expected one of SK"):
             find_sets(asked, folder)
         root = folder / "raw/stb"
         write_stb(root, 1)
@@ -154,14 +154,14 @@ class TestFindSets:
         for name in (name for names in stb.SPLITS.values() for name in names):
             shutil.copy(stb.label_path(root, name), stb.label_path(root, name, "BB"))
             for side in ("left", "right"):
-                image = stb.image_path(root, name, 0)
-                shutil.copy(image, image.with_name(f"BB_{side}_0.png"))
+                images = root / "images" / name
+                shutil.copy(images / "SK_color_0.png", images / f"BB_{side}_0.png")
         found = find_sets(asked, folder)["stb"]
         assert len(found.load("evaluation", asked.data)) == 4 == found.expected["evaluation"]
 
     def test_incomplete_stand_in(self, folder):
         (folder / "open/tiny/open-stb/images/B6Random/SK_color_0.png").unlink()
-        with pytest.raises(HamrError, match="B6Random: 0 of 1 images; `make data PROFILE=tiny`"):
+        with pytest.raises(HamrError, match="B6Random/.*: 0 of 1 images; `make data PROFILE=tiny`"):
             find_sets(SETTINGS, folder)
         with pytest.raises(HamrError, match="open-rhd is not complete: it lacks the folder"):
             find_sets(SETTINGS, folder / "elsewhere")
@@ -169,23 +169,22 @@ class TestFindSets:
 
 class TestCheckSet:
     def test_complete_sets(self, folder):
-        def checked(name):
-            return check_set(stand_in(name, SETTINGS, folder), SETTINGS.data)
-
-        reports = [checked(name) for name in ("rhd", "stb", "dexter")]
-        of_rhd, of_stb, of_dexter = reports
-        assert of_rhd.found and of_rhd.complete and of_rhd.problems == ()
-        assert of_rhd.samples == of_rhd.expected == {"training": 3, "evaluation": 2}
-        assert of_rhd.checked == 5 and of_rhd.left_fraction == 0.4  # the first of each split
-        assert of_rhd.depth == pytest.approx((0.6, 0.63), abs=1e-6)
-        assert of_rhd.palm == pytest.approx(0.09, abs=1e-6)
-        assert of_rhd.reprojection[1] < 1e-3 and of_rhd.outside == 0
-        assert of_stb.complete and of_stb.left_fraction == 1 and of_stb.checked == 12
-        assert np.isnan(of_stb.reprojection).all()  # it has no 2-D labels of its own
-        assert of_dexter.complete and of_dexter.tips_only and np.isnan(of_dexter.palm)
-        assert of_dexter.reprojection[1] < 1e-3
-        assert of_dexter.depth == pytest.approx((0.63, 0.63), abs=1e-6)
-        assert report_table(reports)["samples"].tolist() == ["3 + 2", "10 + 2", "12"]
+        names = ("rhd", "stb", "dexter")
+        reports = [check_set(stand_in(n, SETTINGS, folder), SETTINGS.data) for n in names]
+        table = report_table(reports)
+        assert table.found.all() and table.complete.all() and not any(r.problems for r in reports)
+        assert table.samples.tolist() == table["images expected"].tolist()
+        assert table.samples.tolist() == ["3 + 2", "10 + 2", "12"]
+        assert table.checked.tolist() == [5, 12, 12]
+        assert table["left hands"].tolist() == [0.4, 1, 1]  # of RHD the first of each split
+        assert table.labels.tolist() == ["21 joints", "21 joints", "fingertips"]
+        np.testing.assert_allclose(table["nearest (m)"], [0.6, 0.6, 0.63], atol=1e-6)
+        np.testing.assert_allclose(table["farthest (m)"], 0.63, atol=1e-6)
+        np.testing.assert_allclose(table["palm (mm)"], [90, 90, np.nan], atol=1e-3)
+        assert (table["outside the image"] == 0).all()
+        errors = table["reprojection max (px)"]
+        assert np.isnan(errors["open-stb"])  # it has no 2-D labels of its own
+        assert errors.max() < 1e-3
 
     def test_reprojection_and_labels_outside(self, folder):
         """Pixels of one joint moved by (3, 4); then the hand's five tips out of the image."""
@@ -193,13 +192,15 @@ class TestCheckSet:
         labels[0]["uv_vis"][3, :2] += (3, 4)
         dataset = stand_in("rhd", SETTINGS, folder)
         rhd.write_annotations(dataset.root, "evaluation", labels)
-        assert check_set(dataset, SETTINGS.data).reprojection[1] == pytest.approx(5, abs=1e-3)
+        row = check_set(dataset, SETTINGS.data).row
+        assert row["reprojection max (px)"] == pytest.approx(5, abs=1e-3)
         for i in range(2):
             labels[i]["uv_vis"][[1, 5, 9, 13, 17, 22, 26, 30, 34, 38], 1] = -0.6
         rhd.write_annotations(dataset.root, "evaluation", labels)
-        report = check_set(dataset, SETTINGS.data)
-        assert report.outside == pytest.approx(2 * 5 / (5 * 21)) and report.reprojection[1] > 100
-        assert report.complete  # labels outside the image are reported, not refused
+        row = check_set(dataset, SETTINGS.data).row
+        assert row["outside the image"] == pytest.approx(2 * 5 / (5 * 21))
+        assert row["reprojection max (px)"] > 100
+        assert row["complete"]  # labels outside the image are reported, not refused
 
     def test_broken_and_absent_sets(self, folder):
         root = folder / "open/tiny/open-rhd/RHD_published_v2"
@@ -208,15 +209,15 @@ class TestCheckSet:
             path.write_bytes(path.read_bytes()[:60])
         (root / "evaluation" / "anno_evaluation.pickle").write_bytes(b"not a pickle")
         report = check_set(stand_in("rhd", SETTINGS, folder), SETTINGS.data)
-        assert not report.complete and report.missing == () and report.checked == 1
+        assert not report.row["complete"] and report.row["lacks"] == ""
+        assert report.row["checked"] == 1 and report.row["samples"] == "3 + ?"
         first, second, third = report.problems
         assert "sample 1" in first and "color/00001.png" in first
         assert "sample 2" in second and "mask/00002.png" in second
-        assert third.startswith("evaluation: ") and report.samples == {"training": 3}
-        report = check_set(published("stb", folder), SETTINGS.data)
-        assert not report.found and not report.complete and report.checked == 0
-        assert report.missing == (f"the folder {folder / 'raw' / 'stb'}",)
-        assert report.row()["samples"] == "? + ?"
+        assert third.startswith("evaluation: ")
+        row = check_set(published("stb", folder), SETTINGS.data).row
+        assert not row["found"] and not row["complete"] and row["checked"] == 0
+        assert row["lacks"] == f"the folder {folder / 'raw' / 'stb'}" and row["samples"] == "? + ?"
 
 
 class TestDrawing:

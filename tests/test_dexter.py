@@ -108,21 +108,21 @@ def test_what_is_written_is_read(tmp_path):
     # The 2-D labels are in the depth camera's image.
     x, y, z = [float(n) for n in (dexter.annotation_path(tmp_path, "Pinch").read_text())
                .split(";")[0].split(",")]  # fmt: skip
-    pixels = dexter.read_annotations_2d(tmp_path, "Pinch")[0]
-    np.testing.assert_allclose(
-        pixels[0], (224.502 * -x / z + 160, 230.494 * -y / z + 120), atol=1e-3
-    )
-    assert pixels[3].tolist() == [-1, -1]
+    path = dexter.annotation_path(tmp_path, "Pinch", "2D")
+    pixels = [[float(n) for n in point.split(",")] for point in path.read_text().split(";")[:5]]
+    flat = (224.502 * -x / z + 160, 230.494 * -y / z + 120)
+    np.testing.assert_allclose(pixels[0], flat, atol=1e-3)
+    assert pixels[3] == [-1, -1] and frames.reprojection().max() < 1e-3
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([LINES[0], "a, b, c;" * 8], "line 2: expected 5 points of 3 numbers, got 'a, b"),
-        (["1, 2, 3; 4, 5, 6;", LINES[0]], "line 1: expected 5 points of 3 numbers"),
-        ([LINES[0].replace("10.5", "nan"), LINES[1]], "line 1 holds NaN"),
-        (LINES[:1], "color images, but labels for 1"),
-        ([], "line 1: expected 5 points|is empty"),
+        ([LINES[0], "a, b, c;" * 8], "line 2: expected"),
+        (["1, 2, 3; 4, 5, 6;", LINES[0]], "line 1: expected"),
+        ([LINES[0].replace("10.5", "nan"), LINES[1]], "line 1: expected finite numbers"),
+        (LINES[:1], "2 images, but labels for 1"),
+        ([], "line 1: expected|is empty"),
     ],
 )
 def test_broken_annotations(tmp_path, lines, message):
@@ -137,9 +137,8 @@ def test_missing_and_truncated_files(tmp_path):
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(HamrError, match="sample 3 of .*image_0001.bmp is not a readable image"):
         Dexter(tmp_path)[3]
-    for path in (folder / "color").iterdir():
-        path.unlink()
-    with pytest.raises(HamrError, match="Grasp2/color is empty of"):
+    path.unlink()
+    with pytest.raises(HamrError, match="Grasp2/color/.* 1 images"):
         Dexter(tmp_path)
     (folder / "annotations" / "Grasp23D.txt").unlink()
     with pytest.raises(HamrError, match="Grasp23D.txt is missing"):

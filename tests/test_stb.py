@@ -117,23 +117,21 @@ def test_what_is_written_is_read(tmp_path):
 def broken(root, match, index=None, **arguments):
     """Opening a set, or reading the sample `index` of it, is refused with these words."""
     with pytest.raises(HamrError, match=match):
-        frames = STB(root, "evaluation", **arguments)
+        frames = STB(root, **{"split": "evaluation"} | arguments)
         assert index is not None
         frames[index]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        ({"hands": raw_labels(2)}, r"has no 'handPara' \(it has hands\)"),
-        ({"handPara": raw_labels(2)[:, :20]}, r"has shape \(3, 20, 2\), expected \(3, 21, frames"),
-        ({"handPara": "text"}, "holds handPara, but not as real numbers"),
-        ({"handPara": np.full((3, 21, 3), np.nan)}, "handPara of frame 0 holds NaN"),
+        {"hands": raw_labels(2)}, {"handPara": raw_labels(2)[:, :20]}, {"handPara": "text"},
+        {"handPara": raw_labels(2) * 1j}, {"handPara": np.full((3, 21, 3), np.nan)},
     ],
-)
-def test_broken_labels(tmp_path, content, message):
+)  # fmt: skip
+def test_broken_labels(tmp_path, content):
     make(tmp_path, EVALUATION, frames=0, **content)
-    broken(tmp_path, f"B1Counting_SK.mat.*{message}")
+    broken(tmp_path, "B1Counting_SK.mat.*handPara")
 
 
 def test_missing_and_truncated_files_and_arguments(tmp_path):
@@ -144,13 +142,11 @@ def test_missing_and_truncated_files_and_arguments(tmp_path):
     broken(tmp_path, "sample 2 of .*cannot read .*SK_color_0.png: No such file", index=2)
     labels = tmp_path / "labels" / "B1Random_SK.mat"
     whole = labels.read_bytes()
-    for size in (0, 60, 200, 900):
+    for size in (0, 60, 128, 200, 900):
         labels.write_bytes(whole[:size])
-        broken(tmp_path, "B1Random_SK.mat is not a readable MATLAB|has no 'handPara'")
-    broken(tmp_path, "root_shift='wrist'; expected one of ring", root_shift="wrist")
-    broken(tmp_path, "camera='RGB'; expected one of SK, BB", camera="RGB")
-    with pytest.raises(HamrError, match="split='test'; expected one of training, evaluation"):
-        STB(tmp_path, "test")
+        broken(tmp_path, "B1Random_SK.mat is not a readable MATLAB")
+    for key in ("root_shift", "camera", "split"):
+        broken(tmp_path, f"{key}='other'", **{key: "other"})
 
 
 class TestMatFiles:

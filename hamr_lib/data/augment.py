@@ -3,7 +3,7 @@
 Each sample has one affine map (scale, rotation, shift). Image and mask are resampled by it in a
 single `grid_sample`, and 2-D and 3-D joints follow it. Brightness, contrast, saturation and hue are
 the operations of `torchvision.transforms.v2.functional`, with a factor for each sample in place of
-one a call. All of it runs on the device of the batch.
+one a call.
 """
 
 from typing import NamedTuple
@@ -43,20 +43,16 @@ class Draw(NamedTuple):
 def draw(
     augment: Augment, count: int, size: int, generator: torch.Generator, part: slice = slice(None)
 ) -> Draw:
-    """Draw what a batch of `count` samples needs, on the generator's device.
+    """Draw what a batch of `count` network crops of `size` pixels needs; keep a part of it.
 
-    Args:
-        augment: `settings.augment`, the ranges.
-        size: pixels a side of the network crop.
-        part: which of the `count` samples to keep: with several processes each draws for the
-            whole batch and keeps its own, so that the numbers do not depend on how many there are.
+    With several processes each draws for the whole batch and keeps its own part, so that the
+    numbers do not depend on how many there are.
     """
 
     def uniform(low, high, *shape):
         unit = torch.rand(count, *shape, generator=generator, device=generator.device)
         return (low + (high - low) * unit)[part]
 
-    hue = augment.hue
     numbers = [
         uniform(*augment.scale),
         torch.deg2rad(uniform(-augment.rotation, augment.rotation)),
@@ -64,7 +60,7 @@ def draw(
         uniform(*augment.brightness),
         uniform(*augment.contrast),
         uniform(*augment.saturation),
-        (uniform(*hue) - 1) / 8,  # see `Augment.hue`
+        (uniform(*augment.hue) - 1) / 8,  # see `Augment.hue`
     ]
     # Normal numbers for every pixel would cost as much as everything else. One field of twice a
     # sample's size is drawn, and each sample reads it from its own random offset.
@@ -93,15 +89,15 @@ def augment(
     """Augment a batch of stored crops.
 
     Args:
-        batch: as `data.crops.Crops.batch` gives it, stored crops of S pixels.
-        settings: `settings.augment`.
-        size: pixels a side of the network crop, `settings.model.image_size`.
-        generator: a CPU `torch.Generator`, the only source of randomness.
+        batch: of `data.crops.Crops.batch`.
+        settings: the ranges.
+        size: pixels a side of the network crop.
+        generator: of the CPU, the only source of randomness.
         part, count: which of how many samples these are, where a batch is cut among processes.
 
     Returns:
-        The batch with image (B, 3, size, size) float in [0, 1], mask (B, size, size) float in
-        [0, 1], and joints_2d, joints_3d as they then appear.
+        The batch with image (B, 3, size, size) and mask (B, size, size), float in [0, 1], and
+        joints_2d, joints_3d as they then appear.
     """
     count = count or len(batch["image"])
     drawn = draw(settings, count, size, generator, part).to(batch["image"].device)
@@ -111,10 +107,10 @@ def augment(
     image = moved["image"]
     if drawn.coarse is not None:
         image = coarsen(image, drawn.coarse)
-    image = adjust_brightness(image, drawn.brightness)
-    image = adjust_contrast(image, drawn.contrast)
-    image = adjust_saturation(image, drawn.saturation)
-    image = adjust_hue(image, drawn.hue)
+    adjust_brightness(image, drawn.brightness)
+    adjust_contrast(image, drawn.contrast)
+    adjust_saturation(image, drawn.saturation)
+    adjust_hue(image, drawn.hue)
     image = image.add_(drawn.noise.view_as(image)).clamp_(0, 1)
     return {**moved, "image": image}
 
@@ -142,9 +138,11 @@ def warp(
     # R(-angle) / (s * reach): from the new crop's units back to the stored crop's.
     back = torch.stack([cos, sin, -sin, cos], dim=1).view(-1, 2, 2)
     theta = torch.cat([back, -back @ shift[:, :, None]], dim=2)
-    pixels = torch.cat(
-        [_sample(*part, size) for part in _chunks(batch["image"], batch["mask"], theta)]
-    )
+    # On a CPU, parts that fit its cache take half the time.
+    count = max(2, CACHED // (4 * batch["image"].shape[-1] ** 2))
+    count = len(theta) if theta.is_cuda else count
+    parts = (tensor.split(count) for tensor in (batch["image"], batch["mask"], theta))
+    pixels = torch.cat([_sample(*part, size) for part in zip(*parts, strict=True)])
     joints_2d = rotate_in_plane(batch["joints_2d"], angle) * scale[:, None, None] + shift[:, None]
     return {
         **batch,
@@ -159,7 +157,7 @@ def _sample(image, mask, theta, size):
     """Read image and mask together, (B, 4, size, size) in [0, 1], at theta (B, 2, 3) x grid."""
     pixels = torch.cat([image, mask[:, None]], dim=1).float()
     # What F.affine_grid gives for align_corners=False, in a seventh of its time on a CPU.
-    unit = (torch.arange(size, device=theta.device) * 2 + 1) / size - 1
+    unit = _centres(size, theta.device)
     grid = theta.new_empty(len(theta), size, size, 2)
     for axis in (0, 1):
         along_x = theta[:, axis, 0, None] * unit
@@ -168,36 +166,27 @@ def _sample(image, mask, theta, size):
     return F.grid_sample(pixels, grid, align_corners=False).div_(255)
 
 
-def _chunks(image, mask, theta):
-    """Split a batch into parts that fit a processor's cache, twice as fast; whole on a GPU."""
-    count = len(image) if image.is_cuda else max(2, CACHED // (4 * image.shape[-1] ** 2))
-    return zip(image.split(count), mask.split(count), theta.split(count), strict=True)
+def _centres(size, device):
+    """The pixels' centres (size,) in crop units."""
+    return (torch.arange(size, device=device) * 2 + 1) / size - 1
 
 
 def occlude(image: torch.Tensor, mask: torch.Tensor, patch: torch.Tensor) -> dict:
-    """Lay a patch of each image, turned upside down, over its hand.
+    """Lay a patch (B, 4) of each image, turned upside down, over its hand; see `Draw`.
 
     A patch of the image itself (background, arm, other fingers) has the image's sharpness and
-    light, which a patch of one colour has not.
-
-    Args:
-        image: (B, 3, size, size).
-        mask: (B, size, size), from which the hidden part is removed.
-        patch: (B, 4) as in `Draw`; its corners are round.
+    light, which a patch of one colour has not. Its corners are round.
 
     Returns:
-        {"image": ..., "mask": ...}.
+        {"image": (B, 3, size, size), "mask": (B, size, size) without what is hidden}.
     """
-    size = mask.shape[-1]
-    unit = (torch.arange(size, device=mask.device) * 2 + 1) / size - 1
+    unit = _centres(mask.shape[-1], mask.device)
     middle, reach = patch[:, :2, None], patch[:, 2:, None].clamp_min(1e-3)
     along_x, along_y = ((unit - middle) / reach).pow(4).unbind(1)
     hidden = ((along_x[:, None, :] + along_y[:, :, None]) < 1).to(image.dtype)
     # Choosing by lerp with 0 or 1 is exact, and far faster than torch.where on a CPU.
-    return {
-        "image": image.lerp(image.flip((2, 3)), hidden[:, None]),
-        "mask": mask * (1 - hidden),
-    }
+    shown = image.lerp(image.flip((2, 3)), hidden[:, None])
+    return {"image": shown, "mask": mask * (1 - hidden)}
 
 
 def coarsen(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -2,14 +2,14 @@
 
 The crop rule
 -------------
-- The *network crop* is a square. Its centre is the centre of the box of the labelled 2-D joints,
-  its side `BOX_FACTOR` times the longer side of that box, so that flesh beyond the joints and the
+- The *network crop* is a square around the centre of the box of the labelled 2-D joints. Its side
+  is `BOX_FACTOR` times the longer side of that box, so that flesh beyond the joints and the
   augmentation's enlargement stay inside.
 - Where the wrist has no label (Dexter+Object marks fingertips only) that box says little about the
   hand: it is then taken to be at least as long as `TIPS_SPAN` metres appear at the labels' depth.
-- What is stored is larger than the network crop by `margin(augment)`, the most that the
-  augmentation can reach: it reads real pixels everywhere but beyond the photo's own border, which
-  is black. The network crop is exactly the central `image_size` pixels of the stored one.
+- What is stored is larger by `margin(augment)`, the most that the augmentation can reach, so that
+  it reads real pixels everywhere but beyond the photo's border, which is black. The network crop is
+  exactly the central `image_size` pixels of the stored one.
 - A left hand is mirrored: its pixels, mask, crop-unit x and metric x. The network sees right hands.
 - 3-D labels are relative to the wrist. Where the wrist has no label they are relative to the mean
   of the labelled joints and `has_root` is False. `joints_3d + root` always gives the original,
@@ -18,10 +18,10 @@ The crop rule
 Missing joints are zero with `valid_2d` / `valid_3d` False, so that a NaN never reaches a sum.
 """
 
+import functools
 import hashlib
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +34,9 @@ import torch
 from hamr_lib.camera import pixels_to_crop
 from hamr_lib.config import Augment
 from hamr_lib.data.frame import Frame
-from hamr_lib.errors import HamrError
+from hamr_lib.errors import HamrError, one_of
 from hamr_lib.files import ROOT, digest, read_arrays, read_json, write_aside, write_json
-from hamr_lib.joints import NUM_JOINTS, WRIST
+from hamr_lib.joints import WRIST
 
 CACHE = ROOT / "data" / "cache"
 BOX_FACTOR = 1.4
@@ -47,11 +47,7 @@ CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of t
 
 
 def margin(augment: Augment) -> float:
-    """Return the reach of the augmentation, in half sides of the network crop (1: no margin).
-
-    A corner of the crop, shifted by at most `shift`, turned by at most `rotation` and shrunk by at
-    least `scale[0]`, lies at most this far from the centre along either axis.
-    """
+    """Return how far from the centre, in half sides of the network crop, a corner of it can go."""
     turn = math.radians(min(augment.rotation, 45.0))
     return (1 + 2 * augment.shift) * (math.cos(turn) + math.sin(turn)) / min(augment.scale[0], 1.0)
 
@@ -85,7 +81,7 @@ def crop_square(frame: Frame) -> tuple[np.ndarray, float]:
 def cut(
     image: np.ndarray, center: np.ndarray, side: float, size: int, mirror: bool = False
 ) -> np.ndarray:
-    """Cut a square out of an image and resample it to `size` pixels.
+    """Cut a square out of an image and resample it; where it is shrunk, pixels are averages.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
@@ -95,8 +91,7 @@ def cut(
         mirror: flip the result left to right.
 
     Returns:
-        (size, size) or (size, size, 3) uint8; black beyond the image. Where the square is shrunk,
-        every pixel averages what it covers.
+        (size, size) or (size, size, 3) uint8, black beyond the image.
     """
     # Sampled finely, then averaged, against aliasing. Only labels far outside a photo need a limit.
     finer = min(max(1, math.ceil(side / size - 1e-6)), FINEST)
@@ -113,15 +108,14 @@ def cut(
     return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA) if finer > 1 else drawn
 
 
-def crop_frame(frame: Frame, image_size: int, size: int) -> tuple[np.ndarray, dict]:
-    """Cut one frame: its stored pixels (4, size, size) uint8, colour then mask, and its labels."""
+def crop_frame(frame: Frame, image_size: int, size: int) -> tuple[np.ndarray, dict, str]:
+    """Cut one frame: its stored pixels (4, size, size) uint8, colour then mask; labels; key."""
     image = frame.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise HamrError(
             f"{frame.key}: expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}"
         )
-    if frame.side not in ("left", "right"):
-        raise HamrError(f"{frame.key}: side is {frame.side!r}, expected left or right")
+    one_of(f"{frame.key}: side", frame.side, ("left", "right"))
     center, side = crop_square(frame)
     left = frame.side == "left"
     reach = side * size / image_size
@@ -186,12 +180,9 @@ class Crops:
     """
 
     def __init__(self, pixels, rows, labels, keys, digest, image_size):
-        self.pixels = pixels  # list of (n, 4, S, S) arrays
-        self.rows = rows  # (N, 2): which of those arrays, and which row of it
-        self.labels = labels  # dict of (N, ...) arrays
-        self.keys = keys  # list of N names of frames
-        self.digest = digest  # identity of the contents
-        self.image_size = image_size
+        self.pixels, self.rows = pixels, rows  # (n, 4, S, S) arrays; (N, 2) which, and its row
+        self.labels, self.keys = labels, keys  # {name: (N, ...)}, N names of frames
+        self.digest, self.image_size = digest, image_size  # identity of the contents
 
     def __len__(self):
         return len(self.rows)
@@ -200,13 +191,9 @@ class Crops:
         """Read the samples at `indices` (B,) as one dict of tensors (see the class)."""
         indices = np.asarray(indices, dtype=np.int64)
         which, row = self.rows[indices].T
-        if len(self.pixels) == 1:
-            pixels = np.asarray(self.pixels[0][row])
-        else:
-            pixels = np.empty((len(indices), *self.pixels[0].shape[1:]), np.uint8)
-            for i, stored in enumerate(self.pixels):
-                pixels[which == i] = stored[row[which == i]]
-        pixels = torch.from_numpy(pixels)
+        pixels = torch.empty((len(indices), *self.pixels[0].shape[1:]), dtype=torch.uint8)
+        for i, stored in enumerate(self.pixels):
+            pixels.numpy()[which == i] = stored[row[which == i]]
         batch = {name: torch.from_numpy(values[indices]) for name, values in self.labels.items()}
         index = torch.from_numpy(indices)
         return {"image": pixels[:, :3], "mask": pixels[:, 3], "index": index, **batch}
@@ -214,20 +201,15 @@ class Crops:
     def subset(self, indices: Sequence[int]) -> "Crops":
         """Select the samples at `indices`, in that order, as another `Crops`."""
         indices = np.asarray(indices, dtype=np.int64)
-        return Crops(
-            self.pixels,
-            self.rows[indices],
-            {name: values[indices] for name, values in self.labels.items()},
-            [self.keys[i] for i in indices],
-            digest(self.digest, hashlib.sha256(indices.tobytes()).hexdigest()),
-            self.image_size,
-        )
+        labels = {name: values[indices] for name, values in self.labels.items()}
+        keys = [self.keys[i] for i in indices]
+        identity = digest(self.digest, hashlib.sha256(indices.tobytes()).hexdigest())
+        return Crops(self.pixels, self.rows[indices], labels, keys, identity, self.image_size)
 
     def split(self, fraction: float, seed: int) -> tuple["Crops", "Crops"]:
         """Hold out a seeded fraction of the samples: (training set, validation set).
 
-        Whole runs of neighbouring samples are held out. Neighbours in a video (STB) are nearly the
-        same image, so a single frame held out would measure memory.
+        Whole runs of neighbours are held out, since in a video (STB) they are nearly the same.
         """
         run = max(1, min(50, len(self) // 100))
         starts = np.arange(0, len(self), run)
@@ -243,7 +225,7 @@ class Crops:
 
     @staticmethod
     def join(sets: list["Crops"]) -> "Crops":
-        """Concatenate several sets (to train on RHD and STB together)."""
+        """Concatenate several sets."""
         shapes = {(s.image_size, s.pixels[0].shape[-1]) for s in sets}
         if len(shapes) != 1:
             raise HamrError(f"crops of different sizes cannot be joined: {sorted(shapes)}")
@@ -251,14 +233,9 @@ class Crops:
         for part in sets:
             rows.append(part.rows + [len(pixels), 0])
             pixels += part.pixels
-        return Crops(
-            pixels,
-            np.concatenate(rows),
-            {k: np.concatenate([s.labels[k] for s in sets]) for k in sets[0].labels},
-            [key for s in sets for key in s.keys],
-            digest([s.digest for s in sets]),
-            sets[0].image_size,
-        )
+        labels = {k: np.concatenate([s.labels[k] for s in sets]) for k in sets[0].labels}
+        keys, identity = [key for s in sets for key in s.keys], digest([s.digest for s in sets])
+        return Crops(pixels, np.concatenate(rows), labels, keys, identity, sets[0].image_size)
 
 
 def load_crops(
@@ -271,6 +248,8 @@ def load_crops(
 ) -> Crops:
     """Load the crops of a list of frames, cut once and afterwards read from the cache.
 
+    The pixels stay on disk and are mapped, so that memory does not grow with the set.
+
     Args:
         frames: anything with len() and [i] -> Frame, such as the readers in this package.
         identity: JSON-like, what decides the frames' contents: for a reader, its arguments and
@@ -279,9 +258,6 @@ def load_crops(
         augment: `settings.augment` if the crops are to be augmented; None stores no margin.
         cache: folder of the cached crops.
         name: what to call the set in progress lines and file names.
-
-    Returns:
-        `Crops`. The pixels stay on disk and are mapped, so that memory does not grow with the set.
 
     Raises:
         HamrError: for an empty set, a frame without labels, a full disk or a broken cache file.
@@ -328,17 +304,20 @@ def _store(frames, folder, image_size, size, name):
                 keys.append(key)
             now = time.monotonic()
             if now - shown > 30:
-                shown, left = now, (now - started) * (count / len(keys) - 1)
-                told = f"{name}: {len(keys)} of {count} crops, {left / 60:.0f} min left"
-                print(told, file=sys.stderr, flush=True)
+                shown, left = now, (now - started) * (count / len(keys) - 1) / 60
+                print(f"{name}: {len(keys)} of {count} crops, {left:.0f} min left", flush=True)
     stacked = {k: np.stack([label[k] for label in labels]) for k in labels[0]}
-    assert stacked["joints_2d"].shape == (count, NUM_JOINTS, 2)
     for values in stacked.values():
         content.update(np.ascontiguousarray(values))
     with write_aside(folder / "labels.npz") as aside:
         np.savez(aside, keys=np.array(keys), **stacked)
     meta = {"name": name, "digest": content.hexdigest()[:12]}
     write_json(folder / "meta.json", meta | {"image_size": image_size, "size": size})
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed, turn, count):
+    return np.random.default_rng([seed, turn]).permutation(count)
 
 
 class StepBatches(torch.utils.data.Dataset):
@@ -349,31 +328,20 @@ class StepBatches(torch.utils.data.Dataset):
     """
 
     def __init__(self, crops, batch_size, seed, rank=0, world=1):
-        if batch_size % world:
+        # Batch normalisation has no variance of a single sample.
+        if batch_size % world or batch_size < 2 * world:
             raise HamrError(
-                f"train.batch_size={batch_size} is not a multiple of the {world} processes"
-            )
-        if batch_size < 2 * world:
-            raise HamrError(
-                f"train.batch_size={batch_size} for {world} process(es): expected at least 2 "
-                "samples each, since batch normalisation has no variance of a single one"
+                f"train.batch_size={batch_size}: expected a multiple of the {world} process(es), "
+                "of at least 2 samples each"
             )
         self.crops, self.batch_size, self.seed = crops, batch_size, seed
         self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
-        self._order = (None, None)  # the pass and its order, kept between steps
 
     def indices(self, step: int) -> np.ndarray:
         """Return (batch_size,) sample indices of a step, for all processes together."""
         count = len(self.crops)
-        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = np.empty(len(numbers), np.int64)
-        for turn in np.unique(numbers // count):
-            if self._order[0] != turn:
-                order = np.random.default_rng([self.seed, int(turn)]).permutation(count)
-                self._order = (turn, order)
-            now = numbers // count == turn
-            chosen[now] = self._order[1][numbers[now] % count]
-        return chosen
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.array([_order(self.seed, n // count, count)[n % count] for n in numbers])
 
     def __getitem__(self, step):
         return {"step": step, **self.crops.batch(self.indices(step)[self.part])}
@@ -383,8 +351,6 @@ class EvenBatches(torch.utils.data.Dataset):
     """All samples once, in order, in batches of nearly equal size, divided among processes."""
 
     def __init__(self, crops, batch_size, rank=0, world=1):
-        if len(crops) < world:
-            raise HamrError(f"{len(crops)} validation samples cannot feed {world} processes")
         self.crops = crops
         chunks = np.array_split(np.arange(len(crops)), math.ceil(len(crops) / batch_size))
         if len(chunks[-1]) < world:  # batch sizes differ by one at most: the last is a smallest
@@ -395,6 +361,4 @@ class EvenBatches(torch.utils.data.Dataset):
         return len(self.parts)
 
     def __getitem__(self, i):
-        if not 0 <= i < len(self.parts):
-            raise IndexError(i)
         return self.crops.batch(self.parts[i])

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from hamr_lib.camera import project_pinhole
-from hamr_lib.data.frame import Frame, Frames, list_images, read_image, write_image
+from hamr_lib.data.frame import Frames, list_images, write_image
 from hamr_lib.errors import HamrError
-from hamr_lib.files import read_bytes, write_aside
+from hamr_lib.files import numbers, read_bytes, write_aside
 from hamr_lib.joints import FINGERS, NUM_JOINTS, TIPS
 
 # Images of each sequence as published, 3,145 together; about 3,014 of them are annotated.
@@ -43,109 +43,75 @@ class Dexter(Frames):
     Args:
         root: the folder that holds `data`.
 
-    Attributes:
-        skipped: how many frames were skipped.
-
     Raises:
         HamrError: for missing or broken annotations, or other numbers of images than of labels;
             and, on reading, for a broken image.
     """
 
-    def __init__(self, root):
-        super().__init__(root)
+    def __init__(self, root: Path):
         paths, tips = [], []
         for name in SEQUENCES:
-            labels = read_annotations(root, name)
-            images = sequence_images(root, name)
-            if len(images) != len(labels):
-                raise HamrError(
-                    f"{sequence_folder(root, name)} has {len(images)} color images, but labels for "
-                    f"{len(labels)}"
-                )
-            paths += images
-            tips.append(labels)
-        tips = np.concatenate(tips)
-        kept = np.flatnonzero(np.isfinite(tips).all(2).sum(1) >= 2)
+            tips.append(read_annotations(root, name))
+            paths += list_images(files(root, name)[1][0], len(tips[-1]))
+        self.tips = np.concatenate(tips)
+        kept = np.flatnonzero(np.isfinite(self.tips).all(2).sum(1) >= 2)
         if not len(kept):
             raise HamrError(f"{root} has no frame with two labelled fingertips")
-        self.paths, self.skipped = [paths[i] for i in kept], len(paths) - len(kept)
-        self.joints_3d = np.full((len(kept), NUM_JOINTS, 3), np.nan, np.float32)
-        self.joints_3d[:, TIPS] = depth_to_color(tips[kept]) / 1000
+        self.skipped = len(paths) - len(kept)
+        paths = [paths[i] for i in kept]
+        joints_3d = np.full((len(kept), NUM_JOINTS, 3), np.nan, np.float32)
+        joints_3d[:, TIPS] = (self.tips[kept] @ R_COLOR.T + T_COLOR) / 1000
+        keys = [f"{path.parent.parent.name}/{path.stem}" for path in paths]
+        super().__init__(root, paths, keys, joints_3d, K_COLOR)
 
-    def __len__(self):
-        return len(self.paths)
-
-    def frame(self, index: int) -> Frame:
-        path = self.paths[index]
-        joints_3d, K = self.joints_3d[index], K_COLOR.astype(np.float32)
-        joints_2d = project_pinhole(joints_3d, K)
-        key = f"{path.parent.parent.name}/{path.stem}"
-        return Frame(read_image(path), "left", joints_3d, joints_2d, K, None, key)
-
-
-def sequence_folder(root: Path, sequence: str) -> Path:
-    """The folder of a sequence."""
-    return Path(root) / "data" / sequence
-
-
-def sequence_images(root: Path, sequence: str) -> list[Path]:
-    """The colour images of a sequence, in order."""
-    return list_images(sequence_folder(root, sequence) / "color", "*.*")
+    def reprojection(self) -> np.ndarray:
+        """Measure the pixels between projected 3-D and 2-D labels, in the depth image."""
+        paths = [annotation_path(self.root, name, "2D") for name in SEQUENCES]
+        labels = np.concatenate([_read_lines(path, 2) for path in paths])
+        if len(labels) != len(self.tips):
+            raise HamrError(f"{self.root} has 2-D labels of {len(labels)} frames, 3-D of others")
+        labelled = np.isfinite(self.tips).all(-1)
+        uv = project_pinhole(self.tips[labelled], K_DEPTH)
+        return np.linalg.norm(uv - labels[labelled], axis=-1)
 
 
 def annotation_path(root: Path, sequence: str, kind: str = "3D") -> Path:
-    """The annotations of a sequence, `kind` "3D" or "2D"."""
-    return sequence_folder(root, sequence) / "annotations" / f"{sequence}{kind}.txt"
+    """Return the path of a sequence's annotations, `kind` "3D" or "2D"."""
+    return Path(root) / "data" / sequence / "annotations" / f"{sequence}{kind}.txt"
+
+
+def files(root: Path, sequence: str, camera: str = "") -> tuple[Path, list[Path]]:
+    """Return the path of a sequence's 3-D labels, and the pattern of its images."""
+    return annotation_path(root, sequence), [Path(root) / "data" / sequence / "color" / "*.*"]
 
 
 def read_annotations(root: Path, sequence: str) -> np.ndarray:
-    """(frames, 5, 3) millimetres, depth camera (x right, y down), NaN where a tip is missing."""
+    """Read tips (frames, 5, 3): millimetres, depth camera (x right, y down), NaN where missing."""
     tips = _read_lines(annotation_path(root, sequence), 3)
     tips[(tips[..., 2] <= 0) | (tips[..., 2] == MISSING)] = np.nan
     return tips * _TO_CAMERA
 
 
-def read_annotations_2d(root: Path, sequence: str) -> np.ndarray:
-    """(frames, 5, 2) pixels of the depth image."""
-    return _read_lines(annotation_path(root, sequence, "2D"), 2)
-
-
-def _read_lines(path, numbers):
-    try:
-        lines = read_bytes(path).decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise HamrError(f"cannot read {path}: {error}") from error
+def _read_lines(path, count):
+    """Read the fingertips' points of `count` numbers, which come first in each line."""
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_bytes(path).decode(errors="replace").splitlines(), 1):
+        where = f"{path}, line {number}"
         points = [point.split(",") for point in line.split(";")[: len(FINGERS)]]
         try:
-            row = np.array(points, float).reshape(len(FINGERS), numbers)
+            row = np.array(points, float)
         except ValueError as error:
-            raise HamrError(
-                f"{path}, line {number}: expected {len(FINGERS)} points of {numbers} numbers, "
-                f"got {line[:60]!r}"
-            ) from error
-        if not np.isfinite(row).all():
-            raise HamrError(f"{path}, line {number} holds NaN or infinity")
-        rows.append(row)
+            raise HamrError(f"{where}: expected points of {count} numbers") from error
+        rows.append(numbers(where, row, (len(FINGERS), count)))
     if not rows:
         raise HamrError(f"{path} is empty")
     return np.array(rows)
 
 
-def depth_to_color(points: np.ndarray) -> np.ndarray:
-    """(..., 3) millimetres, depth camera -> colour camera."""
-    return points @ R_COLOR.T + T_COLOR
-
-
-def color_to_depth(points: np.ndarray) -> np.ndarray:
-    """(..., 3) millimetres, colour camera -> depth camera."""
-    return (points - T_COLOR) @ np.linalg.inv(R_COLOR).T
-
-
 def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> None:
     """Write one colour image, (480, 640, 3) uint8 RGB."""
-    write_image(sequence_folder(root, sequence) / "color" / f"image_{index:05d}.png", image)
+    path = Path(root) / "data" / sequence / "color" / f"image_{index:05d}.png"
+    write_image(path, image)
 
 
 def write_annotations(root: Path, sequence: str, tips: np.ndarray) -> None:
@@ -154,7 +120,7 @@ def write_annotations(root: Path, sequence: str, tips: np.ndarray) -> None:
     Args:
         tips: (frames, 5, 3) metres in the colour camera, thumb to little; NaN where missing.
     """
-    points = color_to_depth(np.asarray(tips, float) * 1000)
+    points = (np.asarray(tips, float) * 1000 - T_COLOR) @ np.linalg.inv(R_COLOR).T
     missing = np.isnan(points).any(-1, keepdims=True)
     pixels = np.where(missing, -1, project_pinhole(points, K_DEPTH))
     points = np.where(missing, (0, 0, MISSING), points * _TO_CAMERA)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from hamr_lib.camera import project_pinhole
 from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside
 
@@ -29,10 +30,25 @@ class Frame:
 
 
 class Frames(Dataset):
-    """A data set of `Frame`s; what cannot be read is an error that names the index."""
+    """A data set of `Frame`s; what cannot be read is an error that names the index.
 
-    def __init__(self, root):
-        self.root = Path(root)
+    As it stands, of left hands with 3-D labels alone; a reader of more overrides `frame`.
+
+    Args:
+        root: the set's folder.
+        paths, keys: of N images.
+        joints_3d: (N, 21, 3) float32 metres, camera frame.
+        K: (3, 3) intrinsics of all images.
+    """
+
+    skipped = 0  # frames of the set that are left out
+
+    def __init__(self, root, paths, keys, joints_3d=None, K=None):
+        self.root, self.paths, self.keys = Path(root), paths, keys
+        self.joints_3d, self.K = joints_3d, K
+
+    def __len__(self):
+        return len(self.keys)
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
@@ -41,6 +57,17 @@ class Frames(Dataset):
             return self.frame(index)
         except HamrError as error:
             raise HamrError(f"sample {index} of {self.root}: {error}") from error
+
+    def frame(self, index: int) -> Frame:
+        """Read one frame."""
+        image, joints_3d = read_image(self.paths[index]), self.joints_3d[index]
+        K = self.K.astype(np.float32)
+        joints_2d = project_pinhole(joints_3d, K)
+        return Frame(image, "left", joints_3d, joints_2d, K, None, self.keys[index])
+
+    def reprojection(self) -> np.ndarray:
+        """Measure the pixels between projected 3-D labels and the set's own 2-D ones, if any."""
+        return np.empty(0)
 
 
 def read_image(path: Path, mode: str = "RGB") -> np.ndarray:
@@ -66,10 +93,13 @@ def write_image(path: Path, image: np.ndarray) -> None:
         content.tofile(aside)
 
 
-def list_images(folder: Path, pattern: str = "*.png") -> list[Path]:
-    """List the images in a folder in order of their number; an error if it has none."""
-    paths = [p for p in Path(folder).glob(pattern) if not p.name.startswith(".")]
-    if not paths:
-        found = "is empty of" if Path(folder).is_dir() else "is missing, and with it its"
-        raise HamrError(f"{folder} {found} {pattern} images")
-    return sorted(paths, key=lambda p: (len(p.name), p.name))
+def list_images(pattern: Path, expected: int | None = None) -> list[Path]:
+    """List the images of a pattern such as color/*.png in order of their number.
+
+    Raises:
+        HamrError: where there are not as many as labels, if it is known how many these are.
+    """
+    paths = [p for p in pattern.parent.glob(pattern.name) if not p.name.startswith(".")]
+    if expected not in (None, len(paths)):
+        raise HamrError(f"{pattern}: {len(paths)} images, but labels for {expected}")
+    return sorted(paths, key=lambda path: (len(path.name), path.name))

@@ -7,11 +7,7 @@ from hamr_lib.joints import BONES, MIDDLE_MCP, TIPS
 
 
 def statistics(crops: Crops, images: int = 1000) -> dict[str, np.ndarray]:
-    """Measure distance, size, bend, view and lightness of the hands of a set of crops.
-
-    Args:
-        crops: `data.crops.Crops`.
-        images: number of evenly spaced samples, at most, whose lightness is measured.
+    """Measure distance, size, bend, view and lightness (of at most so many images) of a set.
 
     Returns:
         {measure with its unit: (n,) numbers}, over the samples that have the labels for it: a mask

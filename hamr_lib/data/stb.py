@@ -18,11 +18,10 @@ import cv2
 import numpy as np
 import scipy.io
 
-from hamr_lib.camera import project_pinhole
-from hamr_lib.data.frame import Frame, Frames, read_image, write_image
+from hamr_lib.data.frame import Frames, write_image
 from hamr_lib.data.matfile import read_mat
-from hamr_lib.errors import HamrError
-from hamr_lib.files import write_aside
+from hamr_lib.errors import one_of
+from hamr_lib.files import numbers, write_aside
 from hamr_lib.joints import FROM_STB, MIDDLE_MCP, NUM_JOINTS, RING_MCP, TO_STB, WRIST
 
 SPLITS = {
@@ -58,72 +57,49 @@ class STB(Frames):
         HamrError: for missing or broken labels or NaN in them; and, on reading, a broken image.
     """
 
-    def __init__(self, root, split, root_shift="ring", camera="SK"):
-        if split not in SPLITS:
-            raise HamrError(f"split={split!r}; expected one of {', '.join(SPLITS)}")
-        if root_shift not in ROOT_SHIFTS:
-            raise HamrError(f"root_shift={root_shift!r}; expected one of {', '.join(ROOT_SHIFTS)}")
-        if camera not in IMAGES:
-            raise HamrError(f"camera={camera!r}; expected one of {', '.join(IMAGES)}")
-        super().__init__(root)
-        self.camera, self.K = camera, K_SK if camera == "SK" else K_BB
-        labels = [read_labels(root, name, camera) for name in SPLITS[split]]
-        joints = palm_to_wrist(np.concatenate(labels), root_shift)
+    def __init__(self, root: Path, split: str, root_shift: str = "ring", camera: str = "SK"):
+        one_of("split", split, SPLITS)
+        one_of("root_shift", root_shift, ROOT_SHIFTS)
+        one_of("camera", camera, IMAGES)
+        labels = {name: read_labels(root, name, camera) for name in SPLITS[split]}
+        joints = palm_to_wrist(np.concatenate(list(labels.values())), root_shift)
         views = [joints - (BASELINE_BB * view, 0, 0) for view in range(len(IMAGES[camera]))]
-        self.joints_3d = np.stack(views, axis=1).reshape(-1, NUM_JOINTS, 3).astype(np.float32)
-        self.keys = [
+        joints_3d = np.stack(views, axis=1).reshape(-1, NUM_JOINTS, 3).astype(np.float32)
+        keys = [
             f"{name}/{image}_{i}"
-            for name, label in zip(SPLITS[split], labels, strict=True)
+            for name, label in labels.items()
             for i in range(len(label))
             for image in IMAGES[camera]
         ]
-
-    def __len__(self):
-        return len(self.keys)
-
-    def frame(self, index: int) -> Frame:
-        key = self.keys[index]
-        image = read_image(self.root / "images" / f"{key}.png")
-        joints_3d, K = self.joints_3d[index], self.K.astype(np.float32)
-        return Frame(image, "left", joints_3d, project_pinhole(joints_3d, K), K, None, key)
+        paths = [Path(root) / "images" / f"{key}.png" for key in keys]
+        super().__init__(root, paths, keys, joints_3d, K_SK if camera == "SK" else K_BB)
 
 
 def label_path(root: Path, sequence: str, camera: str = "SK") -> Path:
-    """The label file of a sequence."""
+    """Return the path of a sequence's labels."""
     return Path(root) / "labels" / f"{sequence}_{camera}.mat"
 
 
-def image_path(root: Path, sequence: str, index: int, camera: str = "SK") -> Path:
-    """One image of a sequence; of BB, the left one."""
-    return Path(root) / "images" / sequence / f"{IMAGES[camera][0]}_{index}.png"
+def files(root: Path, sequence: str, camera: str) -> tuple[Path, list[Path]]:
+    """Return the path of a sequence's labels, and the patterns of its images."""
+    folder = Path(root) / "images" / sequence
+    return label_path(root, sequence, camera), [folder / f"{n}_*.png" for n in IMAGES[camera]]
 
 
 def read_labels(root: Path, sequence: str, camera: str = "SK") -> np.ndarray:
-    """(frames, 21, 3) metres in the frame of the camera that took the images; our joint order,
-    but joint 0 is still the palm's centre."""
+    """Read the joints (frames, 21, 3) of a sequence.
+
+    Metres, in the frame of the camera that took the images; our order, but joint 0 is still the
+    palm's centre.
+    """
     path = label_path(root, sequence, camera)
-    raw = read_mat(path, "handPara")
-    if raw.ndim != 3 or raw.shape[:2] != (3, NUM_JOINTS) or not raw.size:
-        raise HamrError(f"{path}: handPara has shape {raw.shape}, expected (3, 21, frames)")
-    bad = np.flatnonzero(~np.isfinite(raw).all((0, 1)))
-    if len(bad):
-        raise HamrError(f"{path}: handPara of frame {bad[0]} holds NaN or infinity")
+    raw = numbers(f"{path}: handPara", read_mat(path, "handPara"), (3, NUM_JOINTS, None))
     points = raw.transpose(2, 1, 0)[:, FROM_STB]
-    return (depth_to_color(points) if camera == "SK" else points) / 1000
-
-
-def depth_to_color(points: np.ndarray) -> np.ndarray:
-    """(..., 3) millimetres, SK's depth camera -> SK's colour camera."""
-    return (points - T_SK) @ R_SK
-
-
-def color_to_depth(points: np.ndarray) -> np.ndarray:
-    """(..., 3) millimetres, SK's colour camera -> SK's depth camera."""
-    return points @ R_SK.T + T_SK
+    return ((points - T_SK) @ R_SK if camera == "SK" else points) / 1000
 
 
 def palm_to_wrist(joints: np.ndarray, root_shift: str) -> np.ndarray:
-    """(..., 21, 3) whose joint 0 is the palm's centre -> the same with a wrist there."""
+    """Put a wrist in the place of the palm's centre, joint 0 of (..., 21, 3)."""
     anchor, times = ROOT_SHIFTS[root_shift]
     joints = joints.copy()
     base = joints[..., anchor, :]
@@ -133,7 +109,7 @@ def palm_to_wrist(joints: np.ndarray, root_shift: str) -> np.ndarray:
 
 def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> None:
     """Write one SK colour image, (480, 640, 3) uint8 RGB."""
-    write_image(image_path(root, sequence, index), image)
+    write_image(Path(root) / "images" / sequence / f"SK_color_{index}.png", image)
 
 
 def write_labels(root: Path, sequence: str, joints_3d: np.ndarray) -> None:
@@ -145,7 +121,7 @@ def write_labels(root: Path, sequence: str, joints_3d: np.ndarray) -> None:
     """
     joints = np.array(joints_3d, float)
     joints[:, WRIST] = (joints[:, WRIST] + joints[:, RING_MCP]) / 2
-    raw = color_to_depth(joints * 1000)[:, TO_STB].transpose(2, 1, 0)
+    raw = (joints * 1000 @ R_SK.T + T_SK)[:, TO_STB].transpose(2, 1, 0)
     with write_aside(label_path(root, sequence)) as aside:
         scipy.io.savemat(aside, {"handPara": raw})
         # SciPy puts the time into the file's free text; the same labels shall be the same bytes.

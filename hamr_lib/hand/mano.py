@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hamr_lib.errors import HamrError
+from hamr_lib.files import numbers
 from hamr_lib.hand.pickles import load_pickle
 from hamr_lib.joints import MANO_NAMES, MANO_PARENTS
 
@@ -72,23 +73,9 @@ def _read(path):
     stored, data = load_pickle(path), {}
     if not isinstance(stored, dict):
         raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
-    for key, wanted in SHAPES.items():
-        value = stored.get(key)
-        shape, kind = getattr(value, "shape", ()), getattr(value, "dtype", type(value).__name__)
-        kinds = "iu" if key in ("f", "kintree_table") else "iuf"
-        fits = len(shape) == len(wanted) and all(
-            found == size or (size is None and found)
-            for found, size in zip(shape, wanted, strict=True)
-        )
-        if not fits or kind.kind not in kinds:  # what is huge is not made dense
-            whole = "whole " if kinds == "iu" else ""
-            raise HamrError(
-                f"{path}: {key}: expected {whole}numbers of shape {wanted}, got {kind} {shape}"
-            )
-        data[key] = value.toarray() if hasattr(value, "toarray") else value
-        largest = _LARGEST if kinds == "iuf" else np.inf
-        if not (np.abs(data[key]) <= largest).all():
-            raise HamrError(f"{path}: {key}: expected finite numbers up to {_LARGEST}")
+    for key, shape in SHAPES.items():
+        kinds, largest = ("iu", np.inf) if key in ("f", "kintree_table") else ("iuf", _LARGEST)
+        data[key] = numbers(f"{path}: {key}", stored.get(key), shape, kinds, largest)
     faces, tree = data["f"], data["kintree_table"]
     for key, holds, expected in (
         ("f", faces.min() >= 0 and faces.max() < _VERTICES, f"vertices below {_VERTICES}"),
