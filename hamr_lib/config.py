@@ -5,6 +5,7 @@ it changes, and a variant (`variants.py`) is a named change on top of a profile.
 wrong type or a value out of range is a `HamrError` before anything runs.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,21 +101,15 @@ class Model:
     rotation: Literal["axis_angle", "6d"] = "axis_angle"
 
     def __post_init__(self):
-        stride = self.map_stride
-        if self.image_size % (stride * 2**self.depth):
-            raise ValueError(
-                f"image_size={self.image_size}: expected a multiple of {stride * 2**self.depth} "
-                f"({stride} for the stem, 2 for each of depth={self.depth})"
-            )
-        if self.stem == "convolutions" and stride != 4:
+        pretrained = self.stem != "convolutions"
+        if not pretrained and self.map_stride != 4:
             raise ValueError("map_stride=8: expected 4 where the stem is not pretrained")
-        if self.stem == "convolutions" and self.pooled_features:
+        if not pretrained and self.pooled_features:
             raise ValueError("pooled_features=True: expected False without a pretrained stem")
-        if self.stem != "convolutions" and self.image_size % 32:
-            raise ValueError(
-                f"image_size={self.image_size}: expected a multiple of 32, the stride of the "
-                "pretrained encoder"
-            )
+        # What the hourglass halves, and the stride of a pretrained encoder.
+        whole = math.lcm(self.map_stride * 2**self.depth, 32 if pretrained else 1)
+        if self.image_size % whole:
+            raise ValueError(f"image_size={self.image_size}: expected a multiple of {whole}")
 
 
 @group
@@ -127,19 +122,12 @@ class Losses:
     camera: float = within(0.1, 0, 1e6)
     heatmap: float = within(100.0, 0, 1e6)
     silhouette: float = within(10.0, 0, 1e6)
-    # Squared distance as in the paper, or the distance, whose pull does not fade as errors shrink
-    # (see losses.py); it wants a `joints_3d` weight of about 100.
+    # The first of each kind is the paper's; see losses.py. A "distance" does not fade with the errors
+    # and wants a `joints_3d` weight of about 100, a "cross_entropy" a `heatmap` weight of about 1.
     joints_3d_kind: Literal["squared", "distance"] = "squared"
-    # The paper's L2, or the absolute difference as in HMR, whose pull does not fade either.
     joints_2d_kind: Literal["squared", "absolute"] = "squared"
-    # The paper's camera is s (X + t) with t in metres; ours s X + t in crop units. L_cam compares
-    # t in either form.
     camera_offset: Literal["metres", "crop"] = "metres"
-    # The 3-D bones that the labels' scale is divided by: at full length as in the paper, or as
-    # projected, which fits the labels better (see camera.py).
     camera_scale: Literal["full", "projected"] = "full"
-    # Squared error as in the paper, or cross-entropy of the Gaussian and the map's softmax, whose
-    # unit (see losses.py) wants a `heatmap` weight of about 1.
     heatmap_kind: Literal["squared", "cross_entropy"] = "squared"
     heatmap_variance: float = within(2.5, 0.01, 1e4)  # pixels^2 of the map
     silhouette_size: int = within(64, 4, 1024)  # pixels a side at which the silhouette is compared
@@ -156,8 +144,7 @@ class Augment:
     brightness: Interval = (0.2, 1.8)
     contrast: Interval = (0.3, 1.7)
     saturation: Interval = (0.4, 1.6)
-    # The paper prints "0.2-1.8" for hue as for brightness, which is no rotation of a hue circle.
-    # We read it as a factor around 1 and turn by (factor - 1) / 8 of the circle: +-0.1.
+    # A factor around 1, by which we turn (factor - 1) / 8 of the hue circle: +-0.1.
     hue: Interval = (0.2, 1.8)
     # Standard deviation, of an image in [0, 1]: the paper's N(0, 0.01), read as its variance.
     noise: float = within(0.1, 0, 1)
@@ -175,7 +162,7 @@ class Train:
     """Optimisation, Section 4.1."""
 
     seed: int = within(0, 0, SEEDS)
-    # Steps on 2-D keypoints alone, before the first image (see lifting.py).
+    # Steps on 2-D keypoints alone, before the first image (see pose_prior.py).
     lift_steps: int = within(0, 0, 10**7)
     lift_beside: int = within(0, 0, 10**5)  # hands lifted beside each batch of images
     steps: int = within(200000, 1, 10**8)
@@ -190,8 +177,7 @@ class Train:
     schedule: Literal["plateau", "cosine", "trapezoid"] = "plateau"
     plateau_factor: float = within(0.7, 0.01, 0.99)
     plateau_patience: int = within(5, 0, 10**6)  # validations
-    # Steps between validations; a checkpoint is written as often.
-    validate_every: int = within(1000, 1, 10**8)
+    validate_every: int = within(1000, 1, 10**8)  # steps
     precision: Literal["32", "bf16"] = "32"
     clip: float = within(0.0, 0, 1e6)  # largest gradient norm; 0 does not clip
     # Decay of the exponential moving average of the weights that is validated and saved; 0: none.
@@ -228,9 +214,7 @@ class Study:
     ablations: known(VARIANTS, "variant") = tuple(CLAIMS)
     ablation_seeds: Seeds = (0, 1, 2)  # of the full model and the paper's own ablations
     choice_seeds: int = within(3, 1, 100)  # how many of these the other variants take
-    # Steps of each ablation run, the full model's own row in that table included, so that all
-    # rows of Fig. 8 have the same budget.
-    ablation_steps: int = within(200000, 1, 10**8)
+    ablation_steps: int = within(200000, 1, 10**8)  # of each row of Fig. 8, the full model's too
     # Steps between validations of these runs, at most: points of the curve along the training.
     validate_every: int = within(1000, 1, 10**8)
     # At most, before the first image of an ablation or comparison (see `train.lift_steps`).
@@ -239,12 +223,11 @@ class Study:
     frozen_blocks: int = within(0, 0, 100)
     comparisons: known(COMPARISONS, "method") = tuple(COMPARISONS)
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
-    # Before a method is trained, its learning rate is chosen on the validation crops: the best of
-    # these factors on `train.learning_rate` after so many steps of each (0: no search).
+    # Factors on `train.learning_rate`: a method is trained with the best of them, by its error on
+    # the validation crops after so many steps (0: no search).
     search_rates: Factors = (0.3, 1.0, 3.0)
     search_steps: int = within(0, 0, 10**8)
-    # Each trained method in a notebook run of its own, which `make -j` spreads and an interruption
-    # spares; off: all in one, where starting a kernel (some 6 s) would take longer than a method.
+    # Each trained method in a notebook run of its own, which `make -j` spreads; off: all in one.
     comparisons_apart: StrictBool = True
 
     def seeds(self, variant: str) -> tuple[int, ...]:
