@@ -122,8 +122,8 @@ class Losses:
     camera: float = within(0.1, 0, 1e6)
     heatmap: float = within(100.0, 0, 1e6)
     silhouette: float = within(10.0, 0, 1e6)
-    # The first of each kind is the paper's; see losses.py. A "distance" does not fade with the errors
-    # and wants a `joints_3d` weight of about 100, a "cross_entropy" a `heatmap` weight of about 1.
+    # The first of each kind is the paper's (see losses.py). "distance", whose pull does not fade,
+    # wants a `joints_3d` weight of about 100, "cross_entropy" a `heatmap` weight of about 1.
     joints_3d_kind: Literal["squared", "distance"] = "squared"
     joints_2d_kind: Literal["squared", "absolute"] = "squared"
     camera_offset: Literal["metres", "crop"] = "metres"

@@ -37,11 +37,7 @@ LOOK = 10  # steps after which several processes agree whether to save or stop
 def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math.inf):
     """Train one network, or resume where an earlier call ended.
 
-    Under `torchrun` the number of processes is torchrun's; otherwise `train.devices` and
-    `train.nodes` say it.
-
     Args:
-        run_dir: folder of the run.
         train_crops, val_crops: `data.crops.Crops`, held apart by `Crops.split`.
         hand: the layer of `load_hand`.
         task: the `Task`; None for HAMR.
