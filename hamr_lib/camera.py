@@ -11,26 +11,27 @@ crop units: x = s X + t. The paper writes s (X + t), t in metres; `offset_in_met
 """
 
 import torch
+from torch import Tensor
 
 from hamr_lib.joints import BONES
 
 
-def project_weak(points: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
+def project_weak(points: Tensor, camera: Tensor) -> Tensor:
     """Project (B, N, 3) metres by a camera (B, 3) to (B, N, 2) crop units, Eq. 4-5."""
     return camera[:, None, :1] * points[..., :2] + camera[:, None, 1:]
 
 
-def offset_in_metres(camera: torch.Tensor) -> torch.Tensor:
+def offset_in_metres(camera: Tensor) -> Tensor:
     """Convert (B, 3) cameras to the paper's form: s, and t of s (X + t) in metres."""
     return torch.cat([camera[:, :1], camera[:, 1:] / camera[:, :1]], dim=1)
 
 
 def ground_truth_camera(
-    joints_3d: torch.Tensor,
-    joints_2d: torch.Tensor,
-    valid: torch.Tensor | None = None,
+    joints_3d: Tensor,
+    joints_2d: Tensor,
+    valid: Tensor | None = None,
     scale: str = "projected",
-) -> torch.Tensor:
+) -> Tensor:
     """Estimate the camera of paired 2-D and 3-D labels (Section 3.3, not numbered).
 
     The scale is the mean 2-D bone length over a mean 3-D one, the offset the mean difference
@@ -61,28 +62,28 @@ def ground_truth_camera(
     return torch.cat([ratio, offset / weight.sum(1)], dim=1)
 
 
-def project_pinhole(points, K) -> torch.Tensor:
+def project_pinhole(points, K) -> Tensor:
     """Project (..., N, 3) metres by pinhole intrinsics (..., 3, 3) to (..., N, 2) pixels."""
     uvw = points @ K.transpose(-1, -2)
     return uvw[..., :2] / uvw[..., 2:]
 
 
-def pixels_to_crop(pixels: torch.Tensor, center: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+def pixels_to_crop(pixels: Tensor, center: Tensor, side: Tensor) -> Tensor:
     """Convert pixels (..., N, 2) to units of the crop with this center (..., 2) and side (...,)."""
     return (pixels - center[..., None, :]) * 2 / side[..., None, None]
 
 
-def crop_to_pixels(points: torch.Tensor, center: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+def crop_to_pixels(points: Tensor, center: Tensor, side: Tensor) -> Tensor:
     """Convert crop units to pixels of the image, the inverse of `pixels_to_crop`."""
     return points * side[..., None, None] / 2 + center[..., None, :]
 
 
-def crop_units_to_grid(points: torch.Tensor, size: int) -> torch.Tensor:
+def crop_units_to_grid(points: Tensor, size: int) -> Tensor:
     """Convert crop units to pixel coordinates of that crop, drawn at `size` pixels a side."""
     return ((points + 1) * size - 1) / 2
 
 
-def rotate_in_plane(points: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+def rotate_in_plane(points: Tensor, angle: Tensor) -> Tensor:
     """Rotate points (B, N, 2 or 3) by angles (B,), radians, about the optical axis.
 
     It is clockwise as seen (x right, y down); a third coordinate is kept.

@@ -15,10 +15,10 @@ The paper gives the weights (1000, 1, 1, 0.1, 100, 10), but no units. Ours:
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hamr_lib.camera import crop_units_to_grid, ground_truth_camera, offset_in_metres
 from hamr_lib.config import Losses
-from hamr_lib.errors import HamrError
 from hamr_lib.joints import NAMES, NUM_JOINTS
 from hamr_lib.model.hamr import Estimate, Output
 from hamr_lib.render import silhouette
@@ -27,8 +27,8 @@ PARTS = ("joints_3d", "joints_2d", "geometric", "camera", "heatmap", "silhouette
 
 
 def hamr_losses(
-    output: Output, batch: dict[str, torch.Tensor], settings: Losses, faces: torch.Tensor
-) -> dict[str, torch.Tensor]:
+    output: Output, batch: dict[str, Tensor], settings: Losses, faces: Tensor
+) -> dict[str, Tensor]:
     """Compute the parts that have a weight, unweighted, and their weighted sum, "total".
 
     Args:
@@ -36,52 +36,47 @@ def hamr_losses(
         batch: joints_2d (B, 21, 2) crop units, joints_3d (B, 21, 3) metres root-relative, valid_2d
             and valid_3d (B, 21) bool, mask (B, S, S) in [0, 1], has_mask (B,) bool.
         faces: (F, 3) long, the hand's triangles.
-
-    Raises:
-        HamrError: when a silhouette is asked of an estimate without a mesh.
     """
-    estimate = output.estimates[-1]
+    last = output.estimates[-1]
     label_3d, label_2d = batch["joints_3d"], batch["joints_2d"]
     valid_3d, valid_2d = batch["valid_3d"], batch["valid_2d"]
-    camera = settings.camera_offset, settings.camera_scale
+    camera, size = (settings.camera_offset, settings.camera_scale), settings.silhouette_size
     parts = {
-        "joints_3d": lambda: joints_3d_loss(
-            estimate.joints_3d, label_3d, valid_3d, settings.joints_3d_kind
-        ),
-        "joints_2d": lambda: joints_2d_loss(
-            estimate.joints_2d, label_2d, valid_2d, settings.joints_2d_kind
-        ),
-        "geometric": lambda: geometric_loss(estimate.joints_3d),
-        "camera": lambda: camera_loss(
-            estimate.camera, label_3d, label_2d, valid_2d & valid_3d, *camera
-        ),
-        "heatmap": lambda: heatmaps_loss(output.heatmaps, batch, settings),
-        "silhouette": lambda: silhouette_loss(
-            estimate, faces, batch["mask"], batch["has_mask"], settings.silhouette_size
+        "joints_3d": (joints_3d_loss, last.joints_3d, label_3d, valid_3d, settings.joints_3d_kind),
+        "joints_2d": (joints_2d_loss, last.joints_2d, label_2d, valid_2d, settings.joints_2d_kind),
+        "geometric": (geometric_loss, last.joints_3d),
+        "camera": (camera_loss, last.camera, label_3d, label_2d, valid_2d & valid_3d, *camera),
+        "heatmap": (heatmaps_loss, output.heatmaps, batch, settings),
+        "silhouette": (
+            silhouette_loss,
+            last,
+            faces,
+            batch.get("mask"),
+            batch.get("has_mask"),
+            size,
         ),
     }
     # Losses are differences of nearly equal numbers: none of them in half precision.
-    with torch.autocast(estimate.camera.device.type, enabled=False):
-        losses = {name: part() for name, part in parts.items() if getattr(settings, name)}
+    with torch.autocast(last.camera.device.type, enabled=False):
+        losses = {k: part(*of) for k, (part, *of) in parts.items() if getattr(settings, k)}
         losses["total"] = sum(getattr(settings, name) * loss for name, loss in losses.items())
     return losses
 
 
-def mean_where(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def mean_where(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of the values where valid; zero, with zero gradient, where nothing is."""
-    blank = torch.zeros((), dtype=values.dtype, device=values.device)
-    return torch.where(valid, values, blank).sum() / valid.sum().clamp_min(1)
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp_min(1)
 
 
-def difference(prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def difference(prediction: Tensor, label: Tensor, valid: Tensor) -> Tensor:
     """prediction - label, exactly zero (and so its gradient) where the label is not valid."""
     label = torch.where(valid[..., None], label, prediction.detach())
     return prediction - label
 
 
 def joints_3d_loss(
-    prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
-) -> torch.Tensor:
+    prediction: Tensor, label: Tensor, valid: Tensor, kind: str = "squared"
+) -> Tensor:
     """L_3D of joints (B, 21, 3) metres: their mean "squared" distance, or their mean "distance"."""
     squared = difference(prediction, label, valid).square().sum(dim=-1)
     # A square root's slope at zero is infinite; a micrometre more is nothing.
@@ -89,8 +84,8 @@ def joints_3d_loss(
 
 
 def joints_2d_loss(
-    prediction: torch.Tensor, label: torch.Tensor, valid: torch.Tensor, kind: str = "squared"
-) -> torch.Tensor:
+    prediction: Tensor, label: Tensor, valid: Tensor, kind: str = "squared"
+) -> Tensor:
     """L_2D of joints (B, 21, 2) crop units: the mean "squared" distance, the paper's L2.
 
     Or, as in HMR, the mean "absolute" difference of a coordinate.
@@ -99,7 +94,7 @@ def joints_2d_loss(
     return mean_where(off.square().sum(-1) if kind == "squared" else off.abs().mean(-1), valid)
 
 
-def geometric_loss(joints: torch.Tensor) -> torch.Tensor:
+def geometric_loss(joints: Tensor) -> Tensor:
     """L_geo, Eq. 6-7: each finger but the thumb bends in one plane (6), and one way (7).
 
     With the unit vectors u, v, w along a finger's three bones from base to tip, u x v is normal to
@@ -121,13 +116,13 @@ def geometric_loss(joints: torch.Tensor) -> torch.Tensor:
 
 
 def camera_loss(
-    prediction: torch.Tensor,
-    joints_3d: torch.Tensor,
-    joints_2d: torch.Tensor,
-    valid: torch.Tensor,
+    prediction: Tensor,
+    joints_3d: Tensor,
+    joints_2d: Tensor,
+    valid: Tensor,
     offset: str = "metres",
     scale: str = "full",
-) -> torch.Tensor:
+) -> Tensor:
     """L_cam: squared difference from the labels' camera, averaged over s and the two of t.
 
     Args:
@@ -143,17 +138,15 @@ def camera_loss(
     return mean_where(difference(prediction, label, known).square().mean(dim=-1), known)
 
 
-def heatmaps_loss(
-    heatmaps: list[torch.Tensor], batch: dict[str, torch.Tensor], settings: Losses
-) -> torch.Tensor:
+def heatmaps_loss(heatmaps: list[Tensor], batch: dict[str, Tensor], settings: Losses) -> Tensor:
     """L_heat: the sum over stacks of `heatmap_loss`; of each stack's maps the first 21 count."""
     more = batch["joints_2d"], batch["valid_2d"], settings.heatmap_kind, settings.heatmap_variance
     return sum(heatmap_loss(maps[:, :NUM_JOINTS].float(), *more) for maps in heatmaps)
 
 
 def heatmap_loss(
-    maps: torch.Tensor, joints_2d: torch.Tensor, valid: torch.Tensor, kind: str, variance: float
-) -> torch.Tensor:
+    maps: Tensor, joints_2d: Tensor, valid: Tensor, kind: str, variance: float
+) -> Tensor:
     """L_heat: one stack's raw maps (B, 21, h, h) against Gaussians around the labelled joints.
 
     squared: squared difference from a Gaussian of peak 1, averaged over the map's pixels. The map
@@ -184,8 +177,8 @@ def heatmap_loss(
 
 
 def silhouette_loss(
-    estimate: Estimate, faces: torch.Tensor, mask: torch.Tensor, has_mask: torch.Tensor, size: int
-) -> torch.Tensor:
+    estimate: Estimate, faces: Tensor, mask: Tensor, has_mask: Tensor, size: int
+) -> Tensor:
     """L_seg: the fraction of the crop's pixels in which the mesh's silhouette is not the mask.
 
     Args:
@@ -193,8 +186,6 @@ def silhouette_loss(
         mask: (B, S, S) in [0, 1], averaged down to `size` pixels a side.
         has_mask: (B,) bool; the other samples are not rendered.
     """
-    if estimate.vertices is None:
-        raise HamrError("losses.silhouette is not 0, but model.mesh is off: expected it to be on")
     if not has_mask.any():
         return estimate.camera.new_zeros(())
     covered = silhouette(estimate.vertices[has_mask], faces, estimate.camera[has_mask], size)
