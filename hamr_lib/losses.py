@@ -40,21 +40,15 @@ def hamr_losses(
     last = output.estimates[-1]
     label_3d, label_2d = batch["joints_3d"], batch["joints_2d"]
     valid_3d, valid_2d = batch["valid_3d"], batch["valid_2d"]
-    camera, size = (settings.camera_offset, settings.camera_scale), settings.silhouette_size
+    camera = settings.camera_offset, settings.camera_scale
+    mask = batch.get("mask"), batch.get("has_mask"), settings.silhouette_size
     parts = {
         "joints_3d": (joints_3d_loss, last.joints_3d, label_3d, valid_3d, settings.joints_3d_kind),
         "joints_2d": (joints_2d_loss, last.joints_2d, label_2d, valid_2d, settings.joints_2d_kind),
         "geometric": (geometric_loss, last.joints_3d),
         "camera": (camera_loss, last.camera, label_3d, label_2d, valid_2d & valid_3d, *camera),
         "heatmap": (heatmaps_loss, output.heatmaps, batch, settings),
-        "silhouette": (
-            silhouette_loss,
-            last,
-            faces,
-            batch.get("mask"),
-            batch.get("has_mask"),
-            size,
-        ),
+        "silhouette": (silhouette_loss, last, faces, *mask),
     }
     # Losses are differences of nearly equal numbers: none of them in half precision.
     with torch.autocast(last.camera.device.type, enabled=False):
