@@ -106,6 +106,10 @@ def start_fabric(train):
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     cuda = torch.cuda.is_available()
+    half = train.precision == "bf16"
+    if half and not cuda and not torch.cpu._is_avx512_bf16_supported():
+        half = False
+        print("train.precision=bf16: this processor has no bf16, trains in 32", file=sys.stderr)
     torch.backends.cudnn.benchmark = cuda
     # The optimiser's memory of dead weights falls below 1e-38, where some processors need a
     # hundred times as long unless such numbers count as zero.
@@ -116,19 +120,10 @@ def start_fabric(train):
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if precision(train) == "bf16" else "32-true",
+        precision="bf16-mixed" if half else "32-true",
     )
     fabric.launch()
     return fabric
-
-
-def precision(train):
-    """The precision that a run will have: bf16 where asked for and the processor has it."""
-    able = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    if train.precision == "bf16" and not able:
-        print("train.precision=bf16: this processor has no bf16, trains in 32", file=sys.stderr)
-        return "32"
-    return train.precision
 
 
 def write_records(run_dir, history, errors):
