@@ -43,7 +43,7 @@ def test_predictions_of_other_data_are_refused(browsed, monkeypatch, tmp_path):
 
 
 def test_the_turntable_shows_the_whole_mesh_from_all_sides(browsed, tiny_checkpoint):
-    recovery = recover_frame(browsed[1][0], tiny_checkpoint)
+    recovery = recover_frame(browsed[1][0], tiny_checkpoint)[-1]
     views = np.split(gallery.turntable(recovery), gallery.VIEWS, axis=1)
     for view in views:
         assert view.shape == (gallery.SIZE, gallery.SIZE, 3)

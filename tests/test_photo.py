@@ -6,10 +6,10 @@ import struct
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
-from hamr_lib.errors import HamrError
 from hamr_lib.recovery import photo as reading
 from hamr_lib.recovery.photo import PhotoError, read_photo
 
@@ -41,20 +41,14 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
 
 
 def test_transparency_lies_on_white(tmp_path):
-    pixels = np.zeros((2, 3, 4), np.uint8)
-    pixels[0] = (200, 100, 0, 255)
-    pixels[1] = (200, 100, 0, 0)
+    pixels = np.array([[[200, 100, 0, 255]], [[200, 100, 0, 0]]], np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    read = read_photo(tmp_path / "a.png")
-    assert read[0, 0].tolist() == [200, 100, 0] and read[1, 0].tolist() == [255, 255, 255]
-
-
-def test_a_palette_with_a_transparent_entry(tmp_path):
+    assert read_photo(tmp_path / "a.png").tolist() == [[[200, 100, 0]], [[255] * 3]]
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putdata([0, 1])
     image.save(tmp_path / "a.png", transparency=1)
-    assert read_photo(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert read_photo(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255] * 3]]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
@@ -64,22 +58,19 @@ def test_sixteen_bits_keep_their_upper_half(tmp_path, name):
         (tmp_path / name).write_bytes(b"P5 4 1 65535\n" + grey.astype(">u2").tobytes())
     else:
         cv2.imwrite(str(tmp_path / name), grey)
-    read = read_photo(tmp_path / name)
-    assert read.shape == (1, 4, 3)
-    assert read[0, :, 0].tolist() == [0, 100, 200, 255] and (read == read[..., :1]).all()
+    assert read_photo(tmp_path / name).tolist() == [[[level] * 3 for level in (0, 100, 200, 255)]]
+    cv2.imwrite(str(tmp_path / "b.png"), grey.reshape(1, 1, 4)[..., 2::-1])  # colour
+    assert read_photo(tmp_path / "b.png").tolist() == [[[0, 100, 200]]]
 
 
-def test_sixteen_bit_colour(tmp_path):
-    colour = np.array([[[0, 257 * 100, 65535]]], np.uint16)
-    cv2.imwrite(str(tmp_path / "a.png"), colour[..., ::-1])
-    assert read_photo(tmp_path / "a.png").tolist() == [[[0, 100, 255]]]
-
-
-def test_grey_and_one_bit_and_pil_images():
+def test_pil_images_and_uploaded_files():
     grey = Image.fromarray(np.array([[7, 9]], np.uint8))
     assert read_photo(grey).tolist() == [[[7] * 3, [9] * 3]]
     assert read_photo(Image.new("1", (1, 1), 1)).tolist() == [[[255] * 3]]
     assert read_photo(Image.new("CMYK", (1, 1), (0, 0, 0, 0))).tolist() == [[[255] * 3]]
+    content = io.BytesIO()
+    Image.fromarray(photo()).save(content, "PNG")
+    np.testing.assert_array_equal(read_photo(content, "mine.png"), photo())
 
 
 def test_a_photo_larger_than_pillow_accepts(tmp_path, monkeypatch):
@@ -90,54 +81,36 @@ def test_a_photo_larger_than_pillow_accepts(tmp_path, monkeypatch):
         Image.open(tmp_path / "huge.png")
     assert read_photo(tmp_path / "huge.png").shape == (10, 11, 3)
     assert Image.MAX_IMAGE_PIXELS == 50
+    for limit in ({"LARGEST": 100}, {"free_memory": lambda: 900}):
+        with monkeypatch.context() as patched:
+            [(name, value)] = limit.items()
+            patched.setattr(reading, name, value)
+            with pytest.raises(PhotoError, match="huge.png has 11 x 10 pixels"):
+                read_photo(tmp_path / "huge.png")
 
 
 def test_what_is_no_photo(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
-    whole = tmp_path / "whole.png"
-    Image.fromarray(photo()).save(whole)
-    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:2000])
+    Image.fromarray(photo()).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
     Image.new("F", (2, 2)).save(tmp_path / "float.tif")
-    for name, complaint in [
-        ("text.jpg", "not an image"),
-        ("cut.png", "cannot be read"),
-        ("float.tif", "floating-point"),
-        ("none.png", "does not exist"),
-        (".", "is not a file"),
-    ]:
-        with pytest.raises(HamrError, match=complaint) as raised:
+    # Pillow gives PostScript to Ghostscript, whatever the file is called.
+    Image.fromarray(photo()).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "script.png")
+    os.mkfifo(tmp_path / "pipe.png")  # is not waited for
+    for name in ("text.jpg", "cut.png", "float.tif", "script.png", "pipe.png", "none.png", ".",
+                 "a" * 300 + ".png"):  # fmt: skip
+        with pytest.raises(PhotoError) as raised:
             read_photo(tmp_path / name)
-        assert str(tmp_path) in str(raised.value)
-    for array in (photo()[..., 0], photo() / 255, np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(HamrError, match=r"expected an \(H, W, 3\) uint8 array"):
-            read_photo(array)
-    with pytest.raises(HamrError, match="expected a path"):
-        read_photo(3)
-
-
-def test_a_photo_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "LARGEST", 100)
-    Image.new("1", (11, 10)).save(tmp_path / "a.png")
-    with pytest.raises(HamrError, match="a.png has 11 x 10 pixels"):
-        read_photo(tmp_path / "a.png")
-
-
-def test_a_photo_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "free_memory", lambda: 900)
-    Image.new("L", (11, 10)).save(tmp_path / "a.png")
-    with pytest.raises(PhotoError, match="a.png has 11 x 10 pixels: reading them takes"):
-        read_photo(tmp_path / "a.png")
-
-
-def sloppy(entry):
-    """A JPEG of orientation 6 with one more EXIF entry: (tag, type, count, 4 value bytes)."""
-    entries = sorted([(274, 3, 1, b"\x06\0\0\0"), entry])
-    tags = b"".join(struct.pack("<HHI", *e[:3]) + e[3] for e in entries)
-    body = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + tags + b"\0\0\0\0"
-    plain = io.BytesIO()
-    Image.fromarray(photo(30, 40)).save(plain, "JPEG")
-    data = plain.getvalue()
-    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+        assert str(raised.value).count(str(tmp_path / name)) == 1
+    closed = Image.open(tmp_path / "whole.png")
+    closed.close()
+    values = (photo()[..., 0], photo() / 255, np.zeros((0, 4, 3), np.uint8), 3, closed,
+              Image.open(tmp_path / "cut.png"), io.BytesIO(b"%!PS"))  # fmt: skip
+    for value in values:
+        with pytest.raises(PhotoError, match="^mine"):
+            read_photo(value, "mine")
+    assert not {"EPS", "DDS", "PSD", "BLP"} & set(reading.FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -149,39 +122,26 @@ def sloppy(entry):
     ],
 )
 def test_a_sloppy_tag_beside_the_orientation_does_not_matter(tmp_path, entry):
-    (tmp_path / "a.jpg").write_bytes(sloppy(entry))
+    """A JPEG of orientation 6 with one more EXIF entry: (tag, type, count, 4 value bytes)."""
+    entries = sorted([(274, 3, 1, b"\x06\0\0\0"), entry])
+    tags = b"".join(struct.pack("<HHI", *e[:3]) + e[3] for e in entries)
+    body = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + tags + b"\0\0\0\0"
+    plain = io.BytesIO()
+    Image.fromarray(photo(30, 40)).save(plain, "JPEG")
+    data = plain.getvalue()
+    marker = b"\xff\xe1" + struct.pack(">H", len(body) + 2)
+    (tmp_path / "a.jpg").write_bytes(data[:2] + marker + body + data[2:])
     assert read_photo(tmp_path / "a.jpg").shape == (40, 30, 3)
 
 
-@pytest.mark.parametrize("suffix", ["heic", "avif", "webp", "jp2"])
-def test_formats_of_phones_and_the_web(tmp_path, suffix):
-    if suffix == "heic":
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    Image.fromarray(photo()).save(tmp_path / f"a.{suffix}", quality=95)
-    off = read_photo(tmp_path / f"a.{suffix}").astype(int) - photo()
-    assert np.abs(off).mean() < 6
-
-
-def test_formats_that_run_programs_are_not_tried(tmp_path, monkeypatch):
-    """Pillow gives PostScript to Ghostscript, whatever the file is called."""
-    Image.fromarray(photo()).save(tmp_path / "a.eps")
-    (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)
-    with pytest.raises(PhotoError, match="a.png is not an image of a format that is read"):
-        read_photo(tmp_path / "a.png")
-    for suffix in ("dds", "psd"):
-        assert suffix.upper() not in reading.FORMATS
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tif", "bmp", "gif", "jp2"])
-def test_damaged_files_are_named(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", "jpg png webp heic avif tif bmp gif jp2".split())
+def test_formats_whole_and_damaged(tmp_path, suffix):
     """Bytes are changed or cut off: the photo is read or refused, nothing else."""
+    pillow_heif.register_heif_opener()
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(photo(60, 80)).save(path)
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
-    refused = 0
+    Image.fromarray(photo(60, 80)).save(path, quality=95)
+    assert np.abs(read_photo(path).astype(int) - photo(60, 80)).mean() < 12  # GIF has 256 colours
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(25):
         data = bytearray(whole[: rng.integers(len(whole) // 2, len(whole))])
         for place in rng.integers(0, len(data), 4):
@@ -195,23 +155,7 @@ def test_damaged_files_are_named(tmp_path, suffix):
     assert refused
 
 
-def test_images_that_break_or_are_closed_are_refused(tmp_path):
-    Image.fromarray(photo()).save(tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
-    with pytest.raises(PhotoError, match="image cannot be read"):
-        read_photo(Image.open(tmp_path / "a.png"))
-    closed = Image.open(tmp_path / "a.png")
-    closed.close()
-    with pytest.raises(PhotoError, match="image cannot be read"):
-        read_photo(closed)
-
-
-def test_names_and_pipes(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(PhotoError, match="pipe.png is not a file"):  # and does not wait for one
-        read_photo(tmp_path / "pipe.png")
-    with pytest.raises(PhotoError, match="File name too long"):
-        read_photo(tmp_path / ("a" * 300 + ".png"))
+def test_names_that_are_not_utf_8(tmp_path):
     odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
     Image.fromarray(photo()).save(tmp_path / "a.png")
     os.rename(tmp_path / "a.png", odd)
@@ -221,11 +165,3 @@ def test_names_and_pipes(tmp_path):
     with pytest.raises(PhotoError, match="caf") as raised:
         read_photo(os.fsdecode(odd))
     str(raised.value).encode()  # can be printed
-
-
-def test_an_uploaded_file(tmp_path):
-    content = io.BytesIO()
-    Image.fromarray(photo()).save(content, "PNG")
-    np.testing.assert_array_equal(read_photo(content, "mine.png"), photo())
-    with pytest.raises(PhotoError, match="mine.png is not an image"):
-        read_photo(io.BytesIO(b"%!PS"), "mine.png")

@@ -1,4 +1,6 @@
-"""Videos: which hand is which, smoothing over time, and frames that come out upright."""
+"""Videos: what is opened, which hand is which, smoothing over time, and upright frames."""
+
+import os
 
 import cv2
 import numpy as np
@@ -6,12 +8,14 @@ import pytest
 import torch
 
 from hamr_lib.data.photographs import example_photographs
+from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.recovery import video
+from hamr_lib.recovery.container import open_video, read_frames
 from hamr_lib.recovery.detect import Find
 from hamr_lib.recovery.photo import read_photo
 from hamr_lib.recovery.pipeline import load_network
-from hamr_lib.recovery.video import OneEuro, Tracks, read_frames, recover_video
+from hamr_lib.recovery.video import OneEuro, Tracks, recover_video
 
 
 def find(x, side="left", score=0.9):
@@ -21,20 +25,20 @@ def find(x, side="left", score=0.9):
 
 def test_hands_keep_their_numbers():
     tracks = Tracks()
-    assert [n for n, _ in tracks([find(0), find(100, "right")], 0.0)] == [0, 1]
+    assert list(tracks([find(0), find(100, "right")], 0.0)) == [0, 1]
     # Two that move, in another order, and a third.
-    assert [n for n, _ in tracks([find(105, "right"), find(300), find(4)], 0.1)] == [1, 2, 0]
+    assert list(tracks([find(105, "right"), find(300), find(4)], 0.1)) == [1, 2, 0]
     # One that was lost for a moment, and one that was lost for longer.
-    assert [n for n, _ in tracks([find(6)], 0.4)] == [0]
-    assert [n for n, _ in tracks([find(6), find(300)], 2.0)] == [3, 4]
+    assert list(tracks([find(6)], 0.4)) == [0]
+    assert list(tracks([find(6), find(300)], 2.0)) == [3, 4]
 
 
 def test_the_side_of_a_hand_is_the_one_seen_most():
     tracks = Tracks()
-    sides = [tracks([find(0, side)], 0.1 * i)[0][1].side for i, side in
+    sides = [tracks([find(0, side)], 0.1 * i)[0].side for i, side in
              enumerate(("left", "left", "right", "left"))]  # fmt: skip
     assert sides == ["left"] * 4
-    assert tracks([find(0, "left")], 0.4, side="right")[0][1].side == "right"
+    assert tracks([find(0, "left")], 0.4, side="right")[0].side == "right"
 
 
 def test_the_one_euro_filter_is_steady_at_rest_and_follows_motion():
@@ -61,9 +65,10 @@ def clip(tmp_path_factory):
     return path
 
 
-def write(path, images):
+def write(path, images, codec="mp4v"):
     height, width = (n - n % 2 for n in images[0].shape[:2])
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 30, (width, height))
+    assert writer.isOpened()
     for image in images:
         writer.write(np.ascontiguousarray(image[:height, :width, ::-1]))
     writer.release()
@@ -112,3 +117,38 @@ def test_a_rotated_phone_video_comes_out_upright(tmp_path):
     assert first.shape == (160, 96, 3)
     # Turned clockwise, what was on the left is on top.
     assert first[:70, :, 0].mean() > 200 and first[90:, :, 0].mean() < 50
+
+
+@pytest.mark.parametrize(
+    "kind, codec",
+    [("mp4", "mp4v"), ("mov", "mp4v"), ("avi", "MJPG"), ("mkv", "mp4v"), ("webm", "VP80")],
+)
+def test_each_container_is_read_whatever_its_name(tmp_path, kind, codec):
+    levels = np.linspace(60, 255, 5)
+    write(tmp_path / f"a.{kind}", [np.full((48, 64, 3), n, np.uint8) for n in levels], codec)
+    odd = os.fsencode(tmp_path) + b"/caf\xe9 %d.mp4"  # Latin-1, and a pattern of image sequences
+    os.rename(tmp_path / f"a.{kind}", odd)
+    frames = list(read_frames(open_video(os.fsdecode(odd)), "a"))
+    assert len(frames) == 5 and abs(frames[-1].mean() - 255) < 5
+
+
+@pytest.mark.parametrize("text", [
+    "ffconcat version 1.0\nfile clip.mp4\n",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n",
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+    "", "RIFFxxxxAVI LIST", "\x1a\x45\xdf\xa3#EXTM3U\n#EXTINF:1,\nclip.mp4\n",
+    "xxxxftypisom#EXTM3U\n#EXTINF:1,\nclip.mp4\n",
+])  # fmt: skip
+def test_playlists_and_damaged_files_are_refused(clip, text):
+    path = clip.with_name("text.mp4")
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(HamrError, match="text.mp4 is not a video that is read"):
+        open_video(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name in ("pipe.mp4", "none.mp4", ".", "x" * 300, "a\0b"):
+        with pytest.raises(HamrError, match="cannot read"):
+            open_video(tmp_path / name)

@@ -1,15 +1,16 @@
-"""Finding hands: MediaPipe Hands (Zhang et al. 2020), whose models come with its package.
+"""Find hands by MediaPipe Hands (Zhang et al. 2020), whose models come with its package.
 
-A palm detector looks at the whole photo; a second network places 21 landmarks in each region that
-it names, and says how likely a hand is there. `mediapipe.solutions` does not tell that likelihood,
-so its graph is run here directly.
+A palm detector looks at the whole photo. A second network places 21 landmarks in each region that
+the first one names, and says how likely a hand is there. `mediapipe.solutions` does not tell that
+likelihood, so its graph is run here directly.
 """
 
-import contextlib
 import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,19 +26,21 @@ LONGEST = 1600  # pixels of a photo's longer side: what is larger is shrunk befo
 AROUND = 1.0  # margin of the search in a box, of its longer side
 
 GRAPH = "modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
-REGION, DETECTIONS = "hand_rects", "hand_rects_from_palm_detections"
 PARTS = ("handlandmarkcpu__hand_presence_score", "single_hand_landmarks",
          "single_hand_world_landmarks", "single_handedness")  # fmt: skip
 
 
-class Find(NamedTuple):
-    """A hand found in a photo. Landmarks are in the order of `joints.NAMES`."""
+Box = tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels
 
-    box: tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels, of the landmarks
+
+class Find(NamedTuple):
+    """A hand found in a photo; where only its box and side are given, the rest is None."""
+
+    box: Box
     side: str  # "left" or "right"
-    score: float  # probability of a hand
-    landmarks: np.ndarray  # (21, 2) pixels
-    world: np.ndarray  # (21, 3) metres, camera frame, about the hand's centre
+    score: float | None = None  # probability of a hand
+    landmarks: np.ndarray | None = None  # (21, 2) pixels, in the order of `joints.NAMES`
+    world: np.ndarray | None = None  # (21, 3) metres, camera frame, about the hand's centre
 
 
 class Detector:
@@ -48,62 +51,49 @@ class Detector:
             looked for near its place there.
     """
 
-    def __init__(self, track=False):
+    def __init__(self, track: bool = False):
         self.outputs, self.time = [], 0
         with _quiet():
             self.graph = _start(track, lambda *output: self.outputs.append(output))
 
-    def __call__(self, photo):
-        """Find the hands of a photo (H, W, 3) uint8 RGB: list of `Find`, the best scores first."""
+    def __call__(self, photo: np.ndarray) -> list[Find]:
+        """Find the hands of a photo (H, W, 3) uint8 RGB, the best scores first."""
+        from mediapipe.python import packet_creator, packet_getter
+        from mediapipe.python._framework_bindings.image_frame import ImageFormat
+
         scale = min(1.0, LONGEST / max(photo.shape[:2]))
         if scale < 1:
             photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         size = np.array(photo.shape[1::-1])
-        finds = []
-        for score, flat, world, handedness in self._run(photo):
-            points = np.array([(point.x, point.y) for point in flat.landmark]) * size / scale - 0.5
-            [label] = handedness.classification
-            finds.append(
-                Find(
-                    (*points.min(0).tolist(), *points.max(0).tolist()),
-                    # MediaPipe takes each image for that of a mirror.
-                    {"Left": "right", "Right": "left"}[label.label],
-                    score,
-                    points,
-                    np.array([(point.x, point.y, point.z) for point in world.landmark]),
-                )
-            )
-        return distinct(finds)
-
-    def _run(self, photo):
-        """For each hand: its score, and MediaPipe's messages of landmarks, world and side."""
-        from mediapipe.python import packet_creator, packet_getter
-        from mediapipe.python._framework_bindings import image_frame
-
+        hands, finds = {}, []  # the packets of a hand have a time of their own
         self.outputs.clear()
         self.time += 33_333  # microseconds; they must grow
-        image = packet_creator.create_image_frame(
-            photo, image_format=image_frame.ImageFormat.SRGB
-        ).at(self.time)
-        self.graph.add_packet_to_input_stream("image", image)
+        image = packet_creator.create_image_frame(photo, image_format=ImageFormat.SRGB)
+        self.graph.add_packet_to_input_stream("image", image.at(self.time))
         self.graph.wait_until_idle()
-        hands = {}  # the packets of a hand have a time of their own
         for name, packet in self.outputs:
             hands.setdefault(packet.timestamp.value, {})[name] = packet
-        with warnings.catch_warnings():  # MediaPipe's, of protobuf
-            warnings.simplefilter("ignore", UserWarning)
-            return [
-                (
-                    packet_getter.get_float(parts[PARTS[0]]),
-                    *(packet_getter.get_proto(parts[name]) for name in PARTS[1:]),
-                )
-                for parts in hands.values()
-                if len(parts) == len(PARTS)  # a region without a hand has a score alone
-            ]
+        for parts in hands.values():
+            if len(parts) < len(PARTS):  # a region without a hand has a score alone
+                continue
+            score = packet_getter.get_float(parts[PARTS[0]])
+            with warnings.catch_warnings():  # MediaPipe's, of protobuf
+                warnings.simplefilter("ignore", UserWarning)
+                flat, world, sides = (packet_getter.get_proto(parts[n]) for n in PARTS[1:])
+            points = np.array([(point.x, point.y) for point in flat.landmark]) * size / scale - 0.5
+            solid = np.array([(point.x, point.y, point.z) for point in world.landmark])
+            # MediaPipe takes each image for that of a mirror.
+            side = {"Left": "right", "Right": "left"}[sides.classification[0].label]
+            finds.append(Find(_around(points), side, score, points, solid))
+        return distinct(finds)
 
 
-def distinct(finds):
-    """Of finds that overlap by `SAME` or more the one with the best score; best scores first."""
+def _around(points):
+    return (*points.min(0).tolist(), *points.max(0).tolist())
+
+
+def distinct(finds: list[Find]) -> list[Find]:
+    """Of finds that overlap by `SAME` or more keep the one with the best score; best first."""
     kept = []
     for found in sorted(finds, key=lambda found: -found.score):
         if all(overlap(found.box, other.box) < SAME for other in kept):
@@ -111,35 +101,31 @@ def distinct(finds):
     return kept
 
 
-def overlap(a, b):
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+def overlap(a: Box, b: Box) -> float:
+    """Compute the intersection over union of two boxes."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     inner = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
     return inner / max((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner, 1e-12)
 
 
-def find_hands(photo):
-    """The hands of a photo (H, W, 3) uint8 RGB: list of `Find`, the best scores first."""
+def find_hands(photo: np.ndarray) -> list[Find]:
+    """Find the hands of a photo (H, W, 3) uint8 RGB, the best scores first."""
     return _detector()(photo)
 
 
-def find_in_box(photo, box):
-    """The `Find` that overlaps most with a box (x0, y0, x1, y1), pixels; None where none does."""
-    height, width = photo.shape[:2]
+def find_in_box(photo: np.ndarray, box: Box) -> Find | None:
+    """Find the hand that overlaps most with a box (x0, y0, x1, y1), pixels."""
     x0, y0, x1, y1 = box
     margin = AROUND * max(x1 - x0, y1 - y0)
     left, top = (max(0, int(low - margin)) for low in (x0, y0))
-    right, bottom = int(min(width, x1 + margin + 2)), int(min(height, y1 + margin + 2))
-    offset = np.array([left, top])
-    found = [
-        found._replace(
-            box=tuple(np.add(found.box, np.tile(offset, 2)).tolist()),
-            landmarks=found.landmarks + offset,
-        )
-        for found in find_hands(np.ascontiguousarray(photo[top:bottom, left:right]))
-    ]
-    best = max(found, key=lambda found: overlap(found.box, box), default=None)
-    return best if best and overlap(best.box, box) > 0.1 else None
+    right, bottom = (max(0, int(high + margin + 2)) for high in (x1, y1))
+    best = None
+    for found in find_hands(np.ascontiguousarray(photo[top:bottom, left:right])):
+        points = found.landmarks + [left, top]
+        found = found._replace(box=_around(points), landmarks=points)
+        if overlap(found.box, box) > (overlap(best.box, box) if best else 0.1):
+            best = found
+    return best
 
 
 @functools.cache
@@ -147,55 +133,48 @@ def _detector():
     return Detector()
 
 
-def _start(track, tell):
+def _start(track: bool, tell: Callable):
     """A running graph that calls tell(name, packet) for each of `PARTS`."""
     import mediapipe
     from mediapipe.calculators.tensor import tensors_to_detections_calculator_pb2 as palms
     from mediapipe.calculators.util import thresholding_calculator_pb2 as presence
-    from mediapipe.framework import calculator_pb2
+    from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
     from mediapipe.python import packet_creator
-    from mediapipe.python._framework_bindings import (
-        calculator_graph,
-        resource_util,
-        validated_graph_config,
-    )
+    from mediapipe.python._framework_bindings import resource_util
+    from mediapipe.python._framework_bindings.calculator_graph import CalculatorGraph
+    from mediapipe.python._framework_bindings.validated_graph_config import ValidatedGraphConfig
 
     package = Path(mediapipe.__file__).parent
     resource_util.set_resource_dir(str(package.parent))
-    graph = validated_graph_config.ValidatedGraphConfig()
+    graph = ValidatedGraphConfig()
     graph.initialize(binary_graph_path=str(package / GRAPH))
-    config = calculator_pb2.CalculatorGraphConfig.FromString(graph.binary_config)
-    for node, kind, option, value in (
-        ("palmdetectioncpu__TensorsToDetectionsCalculator",
-         palms.TensorsToDetectionsCalculatorOptions, "min_score_thresh", PALM),
-        ("handlandmarkcpu__ThresholdingCalculator",
-         presence.ThresholdingCalculatorOptions, "threshold", SCORE),
-    ):  # fmt: skip
-        [found] = [other for other in config.node if other.name == node]
-        setattr(found.options.Extensions[kind.ext], option, value)
-    running = calculator_graph.CalculatorGraph(graph_config=config)
+    config = CalculatorGraphConfig.FromString(graph.binary_config)
+    nodes = {node.name: node.options.Extensions for node in config.node}
+    palm = nodes["palmdetectioncpu__TensorsToDetectionsCalculator"]
+    palm[palms.TensorsToDetectionsCalculatorOptions.ext].min_score_thresh = PALM
+    hand = nodes["handlandmarkcpu__ThresholdingCalculator"]
+    hand[presence.ThresholdingCalculatorOptions.ext].threshold = SCORE
+    running = CalculatorGraph(graph_config=config)
     for name in PARTS:
         running.observe_output_stream(name, tell, False)
-    running.start_run(
-        {
-            "model_complexity": packet_creator.create_int(1),
-            "num_hands": packet_creator.create_int(MOST),
-            "use_prev_landmarks": packet_creator.create_bool(track),
-        }
-    )
+    running.start_run({
+        "model_complexity": packet_creator.create_int(1),
+        "num_hands": packet_creator.create_int(MOST),
+        "use_prev_landmarks": packet_creator.create_bool(track),
+    })  # fmt: skip
     running.wait_until_idle()
     return running
 
 
-@contextlib.contextmanager
+@contextmanager
 def _quiet():
     """Keep what MediaPipe's C++ code says at its start off the standard error stream."""
     sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved = os.dup(2)
     try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hamr_lib.files import write_aside
 from hamr_lib.joints import NAMES
 from hamr_lib.recovery.output import plain_name, whole_set
 from hamr_lib.render import rasterize, render
-from hamr_lib.render.draw2d import draw_skeleton
+from hamr_lib.render.draw2d import draw_skeleton, fit
 
 OVERLAY = 1600  # pixels of an overlay's longer side at most
 SKIN = (0.80, 0.62, 0.53)
@@ -23,7 +24,8 @@ SKIN = (0.80, 0.62, 0.53)
 # prescribes, and what puts a hand upright on a screen.
 TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
 PIXELS = "(u, v), u to the right and v down; the centre of the photo's first pixel is (0, 0)"
-OVERLAYS = ("none", "each", "all")
+IN_JSON = ("joints_2d", "joints_3d", "confidence", "camera", "betas", "global_orient", "hand_pose",
+           "box", "side", "score", "evidence", "hand", "checkpoint")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +43,10 @@ class Recovery:
     confidence: np.ndarray  # (21,) what the joints' heat maps hold near `joints_2d`, 0 to 1
     evidence: str  # "network", "landmarks" or "both": what the mesh was laid onto
     square: tuple[float, float, float]  # centre (u, v) and side, pixels: what the network saw
-    joints_2d: np.ndarray  # (21, 2) pixels of the photo
     joints_3d: np.ndarray  # (21, 3)
     vertices: np.ndarray  # (V, 3)
     faces: np.ndarray  # (F, 3) int, counterclockwise seen from outside
-    # (3,) s in pixels a metre, tx and ty in pixels: joints_2d = s * joints_3d[:, :2] + (tx, ty)
-    camera: np.ndarray
+    camera: np.ndarray  # (3,) s in pixels a metre, tx and ty in pixels, see `joints_2d`
     # Parameters of `load_hand(hand, side, P)`, whose mesh is `vertices` but for its root. MANO's
     # left hand is not quite its right one mirrored; there they are those of the mirrored right.
     betas: np.ndarray  # (10,)
@@ -56,11 +56,14 @@ class Recovery:
     hand: str  # "open" or "mano"
     checkpoint: str  # path of the network's weights
     photo: np.ndarray = field(repr=False)  # (H, W, 3) uint8 RGB
-    # After each iteration before; of `recover_frame` alone, for their meshes take their time.
-    earlier: tuple["Recovery", ...] = field(default=(), repr=False)
+
+    @property
+    def joints_2d(self) -> np.ndarray:
+        """(21, 2) pixels of the photo."""
+        return self.camera[0] * self.joints_3d[:, :2] + self.camera[1:]
 
     @functools.cached_property
-    def mask(self):
+    def mask(self) -> np.ndarray:
         """(H, W) bool: the pixels of the photo that the mesh covers."""
         shape = self.photo.shape[:2]
         covered = rasterize(self.vertices, self.faces, self.weak_camera(shape), shape).pixel
@@ -68,8 +71,8 @@ class Recovery:
         mask.flat[covered] = True
         return mask
 
-    def weak_camera(self, shape):
-        """(3,) the camera in the renderer's crop units, the photo being drawn at (H, W) = shape.
+    def weak_camera(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the camera (3,) in crop units of the photo, drawn at (H, W) = shape.
 
         A pixel p of the photo is k p + (k - 1) / 2 of a drawing k times as large.
         """
@@ -79,66 +82,26 @@ class Recovery:
         middle = (np.array([width, height]) - 1) / 2
         return np.array([k * self.camera[0], *(offset - middle)]) * 2 / width
 
-    def overlay(self):
-        """(h, w, 3) uint8: mesh and joints over the photo, at most `OVERLAY` pixels a side."""
+    def overlay(self) -> np.ndarray:
+        """Draw mesh and joints over the photo: (h, w, 3) uint8, at most `OVERLAY` pixels a side."""
         return overlay([self])
 
-    def mesh(self):
-        """The mesh as a `trimesh.Trimesh`: metres, camera frame."""
+    def mesh(self) -> trimesh.Trimesh:
+        """Return the mesh: metres, camera frame."""
         return trimesh.Trimesh(self.vertices, self.faces, process=False)
 
-    def to_dict(self):
-        """What the JSON file holds: plain numbers, in the units of the attributes."""
-        values = {
-            name: getattr(self, name)
-            for name in (
-                "joints_2d", "joints_3d", "confidence", "camera", "betas", "global_orient",
-                "hand_pose", "box", "side", "score", "evidence", "hand", "checkpoint",
-            )
-        }  # fmt: skip
-        values = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in values.items()
-        }
-        height, width = self.photo.shape[:2]
-        return values | {
-            "joint_names": NAMES, "photo_size": [width, height], "pixel_convention": PIXELS,
-        }  # fmt: skip
+    def to_dict(self) -> dict:
+        """Return what the JSON file holds: plain numbers, in the units of the attributes."""
+        values = {name: getattr(self, name) for name in IN_JSON}
+        values |= {k: v.tolist() for k, v in values.items() if isinstance(v, np.ndarray)}
+        size = list(self.photo.shape[1::-1])
+        return values | {"joint_names": NAMES, "photo_size": size, "pixel_convention": PIXELS}
 
-    def save(self, folder, stem, html=True, overlay=True):
-        """Write `<stem>_overlay.png`, `.glb`, `.obj`, `.html` and `.json`: all of them, or none.
+    def save(self, folder: str | Path, stem: str, html: bool = True) -> list[Path]:
+        """Write the files of this hand alone, as `save_photo` does."""
+        return save_photo([self], folder, stem, html=html)
 
-        OBJ and JSON are in the camera's frame; so are the vertices of the GLB, in a node that
-        turns them upright as glTF's frame (y up) asks. The HTML shows the mesh, to be turned by
-        the mouse, in any browser and without a network; it has about 1 MB.
-
-        Args:
-            folder: made if missing.
-            stem: start of the files' names; no folder.
-            html, overlay: False leaves that file out.
-
-        Returns:
-            The paths.
-
-        Raises:
-            HamrError: naming what could not be written.
-        """
-        plain_name("stem", stem)
-        with whole_set(folder) as (aside, paths):
-            if overlay:
-                Image.fromarray(self.overlay()).save(aside / f"{stem}_overlay.png")
-            self.write(aside, stem, html)
-        return paths
-
-    def write(self, folder, stem, html):
-        """Write the files of `save` but the overlay into a folder."""
-        for kind in ("glb", "obj"):
-            write_mesh(folder / f"{stem}.{kind}", self.mesh(), f"{self.side} hand")
-        if html:
-            self.save_html(folder / f"{stem}.html")
-        (folder / f"{stem}.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-
-    def save_html(self, path):
+    def save_html(self, path: str | Path) -> None:
         """Write one HTML file that draws the mesh with its joints, without a network."""
         # Here, since k3d takes a second to import.
         from hamr_lib.render.viewer3d import Scene, write_html
@@ -150,86 +113,89 @@ class Recovery:
         write_html(path, scene.plot, f"A {self.side} hand, recovered by HAMR")
 
 
-def hand_stems(stem, count):
-    """What the files of a photo's hands are called, without their endings."""
-    return [stem, *(f"{stem}_hand{i}" for i in range(2, count + 1))]
-
-
-def save_photo(recoveries, folder, stem, overlay_kind="all", html=True):
+def save_photo(
+    hands: Sequence[Recovery],
+    folder: str | Path,
+    stem: str,
+    overlay_kind: str = "all",
+    html: bool = True,
+    keep: set[Path] | None = None,
+) -> list[Path]:
     """Write the files of all hands of a photo: all of them, or none.
 
+    The first hand's are `<stem>.glb`, `.obj`, `.json` and `.html`, the second's `<stem>_hand2.*`.
+    OBJ and JSON are in the camera's frame; so are the vertices of the GLB, in a node that turns
+    them upright. The HTML shows the mesh in any browser, without a network; it has about 1 MB.
+
     Args:
-        recoveries: the photo's, in the order of their names: `stem`, `stem_hand2`, ...
-        folder, stem, html: as in `Recovery.save`.
+        folder: made if missing.
+        stem: start of the files' names; no folder.
         overlay_kind: "none"; "all", one picture `<stem>_overlay.png` of all hands; or "each", that
             one and `<stem>_hand<i>_overlay.png` of each hand.
+        html: False leaves that file out.
+        keep: as in `whole_set`.
 
     Returns:
-        The paths.
+        The paths, sorted.
+
+    Raises:
+        HamrError: naming what could not be written.
     """
-    plain_name("stem", stem)
-    with whole_set(folder) as (aside, paths):
+    plain_name(stem)
+    with whole_set(folder, keep) as (aside, paths):
         if overlay_kind != "none":
-            Image.fromarray(overlay(recoveries)).save(aside / f"{stem}_overlay.png")
-        for i, recovery in enumerate(recoveries, start=1):
+            Image.fromarray(overlay(hands)).save(aside / f"{stem}_overlay.png")
+        for i, hand in enumerate(hands, start=1):
+            name = stem if i == 1 else f"{stem}_hand{i}"
             if overlay_kind == "each":
-                picture = Image.fromarray(recovery.overlay())
-                picture.save(aside / f"{stem}_hand{i}_overlay.png")
-        for recovery, name in zip(recoveries, hand_stems(stem, len(recoveries)), strict=True):
-            recovery.write(aside, name, html)
+                Image.fromarray(hand.overlay()).save(aside / f"{stem}_hand{i}_overlay.png")
+            for kind in ("glb", "obj"):
+                write_mesh(aside / f"{name}.{kind}", hand.mesh(), f"{hand.side} hand")
+            if html:
+                hand.save_html(aside / f"{name}.html")
+            (aside / f"{name}.json").write_text(json.dumps(hand.to_dict(), indent=2) + "\n")
     return paths
 
 
-def overlay(recoveries, photo=None):
+def overlay(hands: Sequence[Recovery], photo: np.ndarray | None = None) -> np.ndarray:
     """Draw meshes and joints over their photo.
 
     Args:
-        recoveries: the hands of one photo, at least one unless there is a photo.
+        hands: of one photo, at least one unless there is a photo.
         photo: (H, W, 3) uint8; None takes that of the first hand.
 
     Returns:
         (h, w, 3) uint8, at most `OVERLAY` pixels a side.
     """
-    photo = recoveries[0].photo if photo is None else photo
-    height, width = photo.shape[:2]
-    k = min(1.0, OVERLAY / max(height, width))
-    shape = (max(1, round(k * height)), max(1, round(k * width)))
-    picture = cv2.resize(photo, shape[::-1], interpolation=cv2.INTER_AREA) if k < 1 else photo
-    for recovery in recoveries:
-        camera = recovery.weak_camera(shape)
-        mesh = render(
-            recovery.vertices, recovery.faces, camera, shape, SKIN, background=picture / 255
-        ).colour
+    photo = hands[0].photo if photo is None else photo
+    picture = fit(photo, OVERLAY) if max(photo.shape) > OVERLAY else photo
+    shape, k = picture.shape[:2], picture.shape[1] / photo.shape[1]
+    for hand in hands:
+        camera = hand.weak_camera(shape)
+        mesh = render(hand.vertices, hand.faces, camera, shape, SKIN, background=picture / 255)
         # The hand shows through, so that one sees how well the mesh lies on it.
-        mesh = (255 * mesh).round().astype(np.uint8)
-        picture = cv2.addWeighted(picture, 0.25, mesh, 0.75, 0)
-    for recovery in recoveries:
-        joints = recovery.joints_2d * k + (k - 1) / 2
+        drawn = (255 * mesh.colour).round().astype(np.uint8)
+        picture = cv2.addWeighted(picture, 0.25, drawn, 0.75, 0)
+    for hand in hands:
+        joints = hand.joints_2d * k + (k - 1) / 2
         picture = draw_skeleton(picture, joints, max(1, round(np.ptp(joints, axis=0).max() / 80)))
     return picture
 
 
-def write_mesh(path, mesh, name="hand"):
-    """Write a mesh as OBJ, PLY or GLB, aside and renamed.
+def write_mesh(path: str | Path, mesh: trimesh.Trimesh, name: str = "hand") -> None:
+    """Write a mesh as OBJ, PLY or GLB, by the path's ending, aside and renamed.
 
-    Vertices are in metres of the camera's frame in all three. In a GLB they are those of a node
-    that turns them upright as glTF's own frame (y up) asks; it has normals and a skin's material.
-
-    Args:
-        path: ends in .obj, .ply or .glb.
-        mesh: `trimesh.Trimesh`.
-        name: of the mesh and its node in a GLB.
+    Vertices are in metres of the camera's frame in all three. In a GLB they are those of a node of
+    this name that turns them to glTF's frame (y up); it has normals and a skin's material.
     """
-    path = Path(path)
-    kind = path.suffix[1:].lower()
+    kind = Path(path).suffix[1:].lower()
     if kind == "glb":
-        mesh = mesh.copy()
         colour = [*(round(255 * value) for value in SKIN), 255]
-        mesh.visual = trimesh.visual.TextureVisuals(
-            material=trimesh.visual.material.PBRMaterial(
-                name="skin", baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.7
-            )
+        skin = trimesh.visual.material.PBRMaterial(
+            name="skin", baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.7
         )
+        mesh = mesh.copy()
+        mesh.visual = trimesh.visual.TextureVisuals(material=skin)
         scene = trimesh.Scene()
         scene.add_geometry(mesh, node_name=name, geom_name=name, transform=TO_VIEWER)
         data = scene.export(file_type="glb", include_normals=True)

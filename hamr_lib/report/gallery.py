@@ -51,8 +51,8 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
         frames = found.load("evaluation", settings.data)
         for name, place in (("best", 0), ("median", len(order) // 2), ("worst", -1)):
             index = int(order[place])
-            sample = recover_sample(run, frames, predictions, index)
-            parts.append(_row(f"{name} of {len(order)}", error[index], *sample))
+            frame, steps = recover_sample(run, frames, predictions, index)
+            parts.append(_row(f"{name} of {len(order)}", error[index], frame, steps[-1]))
         parts.append("</section>")
     text = Template(PAGE.read_text()).substitute(
         profile=html.escape(settings.profile), rows="".join(parts), size=SIZE, views=VIEWS,

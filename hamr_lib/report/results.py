@@ -50,7 +50,7 @@ def recover_sample(run: Path, frames: Sequence[Frame], predictions: dict, index:
     """Run the network of a run anew on one of its test samples.
 
     Returns:
-        The sample's `Frame`, and what `recover_frame` makes of it.
+        The sample's `Frame`, and what is recovered after each iteration (`recover_frame`).
 
     Raises:
         HamrError: where the sample is not the one that was evaluated.

@@ -98,8 +98,7 @@ class Browser:
             frames = self.sets[self.controls["set"].value]
             sample = recover_sample(self.folder, frames, self.predictions, index)
             self._recovered = (where, sample)
-        frame, last = self._recovered[1]
-        slider, steps = self.controls["iteration"], [*last.earlier, last]
+        slider, (frame, steps) = self.controls["iteration"], self._recovered[1]
         if slider.max != len(steps):
             self._quiet = True
             slider.max = slider.value = len(steps)
