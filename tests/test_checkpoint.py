@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,32 +18,21 @@ from hamr_lib.model.hamr import HAMR, load_model
 METRICS = {"val_joints_3d_mm": 12.5}
 
 
-def network(settings, hand):
-    torch.manual_seed(0)
-    made = HAMR(settings.model, hand)
-    made(torch.rand(4, 3, 32, 32))  # so that the normalisations have seen something
-    return made.eval()
-
-
 @pytest.fixture
 def saved(tmp_path):
     settings, hand = tiny_settings(), TinyHand()
     path = tmp_path / "best.ckpt"
-    made = network(settings, hand)
+    torch.manual_seed(0)
+    made = HAMR(settings.model, hand)
+    made(torch.rand(4, 3, 32, 32))  # so that the normalisations have seen something
     description = checkpoint.describe(settings, "data123", hand, 40, METRICS)
     checkpoint.save_model(path, made, description)
-    return path, settings, hand, made
+    return path, settings, hand, made.eval()
 
 
 def loads(monkeypatch, hand):
-    """Let `load_model` find this hand, and remember how it asked for it."""
-    asked = []
-
-    def load_hand(name, **options):
-        asked.append((name, options))
-        return hand
-
-    monkeypatch.setattr("hamr_lib.model.hamr.load_hand", load_hand)
+    """Let `load_model` find this hand; the mock that it asks for it."""
+    monkeypatch.setattr("hamr_lib.model.hamr.load_hand", asked := Mock(return_value=hand))
     return asked
 
 
@@ -50,7 +40,7 @@ def test_a_model_comes_back_as_it_was(saved, monkeypatch):
     path, settings, hand, made = saved
     asked = loads(monkeypatch, TinyHand())
     loaded, found = load_model(path)
-    assert asked == [("tiny", {"pose_components": 6, "joints": "regressed"})]
+    asked.assert_called_once_with("tiny", pose_components=6, joints="regressed")
     assert found == settings and not loaded.training and loaded.metrics == METRICS
     stored = torch.load(path, weights_only=True)["state_dict"]  # MANO's may not be passed on
     assert not [key for key in stored if "hand" in key.split(".")]

@@ -143,12 +143,16 @@ def test_camera_compares_with_the_paper_s_scale_and_metres_unless_told_otherwise
     assert loss == pytest.approx((2**2 + (0.05 - 0.3 / 6 + 0.03) ** 2 + 0.1**2) / 3, rel=1e-5)
 
 
-def test_squared_heatmaps_compare_with_gaussians_of_the_stated_variance():
-    size = 16
+def heatmap_labels(size=16):
+    """Gaussians (1, 21, h, h) of variance 2.5, their joints in crop units, and all as valid."""
     centres = 2 + 11 * random(21, 2)  # pixels
     joints = ((centres + 0.5) / size * 2 - 1)[None]
-    target = gaussians(centres, size, variance=2.5)[None].float()
-    valid = torch.ones(1, 21, dtype=torch.bool)
+    return gaussians(centres, size)[None], joints, torch.ones(1, 21, dtype=torch.bool), size
+
+
+def test_squared_heatmaps_compare_with_gaussians_of_the_stated_variance():
+    target, joints, valid, size = heatmap_labels()
+    target = target.float()
     assert heatmap_loss(target, joints, valid, "squared", 2.5) < 1e-10
     maps = random(1, 21, size, size)
     expected = (maps - target).square().mean(dim=(0, 2, 3))  # joint by joint
@@ -162,11 +166,7 @@ def test_squared_heatmaps_compare_with_gaussians_of_the_stated_variance():
 
 
 def test_cross_entropy_heatmaps_are_the_divergence_from_the_gaussian():
-    size = 16
-    centres = 2 + 11 * random(21, 2)
-    joints = ((centres + 0.5) / size * 2 - 1)[None]
-    valid = torch.ones(1, 21, dtype=torch.bool)
-    target = gaussians(centres, size, variance=2.5)[None]
+    target, joints, valid, size = heatmap_labels()
     target = (target / target.sum(dim=(2, 3), keepdim=True)).flatten(2)
     perfect = (target.log() + 5).float().view(1, 21, size, size)
     assert abs(heatmap_loss(perfect, joints, valid, "cross_entropy", 2.5)) < 1e-5

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
+from hamr_lib.errors import HamrError
 from hamr_lib.files import digest, write_aside
 from hamr_lib.model import checkpoint
 from hamr_lib.training.run import Run, seed_of
@@ -61,6 +62,8 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         saved = checkpoint.read(last, task.name)
         checkpoint.check_same_run(last, saved["hamr"], settings, data)
         checkpoint.check_hand(last, saved["hamr"], hand)
+        if "run" not in saved:
+            raise HamrError(f"{last} holds a network alone: delete it to train anew")
         if saved["hamr"]["step"] == steps:
             write_records(run_dir, saved["hamr"]["history"], saved["run"]["errors"])
             return saved["hamr"]["history"]
