@@ -38,8 +38,7 @@ def photographs(split: str) -> tuple[Path, ...]:
     """List the photographs of a split, "training" or "evaluation".
 
     Raises:
-        HamrError: for a BACKGROUNDS folder that is missing, holds no photographs, or one that
-            cannot be read.
+        HamrError: for a BACKGROUNDS folder that holds no photographs, or one that is unreadable.
     """
     chosen = [
         Path(importlib.util.find_spec(package).origin).parent / _FOLDERS[package] / name
@@ -54,20 +53,19 @@ def photographs(split: str) -> tuple[Path, ...]:
             raise HamrError(f"BACKGROUNDS={folder}: expected a folder with .jpg or .png files")
         for path in sorted(found):
             read_image(path)  # a bad file stops here, before hours of rendering
-            number = int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) / 16**8
+            number = int(_hash(path)[:8], 16) / 16**8
             if (number < EVALUATION_FRACTION) == (split == "evaluation"):
                 chosen.append(path)
     return tuple(chosen)
 
 
+def _hash(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def identity() -> str:
     """Digest all photographs; the digest is part of the identity of the rendered sets."""
-    return digest(
-        [
-            [hashlib.sha256(path.read_bytes()).hexdigest() for path in photographs(split)]
-            for split in PACKAGED
-        ]
-    )
+    return digest([[_hash(path) for path in photographs(split)] for split in PACKAGED])
 
 
 @functools.lru_cache(maxsize=400)
@@ -78,16 +76,12 @@ def _read(path):
 
 
 def draw_background(
-    rng: np.random.Generator, shape: tuple, split: str, photographs_too: bool = True, around=None
+    rng: np.random.Generator, shape: tuple, split: str, photographs_too: bool, around
 ) -> np.ndarray:
     """Draw a background (height, width, 3): float32 RGB in [0, 1], as displayed (not linear).
 
-    With an environment it is often that. Otherwise it is mostly a photograph, rotated, mirrored and
-    cut at random, or a gradient with texture and clutter.
-
-    Args:
-        photographs_too: whether photographs are allowed.
-        around: `environments.Surroundings`, or None.
+    It is often the view of `around`, an `environments.Surroundings`, if there is one. Otherwise it
+    is mostly a photograph, if they are allowed, or a gradient with texture and clutter.
     """
     if around is not None and rng.uniform() < 0.45:
         return around.picture(shape, max(shape) * rng.uniform(0.4, 0.8))
@@ -115,17 +109,15 @@ def draw_photograph(rng: np.random.Generator, split: str, shape: tuple) -> np.nd
     return cut.astype(np.float32) / 255
 
 
-def noise(rng: np.random.Generator, shape: tuple, finest: float, octaves: int = 4) -> np.ndarray:
-    """Draw smooth noise in about [-1, 1]: octaves from coarse down to `finest` pixels."""
+def _noise(rng, shape, finest):
+    """Draw smooth noise in about [-1, 1]: four octaves from coarse down to `finest` pixels."""
     height, width = shape
     total = np.zeros(shape, np.float32)
-    for octave in range(octaves):
-        step = finest * 2 ** (octaves - 1 - octave)
+    for octave in range(4):
+        step = finest * 2 ** (3 - octave)
         coarse = rng.normal(size=(max(2, round(height / step)), max(2, round(width / step))))
-        total += (
-            cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-            * 0.6**octave
-        )
+        coarse = coarse.astype(np.float32)
+        total += cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC) * 0.6**octave
     return total / 2
 
 
@@ -141,30 +133,31 @@ def _pattern(rng, shape):
     ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
     first, second = _colour(rng), _colour(rng)
     image = first + (second - first) * ramp
-    image = image + rng.uniform(0, 0.25) * noise(rng, shape, rng.uniform(2, 30))[..., None]
+    image = image + rng.uniform(0, 0.25) * _noise(rng, shape, rng.uniform(2, 30))[..., None]
     image = np.ascontiguousarray(image, np.float32)
     for _ in range(rng.integers(0, 14)):  # clutter: boards, boxes and round things
         color = tuple(float(c) for c in _colour(rng))
         place = rng.uniform(-0.1, 1.1, 2) * (width, height)
         size = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 2)) * max(shape)
-        if rng.uniform() < 0.6:
-            box = cv2.boxPoints((tuple(place), tuple(size), rng.uniform(0, 180))).astype(np.int32)
-            cv2.fillPoly(image, [box], color, cv2.LINE_AA)
+        square = rng.uniform() < 0.6
+        box = (tuple(place), tuple(size), rng.uniform(0, 180))
+        if square:
+            cv2.fillPoly(image, [cv2.boxPoints(box).astype(np.int32)], color, cv2.LINE_AA)
         else:
-            ellipse = (tuple(place), tuple(size), rng.uniform(0, 180))
-            cv2.ellipse(image, ellipse, color, -1, cv2.LINE_AA)
+            cv2.ellipse(image, box, color, -1, cv2.LINE_AA)
     return image.clip(0, 1)
 
 
-def draw_swatch(rng: np.random.Generator, split: str, size: int = 128) -> np.ndarray:
-    """Draw the surface of an object: (2 size, size, 3) float32 linear RGB that repeats."""
+def draw_swatch(rng: np.random.Generator, split: str) -> np.ndarray:
+    """Draw the surface of an object: (256, 128, 3) float32 linear RGB that repeats."""
+    shape = (128, 128)
     if rng.random() < 0.4:
-        image = draw_photograph(rng, split, (size, size))
+        image = draw_photograph(rng, split, shape)
     elif rng.random() < 0.5:
-        image = _pattern(rng, (size, size))
+        image = _pattern(rng, shape)
     else:
-        image = np.full((size, size, 3), rng.uniform(0.05, 0.95, 3), np.float32)
-        image *= 1 + 0.04 * noise(rng, (size, size), 2)[..., None]
+        image = np.full((*shape, 3), rng.uniform(0.05, 0.95, 3), np.float32)
+        image *= 1 + 0.04 * _noise(rng, shape, 2)[..., None]
     half = np.clip(image, 0.01, 0.97) ** 2.2
     return np.vstack([half, half[::-1]]).astype(np.float32)
 

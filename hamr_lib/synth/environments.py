@@ -3,8 +3,8 @@
 The 18 panoramas are Poly Haven's (CC0), as the npm package @pmndrs/assets 1.7.0 (CC0) carries them.
 `environments.npz` holds of each, scaled to a mean log luminance of 0.18, a picture of 256 x 512
 pixels (a JPEG, its highlights compressed) and its light: 16 x 32 directions, linear, half floats.
-Rows go from the zenith to the nadir,
-columns to the right. Each panorama belongs to training or to evaluation, never to both.
+Rows go from the zenith to the nadir, columns to the right. Each panorama belongs to training or to
+evaluation, never to both.
 """
 
 import functools
@@ -59,9 +59,8 @@ class Surroundings(NamedTuple):
         rows, columns = self.place.picture.shape[:2]
         column = (np.arctan2(-y, x) / (2 * np.pi) + 0.5) * columns - 0.5
         row = (0.5 - np.arctan2(z, np.hypot(x, y)) / np.pi) * rows - 0.5
-        seen = cv2.remap(
-            self.place.picture, column, row, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP
-        )
+        wrap = {"interpolation": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_WRAP}
+        seen = cv2.remap(self.place.picture, column, row, **wrap)
         seen = cv2.resize(seen, shape[::-1], interpolation=cv2.INTER_CUBIC)
         return seen.astype(np.float32) / 255
 
@@ -77,10 +76,8 @@ def read_place(name: str) -> Place:
     rows, columns = light.shape[:2]
     polar = (np.arange(rows) + 0.5) / rows * np.pi
     turn = ((np.arange(columns) + 0.5) / columns - 0.5) * 2 * np.pi
-    flat = np.sin(polar)[:, None]
-    directions = np.stack(
-        [flat * np.cos(turn), -flat * np.sin(turn), np.cos(polar)[:, None] + 0 * turn], axis=-1
-    ).reshape(-1, 3)
+    flat, up = np.sin(polar)[:, None], np.cos(polar)[:, None] + 0 * turn
+    directions = np.stack([flat * np.cos(turn), -flat * np.sin(turn), up], -1).reshape(-1, 3)
     light = (light * flat[..., None] * (np.pi / rows) * (2 * np.pi / columns)).reshape(-1, 3)
     lamps = []
     for _ in range(2):

@@ -41,7 +41,8 @@ def develop(rng, lens, image: np.ndarray, split: str, factors) -> np.ndarray:
         image = image + rng.uniform(0.3, 1.0) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
     if rng.random() < 0.7:
         strength = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.03))))
-        noise = _noise_from(lens, image.shape)
+        start = int(lens.integers(len(_noise_store()) - image.size))
+        noise = _noise_store()[start : start + image.size].reshape(image.shape)
         if rng.random() < 0.5:  # coarser grains, as noise reduction leaves them
             noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), 0.8)
         image = image + strength * noise * (1.2 - image.clip(0, 1))
@@ -55,20 +56,16 @@ def develop(rng, lens, image: np.ndarray, split: str, factors) -> np.ndarray:
 
 @functools.cache
 def _noise_store():
+    """Draw white noise that images take a part of, since to draw it takes 2 ms an image."""
     return np.random.default_rng(8).standard_normal(2**22, np.float32)
 
 
-def _noise_from(rng, shape):
-    """Cut white noise of unit variance from a store: to draw it takes 2 ms an image."""
-    start = int(rng.integers(len(_noise_store()) - np.prod(shape)))
-    return _noise_store()[start : start + np.prod(shape)].reshape(shape)
-
-
-def mixed_spectrum(rng, image: np.ndarray, split: str, size: int = 64) -> np.ndarray:
+def mixed_spectrum(rng, image: np.ndarray, split: str) -> np.ndarray:
     """Mix the amplitudes of a photograph into the lowest frequencies of an image, keeping phases.
 
     After Yang and Soatto (FDA, CVPR 2020) and Zhao et al. (CVPR 2025).
     """
+    size = 64
     small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     other = draw_photograph(rng, split, (size, size))
     spectrum, wanted = (np.fft.rfft2(each, axes=(0, 1)) for each in (small, other))
@@ -77,10 +74,8 @@ def mixed_spectrum(rng, image: np.ndarray, split: str, size: int = 64) -> np.nda
     weight = rng.uniform(0.1, 0.45) * low[..., None]
     ratio = np.abs(wanted) / np.maximum(np.abs(spectrum), 1e-6)
     change = np.fft.irfft2(weight * (ratio - 1) * spectrum, (size, size), axes=(0, 1))
-    change = cv2.resize(
-        change.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_CUBIC
-    )
-    return image + change
+    change = change.astype(np.float32)
+    return image + cv2.resize(change, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _streak(rng):

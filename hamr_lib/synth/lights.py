@@ -1,7 +1,5 @@
 """Light from all around and from lamps, its shadows, and how surfaces reflect it."""
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -9,22 +7,10 @@ from scipy.spatial.transform import Rotation
 from hamr_lib.render import depth_map
 from hamr_lib.synth.skin import GAMMA
 from hamr_lib.synth.surfaces import SKIN
-from hamr_lib.synth.vectors import cross, unit
+from hamr_lib.synth.vectors import unit
 
-_TAPS = (
-    (0, 0),
-    (2, 1),
-    (-1, 2),
-    (-2, -1),
-    (1, -2),
-)  # pixels; their mean softens the border of a shadow
-
-
-class Lamp(NamedTuple):
-    """A distant light."""
-
-    toward: np.ndarray  # (3,) unit direction to it, camera frame
-    colour: np.ndarray  # (3,) linear RGB
+_TAPS = ((0, 0), (2, 1), (-1, 2), (-2, -1), (1, -2))  # pixels; their mean softens a shadow
+REACH = 0.14  # metres around the hand in which shadows are cast
 
 
 def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factors):
@@ -40,15 +26,15 @@ def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factor
 
     Returns:
         ((axes (3, 3), colours (6, 3)), lamps): ambient light from both ends of three axes, and up
-        to three `Lamp`s.
+        to three distant lamps: unit directions to them (3,), camera frame, and linear RGB (3,).
     """
     axes = Rotation.random(rng=rng).as_matrix()
     if not factors.lights:
-        return (axes, np.full((6, 3), 0.5)), [Lamp(unit(np.array([-0.3, -0.5, -0.8])), np.ones(3))]
+        return (axes, np.full((6, 3), 0.5)), [(unit(np.array([-0.3, -0.5, -0.8])), np.ones(3))]
     ends = np.concatenate([axes, -axes])
     if around is not None:
         # Lamps are dimmed at random, as by a cloud or a curtain.
-        lamps = [Lamp(to, colour * rng.uniform(0.2, 1.0)) for to, colour in around.lamps()]
+        lamps = [(to, colour * rng.uniform(0.2, 1.0)) for to, colour in around.lamps()]
         return (axes, around.light_from(ends)), lamps
     small = cv2.resize(backdrop, (6, 6), interpolation=cv2.INTER_AREA) ** GAMMA
     column, row = ((ends[:, :2] + 1) * 2.99).astype(int).T
@@ -64,15 +50,15 @@ def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factor
         toward = unit(unit(rng.normal(size=3)) + (0, -0.5, -0.5))  # mostly from above and the front
         warmth = rng.normal(0, 0.16)
         colour = np.exp(np.array([warmth, 0, -1.2 * warmth]) + rng.normal(0, 0.05, 3))
-        lamps.append(Lamp(toward, colour * rng.uniform(0.3, 1.8) * 0.55**number))
+        lamps.append((toward, colour * rng.uniform(0.3, 1.8) * 0.55**number))
     return (axes, ambient), lamps
 
 
-def vertex_light(vertices, faces, normals, middle, sky, lamps, factors, reach=0.14):
+def vertex_light(vertices, faces, normals, middle, sky, lamps, factors) -> np.ndarray:
     """Return the ambient light on each of V vertices and the visible fraction of each lamp.
 
     The ambient light is an ambient cube (McTaggart 2004): light from the six ends of three axes,
-    each weighted by the square of its cosine. What lies within `reach` metres of the hand casts
+    each weighted by the square of its cosine. What lies within `REACH` metres of the hand casts
     shadows, by a small depth map for each direction.
 
     Returns:
@@ -83,31 +69,27 @@ def vertex_light(vertices, faces, normals, middle, sky, lamps, factors, reach=0.
     falls = np.concatenate([np.maximum(facing, 0), np.maximum(-facing, 0)]) ** 2
     light = np.ones((len(vertices), 3 + len(lamps)), np.float32)
     if factors.lights:
-        x, y, z = np.abs(vertices - middle).T < reach
-        inside = x & y & z
+        inside = (np.abs(vertices - middle) < REACH).all(1)
         near, row = np.flatnonzero(inside), np.cumsum(inside) - 1
         casters = row[faces[inside[faces].all(1)]]
-        points, slack = (vertices[near] - middle) / (1.5 * reach), 0.005 / (1.5 * reach)
+        points = (vertices[near] - middle) / (1.5 * REACH)
         for number, toward in enumerate(np.concatenate([axes, -axes])):
-            falls[number, near] *= _reached(
-                points, casters, toward, axes[(number + 1) % 3], slack, 80
-            )
-        for number, lamp in enumerate(lamps[:2]):
-            side = unit(cross(lamp.toward, (0.3, 0.9, 0.2)))
-            light[near, 3 + number] = _reached(
-                points, casters, lamp.toward, side, slack, 176, _TAPS
-            )
+            falls[number, near] *= _reached(points, casters, toward, axes[(number + 1) % 3], 80)
+        for number, (toward, _) in enumerate(lamps[:2]):
+            side = unit(np.cross(toward, (0.3, 0.9, 0.2)))
+            light[near, 3 + number] = _reached(points, casters, toward, side, 176, _TAPS)
     light[:, :3] = falls.T @ colours.astype(np.float32)
     return light
 
 
-def _reached(points, faces, toward, side, slack, size, taps=_TAPS[:1]):
+def _reached(points, faces, toward, side, size, taps=_TAPS[:1]):
     """Return the fraction (N,) of light from a direction that reaches points (N, 3).
 
-    Points lie around the origin. A shadow begins `slack` behind the first surface, and is full at
-    2.5 times `slack`. `side` is any unit vector across `toward`.
+    Points lie around the origin. A shadow begins 5 mm behind the first surface, and is full at
+    12.5 mm. `side` is any unit vector across `toward`.
     """
-    seen = points @ np.stack([side, cross(side, toward), -toward]).T  # from the light
+    slack = 0.005 / (1.5 * REACH)
+    seen = points @ np.stack([side, np.cross(side, toward), -toward]).T  # from the light
     depth = depth_map(seen, faces, np.array([1.0, 0, 0]), size)
     u, v = np.rint(((seen[:, :2] + 1) * size - 1) / 2).astype(np.int32).T
     behind = seen[:, 2].astype(np.float32) - np.float32(slack)
@@ -118,19 +100,17 @@ def _reached(points, faces, toward, side, slack, size, taps=_TAPS[:1]):
     return total / len(taps)
 
 
-def shaded(fragments, normal, sky, lit, lamps: list[Lamp], kind, gloss, K):
+def shaded(samples, normal, sky, lit, lamps, kind, gloss, K) -> tuple[np.ndarray, np.ndarray]:
     """Return the diffuse light (3, N) and the specular light (3, N) of N samples.
 
     Args:
-        fragments: `render.Fragments` of the samples.
+        samples: `render.Fragments`; K: (3, 3) intrinsics of their image.
         normal: (3, N) unit normals, camera frame.
         sky: (3, N) ambient light; lit: (L, N) visible fraction of each lamp.
-        lamps: L `Lamp`s.
+        lamps: see `sample_lights`.
         kind: (N,) material, `surfaces.SKIN` or another; gloss: (N,).
-        K: (3, 3) intrinsics of the fragments' image.
     """
-    width = np.int32(fragments.shape[1])
-    v, u = np.divmod(fragments.pixel.astype(np.int32), width)
+    v, u = np.divmod(samples.pixel.astype(np.int32), np.int32(samples.shape[1]))
     focal, middle = K[[0, 1], [0, 1]].astype("f4"), K[:2, 2].astype("f4")
     eye = np.empty((3, len(u)), np.float32)
     eye[0], eye[1], eye[2] = (middle[0] - u) / focal[0], (middle[1] - v) / focal[1], -1
@@ -139,8 +119,8 @@ def shaded(fragments, normal, sky, lit, lamps: list[Lamp], kind, gloss, K):
     # Subsurface scattering: in skin, red light reaches farthest round an edge.
     skin = kind == SKIN
     wraps = [skin * np.float32(reach) for reach in (0.32, 0.16, 0.12)]
-    for lamp, reached in zip(lamps, lit, strict=True):
-        toward, colour = lamp.toward.astype(np.float32), lamp.colour.astype(np.float32)
+    for (toward, colour), reached in zip(lamps, lit, strict=True):
+        toward, colour = toward.astype(np.float32), colour.astype(np.float32)
         facing = toward @ normal
         half = unit(eye + toward[:, None])
         mirror = np.maximum((normal * half).sum(0), 0) ** 2

@@ -1,8 +1,8 @@
 """Draw the people of the stand-ins: Anny bodies of all ages and builds, arms and hands posed.
 
 Anny's body stands upright, metres: x to its own left, y to its back, z up. Its joint rotations are
-taken from a reference pose (see `anatomy.anny_pose`), so an arm is
-posed by the directions of its bones, and by the rotations from the reference to these.
+taken from a reference pose (see `anatomy.anny_pose`). An arm is posed by the rotations that take
+its bones from there to the wanted directions.
 """
 
 import functools
@@ -18,6 +18,7 @@ from hamr_lib.hand.open_hand import open_hand, shape_distribution
 from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig_body
 from hamr_lib.joints import FINGERS, FROM_MANO
 from hamr_lib.render import vertex_normals
+from hamr_lib.synth.vectors import unit
 
 SIDES = ("left", "right")
 _END = (".L", ".R")
@@ -43,26 +44,19 @@ class Body(NamedTuple):
 
 
 @functools.cache
-def _rigged():
-    """Anny's whole body with the open hand's rig, and the vertices of its hands (2, V)."""
+def rigged() -> tuple[torch.nn.Module, np.ndarray]:
+    """Return Anny's whole body with the open hand's rig (constructs it: seconds), and its hands.
+
+    The hands are (2, H) vertices of the body, left and right, in the rig's order.
+    """
     whole = load_anny().Anny()
     return whole, rig_body(whole)
-
-
-def model():
-    """Return Anny's whole body with the open hand's rig (constructs it: seconds)."""
-    return _rigged()[0]
-
-
-def hand_vertices() -> np.ndarray:
-    """Return the body's vertices of the left and the right hand, (2, V) in the rig's order."""
-    return _rigged()[1]
 
 
 @functools.cache
 def body() -> Body:
     """Return the `Body` that all people have in common."""
-    whole, hands = model(), hand_vertices()
+    whole, hands = rigged()
     with torch.no_grad():
         average = {key: torch.tensor([0.5]) for key in whole.phenotype_labels}
         output = whole(phenotype_kwargs=average)
@@ -72,9 +66,10 @@ def body() -> Body:
     strongest = whole.vertex_bone_weights.argmax(1, keepdim=True)
     owner = labels[whole.vertex_bone_indices.gather(1, strongest)[:, 0].numpy()]
     normals = vertex_normals(rest, faces)
+    to_hand = anatomy.skeleton().reference
 
     hand, arm, parts = np.zeros(len(rest), int), np.full(len(rest), 3.0), np.ones(len(faces), "u1")
-    in_hand, normals_in_hand = np.zeros((2, *rest.shape))
+    in_hand, facing = np.zeros((2, *rest.shape))
     joints, tips, frames = [], [], []
     for s, (side, end) in enumerate(zip(SIDES, _END, strict=True)):
         own = hands[s]
@@ -95,28 +90,18 @@ def body() -> Body:
         arm[np.isin(owner, [f"wrist{end}"]) & (hand == 0)] = 0
         half = (rest[:, 0] > 0) == (side == "left")
         mirror = (-1, 1, 1) if side == "left" else (1, 1, 1)
-        to_hand = anatomy.skeleton().reference
         in_hand[half] = (rest[half] - wrist) * mirror @ to_hand
-        normals_in_hand[half] = normals[half] * mirror @ to_hand
+        facing[half] = normals[half] * mirror @ to_hand
         mine = (hand[faces] == s + 1).all(1)
         part = np.array([_part(name, side) for name in owner], "u1")[faces[mine]]
         # Two corners out of three decide.
         parts[mine] = np.where(part[:, 1] == part[:, 2], part[:, 1], part[:, 0])
     head = np.isin(owner, [name for name in labels if name.startswith(("neck", "head", "eye"))])
+    uv, faces_uv = whole.texture_coordinates, whole.face_texture_coordinate_indices
+    uv, faces_uv = uv.numpy(), faces_uv.numpy()
+    joints, tips, frames = np.array(joints), np.array(tips), np.array(frames)
     return Body(
-        faces,
-        whole.texture_coordinates.numpy(),
-        whole.face_texture_coordinate_indices.numpy(),
-        parts,
-        np.array(joints),
-        np.array(tips),
-        rest,
-        hand,
-        arm,
-        head,
-        in_hand,
-        normals_in_hand,
-        np.array(frames),
+        faces, uv, faces_uv, parts, joints, tips, rest, hand, arm, head, in_hand, facing, frames
     )
 
 
@@ -128,32 +113,20 @@ def _part(bone, side):
     return part_id(side, FINGERS[int(finger) - 1], ("base", "middle", "tip")[int(joint) - 1])
 
 
-def _unit(vector):
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
-
-
 def _arm_frames(upper, fore):
     """(2, 3, 3): frames of upper arm and forearm, columns along, hinge, across."""
-    hinge = _unit(np.cross(upper, fore))
-    return np.stack(
-        [
-            np.stack([_unit(bone), hinge, np.cross(_unit(bone), hinge)], axis=1)
-            for bone in (upper, fore)
-        ]
-    )
+    hinge = unit(np.cross(upper, fore))
+    bones = unit(upper), unit(fore)
+    return np.stack([np.stack([bone, hinge, np.cross(bone, hinge)], axis=1) for bone in bones])
 
 
 @functools.cache
 def _shapes():
-    return shape_distribution(model())
+    return shape_distribution(rigged()[0])
 
 
 def sample_phenotypes(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
-    """Draw gender, age, muscle, weight, height and proportions of `count` people, in Anny's units.
-
-    Returns:
-        list of dicts of numbers in [0, 1].
-    """
+    """Draw gender, age, muscle, weight, height and proportions of people, in [0, 1] as Anny's."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(int(rng.integers(2**62)))
         _, values = _shapes().sample(count)
@@ -171,13 +144,13 @@ class ArmPose(NamedTuple):
 
 
 def sample_arm(rng, side: str, fingers: np.ndarray, target: np.ndarray | None = None) -> ArmPose:
-    """Draw an arm held out in front of the body, or with the wrist at `target`."""
+    """Draw an arm held out in front of the body, or with the wrist at `target` (3,)."""
     out = 1 if side == "left" else -1
     if target is None:
         direction = np.array(
             [out * rng.uniform(-0.5, 0.9), -rng.uniform(0.45, 1.2), rng.uniform(-0.7, 0.8)]
         )
-        target = _unit(direction) * rng.uniform(0.55, 0.97)
+        target = unit(direction) * rng.uniform(0.55, 0.97)
     pole = np.array([out * rng.uniform(0.1, 1.0), rng.uniform(-0.2, 0.6), -1.0])
     wrist = np.radians([rng.normal(0, 25), rng.normal(0, 9)]).clip(
         np.radians([-65, -18]), np.radians([70, 25])
@@ -188,7 +161,7 @@ def sample_arm(rng, side: str, fingers: np.ndarray, target: np.ndarray | None = 
 def hanging_arm(rng, side: str, fingers: np.ndarray) -> ArmPose:
     """Draw an arm that hangs down at the body's side."""
     out = 1 if side == "left" else -1
-    target = 0.97 * _unit(np.array([out * 0.25, rng.uniform(-0.3, 0.1), -1.0]))
+    target = 0.97 * unit(np.array([out * 0.25, rng.uniform(-0.3, 0.1), -1.0]))
     return sample_arm(rng, side, fingers, target)._replace(wrist=np.zeros(2), twist=0.3)
 
 
@@ -202,18 +175,16 @@ def sample_arms(rng, fingers: np.ndarray) -> tuple[tuple[ArmPose, ArmPose], int]
         The pair of `ArmPose`, and the photographed hand, 0 left or 1 right.
     """
     main = int(rng.integers(2))
-    arm, other = sample_arm(rng, SIDES[main], fingers[main]), SIDES[1 - main]
+    arm, other = sample_arm(rng, SIDES[main], fingers[main]), (SIDES[1 - main], fingers[1 - main])
     kind = rng.choice(["hangs", "meets", "free"], p=(0.35, 0.3, 0.35))
     if kind == "free":
-        second = sample_arm(rng, other, fingers[1 - main])
+        second = sample_arm(rng, *other)
     elif kind == "meets":
         # From one shoulder to the other is about 0.65 of an arm.
         across = np.array([0.65 if main == 0 else -0.65, 0, 0])
-        second = sample_arm(
-            rng, other, fingers[1 - main], arm.target + across + 0.12 * rng.normal(size=3)
-        )
+        second = sample_arm(rng, *other, arm.target + across + 0.12 * rng.normal(size=3))
     else:
-        second = hanging_arm(rng, other, fingers[1 - main])
+        second = hanging_arm(rng, *other)
     return ((arm, second) if main == 0 else (second, arm)), main
 
 
@@ -228,26 +199,24 @@ def pose_people(phenotypes: list, arms: list) -> tuple[np.ndarray, np.ndarray]:
         vertices (B, V, 3) and joints (B, 2, 21, 3) of the left and right hand, metres, in the
         body's axes.
     """
-    shared, whole = body(), model()
+    shared, (whole, _) = body(), rigged()
     delta = np.tile(np.eye(4), (len(arms), len(whole.bone_labels), 1, 1))
     bones = {label: i for i, label in enumerate(whole.bone_labels)}
     for s, side in enumerate(SIDES):
         fingers = np.array([pair[s].fingers for pair in arms])
         for name, transforms in anatomy.anny_pose(fingers, side).items():
             delta[:, bones[name]] = transforms
-        for row, arm in enumerate(pair[s] for pair in arms):
-            turned = _turned_arm(arm, s, shared.frames[s])
+        for row, pair in enumerate(arms):
+            turned = _turned_arm(pair[s], s, shared.frames[s])
             relative = [turned[0], *(a.T @ b for a, b in zip(turned, turned[1:], strict=False))]
             for name, rotation in zip(_ARM, relative, strict=True):
                 delta[row, bones[name + _END[s]], :3, :3] = rotation
+    looks = {
+        key: torch.tensor([p[key] for p in phenotypes], dtype=whole.dtype)
+        for key in whole.phenotype_labels
+    }
     with torch.no_grad():
-        output = whole(
-            pose_parameters=torch.from_numpy(delta),
-            phenotype_kwargs={
-                key: torch.tensor([p[key] for p in phenotypes], dtype=whole.dtype)
-                for key in whole.phenotype_labels
-            },
-        )
+        output = whole(pose_parameters=torch.from_numpy(delta), phenotype_kwargs=looks)
     vertices, heads = output["vertices"].numpy(), output["bone_poses"][:, :, :3, 3].numpy()
     joints = np.concatenate([heads[:, shared.joints], vertices[:, shared.tips]], axis=2)
     return vertices, joints[:, :, FROM_MANO]
@@ -258,17 +227,16 @@ def _turned_arm(arm, s, frames):
     # Of an average adult's arm, the upper arm is 0.53 and the forearm 0.47.
     long, short = 0.53, 0.47
     reach = np.clip(np.linalg.norm(arm.target), 0.35, 0.985)
-    toward = _unit(arm.target)
-    pole = _unit(arm.pole - (arm.pole @ toward) * toward)
+    toward = unit(arm.target)
+    pole = unit(arm.pole - (arm.pole @ toward) * toward)
     along = (long**2 + reach**2 - short**2) / (2 * reach)
     elbow = along * toward + np.sqrt(max(long**2 - along**2, 1e-6)) * pole
     upper, fore = _arm_frames(elbow, reach * toward - elbow)
-    forearm = fore @ frames[1].T
-    axis, sign = fore[:, 0], (1, -1)[s]  # a twist turns left and right hands opposite ways
-
-    def twisted(fraction):
-        return Rotation.from_rotvec(sign * fraction * arm.twist * axis).as_matrix() @ forearm
-
+    forearm, sign = fore @ frames[1].T, (1, -1)[s]  # a twist turns the two hands opposite ways
+    quarter, most, whole = (
+        Rotation.from_rotvec(sign * fraction * arm.twist * fore[:, 0]).as_matrix() @ forearm
+        for fraction in (0.25, 0.7, 1.0)
+    )
     # Flexion and abduction of the wrist are about the palm's own axes at reference.
     reference, palm = anatomy.skeleton().reference, anatomy.skeleton().palm
     flexion, abduction = arm.wrist
@@ -278,4 +246,4 @@ def _turned_arm(arm, s, frames):
     if s == 0:
         mirror = np.diag([-1.0, 1, 1])
         bend = mirror @ bend @ mirror
-    return upper @ frames[0].T, twisted(0.25), twisted(0.7), twisted(1.0) @ bend
+    return upper @ frames[0].T, quarter, most, whole @ bend

@@ -6,9 +6,9 @@ import numpy as np
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from hamr_lib.joints import PARENTS
+from hamr_lib.joints import PARENTS, TIPS
 from hamr_lib.synth.backgrounds import draw_swatch
-from hamr_lib.synth.vectors import cross, unit
+from hamr_lib.synth.vectors import unit
 
 
 class Thing(NamedTuple):
@@ -18,9 +18,6 @@ class Thing(NamedTuple):
     faces: np.ndarray  # (F, 3)
     local: np.ndarray  # (V, 3) in its own axes, where its pattern is fixed
     pattern: np.ndarray  # (h, w, 3) linear RGB
-
-
-_PARENTS = list(PARENTS[1:])  # of the joints but the wrist
 
 
 def sample_things(
@@ -35,23 +32,20 @@ def sample_things(
     """
     if not held:
         middle = joints[rng.integers(len(joints))]
-        return [
-            _thing(
-                rng,
-                middle * rng.uniform(0.6, 0.92) + rng.normal(0, 0.035, 3),
-                rng.uniform(0.008, 0.03),
-                rng.normal(size=3),
-                split,
-            )
-            for _ in range(rng.integers(1, 3))
-        ]
-    palm, tips = joints[[0, 5, 9, 13, 17]].mean(0), joints[[4, 8, 12, 16, 20]].mean(0)
-    normal = unit(cross(joints[5] - joints[0], joints[17] - joints[0]))
+        things = []
+        for _ in range(rng.integers(1, 3)):
+            center = middle * rng.uniform(0.6, 0.92) + rng.normal(0, 0.035, 3)
+            radius = rng.uniform(0.008, 0.03)
+            things.append(_thing(rng, center, radius, rng.normal(size=3), split))
+        return things
+    palm, tips = joints[[0, 5, 9, 13, 17]].mean(0), joints[list(TIPS)].mean(0)
+    normal = unit(np.cross(joints[5] - joints[0], joints[17] - joints[0]))
     normal = normal * np.sign(normal @ (tips - palm) or 1.0)
     axis = unit(unit(joints[5] - joints[17]) + 0.25 * rng.normal(size=3))
     # As thick as the grasp allows: from its middle to the nearest bone, less half a finger.
     center = 0.5 * joints[[9, 10, 13, 14]].mean(0) + 0.5 * tips + 0.006 * normal
-    bones = np.concatenate([joints[1:] * s + joints[_PARENTS] * (1 - s) for s in (0.25, 0.6, 1.0)])
+    parents = joints[list(PARENTS[1:])]
+    bones = np.concatenate([joints[1:] * s + parents * (1 - s) for s in (0.25, 0.6, 1.0)])
     away = bones - center
     away = np.linalg.norm(away - (away @ axis)[:, None] * axis, axis=1)
     radius = np.clip(np.sort(away)[5] - 0.005, 0.005, 0.05)

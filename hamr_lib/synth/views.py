@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hamr_lib.synth.vectors import cross, unit
+from hamr_lib.synth.vectors import unit
 
 
 class View(NamedTuple):
@@ -25,10 +25,8 @@ def sample_view(
     """Draw a camera that photographs a hand: from any side, from the front, or from the eyes.
 
     Args:
-        person: `scene.Person`.
-        side: 0 left, 1 right: the hand that is photographed.
-        K: (3, 3) intrinsics.
-        shape: (height, width) of the image, pixels.
+        person: `scene.Person`; side: 0 left, 1 right, the hand that is photographed.
+        K: (3, 3) intrinsics; shape: (height, width) of the image, pixels.
         length: pixels that 18 cm, a hand's length, should measure.
         centred: place the hand near the image's centre and upright, as before a camera on a table.
     """
@@ -41,17 +39,17 @@ def sample_view(
         direction = unit(unit(rng.normal(size=3)) * 0.6 + (0, -1, 0))
     else:
         direction = unit(unit(person.eyes - middle) + 0.25 * rng.normal(size=3))
-    x = unit(cross(-direction, np.array([0, 0, 1.0]) + 0.05 * rng.normal(size=3)))
-    rotation = np.stack([x, cross(-direction, x), -direction])
+    x = unit(np.cross(-direction, np.array([0, 0, 1.0]) + 0.05 * rng.normal(size=3)))
+    rotation = np.stack([x, np.cross(-direction, x), -direction])
     # Phones are held upright, mostly.
     upright = centred or rng.random() < 0.6
     roll = rng.normal(0, np.radians(20)) if upright else rng.uniform(-np.pi, np.pi)
     rotation = Rotation.from_rotvec([0, 0, roll]).as_matrix() @ rotation
     # The hand lies anywhere in the image, in some images over its border.
     spread = 0.62 if rng.random() < 0.15 else 0.4
-    room = np.maximum(np.array(shape[::-1]) / 2 - spread * length, 0.12 * length)
-    if spread > 0.5:
-        room = np.array(shape[::-1]) / 2
+    room = np.array(shape[::-1]) / 2
+    if spread < 0.5:
+        room = np.maximum(room - spread * length, 0.12 * length)
     aim = rng.uniform(-1, 1, 2) * (0.2 * room if centred else room)
     distance = K[0, 0] * 0.18 / length
     offset = np.array([*(aim / K[[0, 1], [0, 1]]), 1.0]) * distance
