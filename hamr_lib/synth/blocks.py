@@ -1,6 +1,5 @@
 """Render a block of a stand-in: a few samples that share a process and a batch of bodies."""
 
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,8 @@ import threadpoolctl
 import torch
 
 from hamr_lib.data import dexter, rhd, stb
-from hamr_lib.files import read_arrays, write_aside
+from hamr_lib.data.registry import DataSet
+from hamr_lib.files import write_aside
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.synth import people, scene, skin
 from hamr_lib.synth.things import sample_things
@@ -21,6 +21,12 @@ RHD_SHAPE, VGA = (320, 320), (480, 640)
 ENOUGH = 13  # joints of the hand that an image must show
 CLOSEST = 0.1  # metres from the camera to a hand
 HOLD = 15  # frames from one pose of a sequence to the next
+_SEQUENCES = {
+    "rhd": {"training": ("",), "evaluation": ("",)},
+    "stb": stb.SPLITS,
+    "dexter": {"evaluation": dexter.SEQUENCES},
+}
+GRASPS = ("grasp", "precision", "cylinder", "tripod", "letter C")  # how names of gestures begin
 
 
 class Block(NamedTuple):
@@ -38,24 +44,16 @@ class Block(NamedTuple):
         return np.random.default_rng([seed, len(words), *words, *more])
 
 
-def blocks_of(dataset) -> list[Block]:
-    """List the blocks of a `registry.DataSet`."""
-    if dataset.name == "rhd":
-        counts = {(split, ""): count for split, count in dataset.expected.items()}
-    elif dataset.name == "stb":
-        counts = {
-            (split, sequence): dataset.expected[split] // len(sequences)
-            for split, sequences in stb.SPLITS.items()
-            for sequence in sequences
-        }
-    else:
-        frames = dataset.expected["evaluation"] // len(dexter.SEQUENCES)
-        counts = {("evaluation", sequence): frames for sequence in dexter.SEQUENCES}
-    return [
-        Block(dataset.name, split, sequence, start, min(start + BLOCK, count))
-        for (split, sequence), count in counts.items()
-        for start in range(0, count, BLOCK)
-    ]
+def blocks_of(dataset: DataSet) -> list[Block]:
+    """List the blocks of a stand-in; all its sequences are of the same length."""
+    blocks = []
+    for split, sequences in _SEQUENCES[dataset.name].items():
+        count = dataset.expected[split] // len(sequences)
+        for sequence in sequences:
+            for start in range(0, count, BLOCK):
+                stop = min(start + BLOCK, count)
+                blocks.append(Block(dataset.name, split, sequence, start, stop))
+    return blocks
 
 
 def one_thread():
@@ -68,11 +66,6 @@ def one_thread():
 def labels_path(root: Path, block: Block) -> Path:
     """Return the file whose existence marks a block as rendered."""
     return root / "blocks" / f"{block.split}-{block.sequence}-{block.start:06d}.npz"
-
-
-def read_labels(root: Path, block: Block) -> dict[str, np.ndarray]:
-    """Read the labels of a rendered block."""
-    return read_arrays(labels_path(root, block))
 
 
 def render_block(job: tuple) -> int:
@@ -101,30 +94,26 @@ def sample_people(factors, block):
 
 
 def _third_person(root, factors, block):
+    """Render images of other people each."""
     phenotypes, arms, sides = sample_people(factors, block)
     vertices, joints = people.pose_people(phenotypes, arms)
     labels = {"joints": [], "visible": [], "K": []}
     for row, side in enumerate(sides):
-        index = block.start + row
         # Two numbers after the words: a block's own generator has one.
-        rng = block.generator(factors.seed, index, 1)
+        rng, index = block.generator(factors.seed, block.start + row, 1), block.start + row
         person = scene.dressed(vertices[row], joints[row], skin.sample_look(rng, factors), factors)
-        view, K, things = _find_view(rng, person, side, factors, block.split)
-        shot = scene.photograph(
-            rng, rng, person, side, view, K, RHD_SHAPE, factors, block.split, things
-        )
+        view, things = _find_view(rng, person, side, factors, block.split)
+        shot = scene.photograph(rng, rng, person, side, view, factors, block.split, things)
         rhd.write_sample(root, block.split, index, shot.image, shot.parts, shot.depth)
         both = [view(hand) for hand in person.joints]
         labels["joints"].append(both)
-        labels["visible"].append(
-            [scene.seen_joints(hand, K, RHD_SHAPE, shot.depth) for hand in both]
-        )
-        labels["K"].append(K)
+        labels["visible"].append([scene.seen_joints(hand, view, shot.depth) for hand in both])
+        labels["K"].append(view.K)
     return {key: np.array(values) for key, values in labels.items()}
 
 
 def _find_view(rng, person, side, factors, split):
-    """Draw a camera that shows the hand: view, K and objects; bad ones are drawn again."""
+    """Draw a camera that shows the hand, and objects; bad ones are drawn again."""
     focal = RHD_SHAPE[0] * np.exp(rng.uniform(np.log(0.7), np.log(2.5)))
     K = np.array([[focal, 0, 159.5], [0, focal, 159.5], [0, 0, 1]])
     cluttered, held = factors.objects and rng.random() < 0.35, rng.random() < 0.6
@@ -133,17 +122,15 @@ def _find_view(rng, person, side, factors, split):
         # One in five is a close-up, where the hand may be larger than the image.
         near = rng.random() < 0.2
         length = np.exp(rng.uniform(*np.log((220, 400) if near else (105, 290))))
-        view = sample_view(rng, person, side, K, RHD_SHAPE, length)
-        hand, things, seen = view(person.joints[side]), [], 0
+        view, things, seen = sample_view(rng, person, side, K, RHD_SHAPE, length), [], 0
         if at_arms_length(view, person):
             if cluttered:
-                things = sample_things(rng, hand, held, split)
-            seen = scene.glimpse(person, view, K, RHD_SHAPE, side, things).sum()
-        if seen > best[0]:
-            best = (seen, view, things)
+                things = sample_things(rng, view(person.joints[side]), held, split)
+            seen = scene.glimpse(person, side, view, things).sum()
+        best = max(best, (seen, view, things), key=lambda found: found[0])
         if seen >= ENOUGH:
             break
-    return best[1], K, best[2]
+    return best[1:]
 
 
 def at_arms_length(view, person) -> bool:
@@ -158,8 +145,7 @@ def _moving_hand(root, factors, block):
     Each block draws the plan of the whole sequence again, then renders its own frames.
     """
     rng, side = block.generator(factors.seed), 0
-    K = stb.K_SK if block.name == "stb" else dexter.K_COLOR
-    held = block.name == "dexter" and factors.objects
+    reader, K = (stb, stb.K_SK) if block.name == "stb" else (dexter, dexter.K_COLOR)
     [phenotype], look = people.sample_phenotypes(rng, 1), skin.sample_look(rng, factors)
     idle = sampling.sample_poses(rng, 1)[0]
     (start, other), ends = _front_arms(rng, idle), [_front_arms(rng, idle)[0] for _ in range(3)]
@@ -167,32 +153,24 @@ def _moving_hand(root, factors, block):
     pair = (start._replace(fingers=fingers(0)), other)
     vertices, joints = people.pose_people([phenotype], [pair])
     first = scene.dressed(vertices[0], joints[0], look, factors)
-    length, best = rng.uniform(120, 200), (-1,)
-    for _ in range(30):
-        view = sample_view(rng, first, side, K, VGA, length, centred=True)
-        seen = scene.glimpse(first, view, K, VGA, side).sum()
-        best = max(best, (seen, view), key=lambda pair: pair[0])
-    view, thing_seed = best[1], int(rng.integers(2**31))
+    length = rng.uniform(120, 200)
+    views = [sample_view(rng, first, side, K, VGA, length, centred=True) for _ in range(30)]
+    view = max(views, key=lambda view: scene.glimpse(first, side, view).sum())
+    thing_seed = int(rng.integers(2**31))
     # Both sequences of one of STB's places share a background; Dexter's six have one each.
-    place = block._replace(sequence=block.sequence[:2] if block.name == "stb" else block.sequence)
-    frames = np.arange(block.start, block.stop)
-    arms = [
-        (_drifting(start, ends, frame)._replace(fingers=fingers(frame)), other) for frame in frames
-    ]
+    place = block._replace(sequence=block.sequence[:2] if reader is stb else block.sequence)
+    frames = range(block.start, block.stop)
+    arms = [(_drifting(start, ends, i)._replace(fingers=fingers(i)), other) for i in frames]
     vertices, joints = people.pose_people([phenotype] * len(arms), arms)
-    write = functools.partial((stb if block.name == "stb" else dexter).write_color, root)
     labels = []
     for row, frame in enumerate(frames):
-        person = scene.dressed(vertices[row], joints[row], look, factors)
+        person, things = scene.dressed(vertices[row], joints[row], look, factors), []
         hand = view(person.joints[side])
-        things = []
-        if held:
+        if factors.objects and reader is dexter:
             things = sample_things(np.random.default_rng(thing_seed), hand, True, block.split)
-        shot = scene.photograph(
-            place.generator(factors.seed, 2), block.generator(factors.seed, int(frame), 1),
-            person, side, view, K, VGA, factors, block.split, things,
-        )  # fmt: skip
-        write(block.sequence, int(frame), shot.image)
+        light, lens = place.generator(factors.seed, 2), block.generator(factors.seed, frame, 1)
+        shot = scene.photograph(light, lens, person, side, view, factors, block.split, things)
+        reader.write_color(root, block.sequence, frame, shot.image)
         labels.append(hand)
     return {"joints": np.array(labels)}
 
@@ -208,14 +186,11 @@ def _drifting(start, ends, frame):
     """Return the arm at a frame: it sways about `start` towards three other poses."""
     weights = 0.22 * np.sin(frame * 2 * np.pi / np.array([97, 151, 233]))
 
-    def mixed(of):
-        towards = zip(weights, ends, strict=True)
-        return of(start) + sum(weight * (of(end) - of(start)) for weight, end in towards)
+    def mixed(part):
+        at = getattr(start, part)
+        return at + sum(w * (getattr(e, part) - at) for w, e in zip(weights, ends, strict=True))
 
-    return start._replace(
-        target=mixed(lambda arm: arm.target), twist=mixed(lambda arm: arm.twist),
-        wrist=mixed(lambda arm: arm.wrist),
-    )  # fmt: skip
+    return start._replace(**{part: mixed(part) for part in ("target", "twist", "wrist")})
 
 
 def _fingers(rng, block):
@@ -223,15 +198,14 @@ def _fingers(rng, block):
 
     The hand goes from one pose to the next in `HOLD` frames.
     """
-    random = sampling.sample_poses(rng, 128)
+    stations = sampling.sample_poses(rng, 128)
     if block.name == "dexter":
-        grasps = [angles for name, angles in anatomy.GESTURES.items() if _is_grasp(name)]
-        stations = anatomy.blend(np.array(grasps)[rng.integers(len(grasps), size=128)], random, 0.1)
+        grasps = [angles for name, angles in anatomy.GESTURES.items() if name.startswith(GRASPS)]
+        grasps = np.array(grasps)[rng.integers(len(grasps), size=128)]
+        stations = anatomy.blend(grasps, stations, 0.1)
     elif block.sequence.endswith("Counting"):
-        counting = [anatomy.GESTURES[name] for name in anatomy.COUNTING]
-        stations = anatomy.blend(np.array(counting)[np.arange(128) % 5], random, 0.12)
-    else:
-        stations = random
+        counting = np.array([anatomy.GESTURES[name] for name in anatomy.COUNTING])
+        stations = anatomy.blend(counting[np.arange(128) % 5], stations, 0.12)
 
     def at(frame):
         number, t = divmod(frame / HOLD, 1)
@@ -239,7 +213,3 @@ def _fingers(rng, block):
         return anatomy.blend(a, b, t * t * (3 - 2 * t))
 
     return at
-
-
-def _is_grasp(name):
-    return name.startswith(("grasp", "precision", "cylinder", "tripod", "letter C"))

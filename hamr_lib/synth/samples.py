@@ -3,18 +3,15 @@
 import cv2
 import numpy as np
 
-OVERSAMPLE = 2
 
-
-def thinned(fragments, depth: np.ndarray, flat: float = 0.004):
+def thinned(fragments, depth: np.ndarray):
     """Choose the samples that are shaded.
 
-    A pixel whose four samples lie within `flat` metres of depth keeps one of them. Pixels along
-    outlines keep all four.
+    A pixel whose four samples lie within 4 mm of depth keeps one of them. Pixels along outlines
+    keep all four.
 
     Args:
-        fragments: `render.Fragments` at twice the resolution.
-        depth: (2H, 2W) metres.
+        fragments: `render.Fragments` at twice the resolution; depth: (2H, 2W) metres.
 
     Returns:
         `Fragments` of the kept samples, and (H W,) bool: the pixels that keep one.
@@ -22,16 +19,13 @@ def thinned(fragments, depth: np.ndarray, flat: float = 0.004):
     a, b, c, d = (depth[i::2, j::2] for i in (0, 1) for j in (0, 1))
     farthest = np.maximum(np.maximum(a, b), np.maximum(c, d))
     nearest = np.minimum(np.minimum(a, b), np.minimum(c, d))
-    even = farthest < nearest + np.float32(flat)
+    even = farthest < nearest + np.float32(0.004)
     kept = np.empty(fragments.shape, bool)
     kept[::2, ::2] = True
     kept[::2, 1::2] = kept[1::2, ::2] = kept[1::2, 1::2] = ~even
     kept = np.flatnonzero(kept.ravel()[fragments.pixel])
-    samples = fragments._replace(
-        pixel=fragments.pixel[kept], face=fragments.face[kept], weights=fragments.weights[kept],
-        depth=fragments.depth[kept],
-    )  # fmt: skip
-    return samples, even.ravel()
+    each = {k: getattr(fragments, k)[kept] for k in ("pixel", "face", "weights", "depth")}
+    return fragments._replace(**each), even.ravel()
 
 
 def pixel_of(samples) -> np.ndarray:

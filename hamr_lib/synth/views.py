@@ -9,19 +9,20 @@ from hamr_lib.synth.vectors import unit
 
 
 class View(NamedTuple):
-    """A camera's pose: it maps world points p to `R (p - center)`, metres."""
+    """A pinhole camera: it maps world points p to `R (p - center)`, metres."""
 
     rotation: np.ndarray  # (3, 3)
     center: np.ndarray  # (3,)
+    K: np.ndarray  # (3, 3) intrinsics
+    shape: tuple[int, int]  # (height, width), pixels
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         return (points - self.center) @ self.rotation.T
 
 
 def sample_view(
-    rng: np.random.Generator, person, side: int, K: np.ndarray, shape: tuple, length: float,
-    centred: bool = False,
-) -> View:  # fmt: skip
+    rng: np.random.Generator, person, side: int, K, shape, length: float, centred: bool = False
+) -> View:
     """Draw a camera that photographs a hand: from any side, from the front, or from the eyes.
 
     Args:
@@ -53,4 +54,4 @@ def sample_view(
     aim = rng.uniform(-1, 1, 2) * (0.2 * room if centred else room)
     distance = K[0, 0] * 0.18 / length
     offset = np.array([*(aim / K[[0, 1], [0, 1]]), 1.0]) * distance
-    return View(rotation, middle - rotation.T @ offset)
+    return View(rotation, middle - rotation.T @ offset, K, shape)
