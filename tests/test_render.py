@@ -206,24 +206,18 @@ def finite_differences(hands, backend, size=64, step=0.5):
     curl[2::3] = 1
 
     def value(amounts):
-        turned = (
-            hands.vertices(hands.hand_pose + amounts[:, 6:] * curl) - middle
-        ) @ batch_rodrigues(amounts[:, 3:6]).transpose(1, 2) + middle
+        curled = hands.vertices(hands.hand_pose + amounts[:, 6:] * curl) - middle
+        turned = curled @ batch_rodrigues(amounts[:, 3:6]).transpose(1, 2) + middle
         change = torch.cat([hands.camera[:, :1] * amounts[:, :1], amounts[:, 1:3]], dim=1)
         drawn = silhouette(turned, hands.hand.faces, hands.camera + change, size, backend)
         return (drawn * weights).sum((1, 2))
 
     amounts = torch.zeros(len(weights), 7, requires_grad=True)
     value(amounts).sum().backward()
-    differences = []
+    moves = torch.eye(7) * step * 2 / size
     with torch.no_grad():
-        for column in range(7):
-            moved = torch.zeros(7)
-            moved[column] = step * 2 / size
-            differences.append(
-                (value(amounts + moved) - value(amounts - moved)) / (2 * moved.sum())
-            )
-    return amounts.grad.T, torch.stack(differences)
+        differences = [value(amounts + move) - value(amounts - move) for move in moves]
+    return amounts.grad.T, torch.stack(differences) / (4 * step / size)
 
 
 @pytest.mark.parametrize(
@@ -237,8 +231,8 @@ def test_gradients_agree_with_finite_differences(backend, count, least):
     assert slope.median() == pytest.approx(1, abs=0.1 if backend == "deodr" else 0.25)
 
 
-def test_fits_from_fifty_random_starts_converge():
-    hands = random_hands(50, seed=2)
+def test_fits_from_random_starts_converge():
+    hands = random_hands(20, seed=2)
     with torch.no_grad():
         vertices = hands.vertices()
     before, after = fit_from_random_starts(vertices, hands.hand.faces, hands.camera, "deodr")
@@ -250,51 +244,51 @@ GOOD = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.o
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "value", "message"),
     [
-        ({"vertices": np.zeros((0, 3))}, "vertices is "),
-        ({"vertices": np.full((4, 3), np.nan)}, "vertices is "),
-        ({"faces": np.zeros((0, 3), int)}, "faces is "),
-        ({"faces": np.zeros((2, 4), int)}, "faces is "),
-        ({"faces": np.array([[0, 1, 9]])}, "index in faces is 9, expected 0 to 3"),
-        ({"faces": np.array([[0, 1, -1]])}, "index in faces is -1"),
-        ({"faces": np.array([[0.0, 1.0, 2.0]])}, "faces is float"),
-        ({"camera": np.zeros(4)}, "camera is "),
-        ({"camera": np.full(3, np.inf)}, "camera is "),
-        ({"size": 0}, "size is 0"),
-        ({"size": 2.5}, "size is 2.5"),
+        ("vertices", np.zeros((0, 3)), "is float.* expected"),
+        ("vertices", np.full((4, 3), np.nan), "finite"),
+        ("faces", np.zeros((0, 3), int), "is int64"),
+        ("faces", np.zeros((2, 4), int), "is int64"),
+        ("faces", np.array([[0, 1, 9]]), "is 9, expected 0 to 3"),
+        ("faces", np.array([[0, 1, -1]]), "is -1"),
+        ("faces", np.array([[0.0, 1.0, 2.0]]), "is float64"),
+        ("camera", np.zeros(4), "is .* expected"),
+        ("camera", np.full(3, np.inf), "finite"),
+        ("size", 0, "is 0"),
+        ("size", 2.5, "is 2.5"),
     ],
 )
-def test_bad_input_is_named(change, message):
-    arguments = GOOD | change
-    with pytest.raises(HamrError, match=message):
+def test_bad_input_is_named(name, value, message):
+    arguments = GOOD | {name: value}
+    with pytest.raises(HamrError, match=f"{name}.* {message}"):
         render(**arguments)
-    for name in ("vertices", "camera"):
-        arguments[name] = torch.tensor(arguments[name], dtype=torch.float32)[None]
+    for key in ("vertices", "camera"):
+        arguments[key] = torch.tensor(arguments[key], dtype=torch.float32)[None]
     arguments["faces"] = torch.tensor(arguments["faces"])
-    with pytest.raises(HamrError, match=message):
+    with pytest.raises(HamrError, match=f"{name}.* {message.replace('is float.*', 'is .*')}"):
         silhouette(**arguments)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "value"),
     [
-        {"vertices": np.zeros((1, 4, 3))},
-        {"vertices": torch.zeros(1, 4, 3, dtype=torch.long)},
-        {"camera": torch.zeros(2, 3)},
-        {"camera": torch.zeros(1, 3, device="meta")},
-        {"faces": torch.zeros(1, 3, dtype=torch.long, device="meta")},
-        {"backend": "opengl"},
+        ("vertices", np.zeros((1, 4, 3))),
+        ("vertices", torch.zeros(1, 4, 3, dtype=torch.long)),
+        ("camera", torch.zeros(2, 3)),
+        ("camera", torch.zeros(1, 3, device="meta")),
+        ("faces", torch.zeros(1, 3, dtype=torch.long, device="meta")),
+        ("backend", "opengl"),
     ],
 )
-def test_bad_tensors_of_the_silhouette_are_named(change):
+def test_bad_tensors_of_the_silhouette_are_named(name, value):
     good = {"vertices": torch.eye(4, 3)[None], "faces": torch.tensor([[0, 1, 2]]),
             "camera": torch.ones(1, 3), "size": 8}  # fmt: skip
     for kind in (torch.float64, torch.bfloat16):
         drawn = silhouette(**good | {k: good[k].to(kind) for k in ("vertices", "camera")})
         assert drawn.dtype == kind
-    with pytest.raises(HamrError, match=f"{next(iter(change))} is "):
-        silhouette(**(good | change))
+    with pytest.raises(HamrError, match=f"{name} is "):
+        silhouette(**good | {name: value})
 
 
 @pytest.fixture

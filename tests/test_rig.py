@@ -112,19 +112,19 @@ def test_bodies_carry_the_same_rig():
     """Both hands of a whole body have the open hand's weights and bend about its joints."""
     from hamr_lib.synth import people
 
-    body, model, shared = people.body(), people.model(), rig()
+    body, (model, hands), shared = people.body(), people.rigged(), rig()
     with torch.no_grad():
         rest = model(phenotype_kwargs={k: torch.tensor([0.5]) for k in model.phenotype_labels})
     vertices, heads = rest["vertices"][0].numpy(), rest["bone_poses"][0, :, :3, 3].numpy()
     dense = torch.zeros(len(vertices), len(model.bone_labels), dtype=model.dtype)
     dense.scatter_add_(1, model.vertex_bone_indices, model.vertex_bone_weights)
     np.testing.assert_allclose(dense.sum(1), 1, atol=1e-6)
-    for side, own in zip("LR", people.hand_vertices(), strict=True):
+    for side, own in zip("LR", hands, strict=True):
         bones = [model.bone_labels.index(f"{bone}.{side}") for bone in ANNY_BONES]
         np.testing.assert_allclose(dense[own][:, bones], shared.weights[:, 1:], atol=1e-9)
         regressed = shared.regressor @ vertices[own]
         np.testing.assert_allclose(heads[bones], regressed[1:], atol=0.001)
     # Left and right share the order of vertices.
-    left, right = (vertices[own] for own in people.hand_vertices())
+    left, right = (vertices[own] for own in hands)
     np.testing.assert_allclose(left * [-1, 1, 1], right, atol=1e-6)
-    assert body.hand[people.hand_vertices()[0]].min() == 1
+    assert body.hand[hands[0]].min() == 1
