@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -132,12 +130,9 @@ def test_the_cache_is_used_and_knows_what_it_holds(tmp_path):
 def test_a_failure_leaves_no_cache_behind(tmp_path):
     frames = draw_frames(3)
     frames[1].joints_2d[:] = np.nan
-    with pytest.raises(HamrError, match="drawn/00001: a crop needs at least 2 labelled"):
+    with pytest.raises(HamrError, match="drawn/00001: a crop needs 2 labelled joints_2d"):
         load_crops(frames, "a", 32, cache=tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
-    frames[1] = dataclasses.replace(frames[2], image=frames[2].image[..., 0])
-    with pytest.raises(HamrError, match=r"expected an \(H, W, 3\) uint8 image"):
-        load_crops(frames, "a", 32, cache=tmp_path)
     with pytest.raises(HamrError, match="no frames"):
         load_crops([], "a", 32, cache=tmp_path)
     load_crops(frames[:1], "a", 32, cache=tmp_path)

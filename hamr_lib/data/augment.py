@@ -84,16 +84,12 @@ def augment(
     size: int,
     generator: torch.Generator,
     part: slice = slice(None),
-    count: int | None = None,
+    count: int = 0,
 ) -> dict:
-    """Augment a batch of stored crops.
+    """Augment a batch of `data.crops.Crops.batch` to network crops of `size` pixels.
 
-    Args:
-        batch: of `data.crops.Crops.batch`.
-        settings: the ranges.
-        size: pixels a side of the network crop.
-        generator: of the CPU, the only source of randomness.
-        part, count: which of how many samples these are, where a batch is cut among processes.
+    The generator, of the CPU, is the only source of randomness. Where a batch is cut among
+    processes, `part` and `count` tell which of how many samples these are.
 
     Returns:
         The batch with image (B, 3, size, size) and mask (B, size, size), float in [0, 1], and
@@ -118,21 +114,14 @@ def augment(
 def centre_crop(batch: dict, size: int) -> dict:
     """Cut a batch of stored crops as the network sees it without augmentation; see `augment`."""
     edge = (_stored(batch, size) - size) // 2
-    inside = slice(edge, edge + size)
-    return {
-        **batch,
-        "image": batch["image"][..., inside, inside].float().div_(255),
-        "mask": batch["mask"][..., inside, inside].float().div_(255),
-    }
+    inside = (..., slice(edge, edge + size), slice(edge, edge + size))
+    return batch | {key: batch[key][inside].float().div_(255) for key in ("image", "mask")}
 
 
 def warp(
     batch: dict, scale: torch.Tensor, angle: torch.Tensor, shift: torch.Tensor, size: int
 ) -> dict:
-    """Scale by (B,), rotate by angle (B,) radians and shift by (B, 2) crop units, about the centre.
-
-    A point x of the crop goes to s R x + t; labels follow, and the image is read at the inverse.
-    """
+    """Move points x of crops to s R x + t: scale (B,), angle (B,) radians, shift (B, 2)."""
     reach = _stored(batch, size) / size  # half sides of the network crop that are stored
     cos, sin = angle.cos() / (scale * reach), angle.sin() / (scale * reach)
     # R(-angle) / (s * reach): from the new crop's units back to the stored crop's.
@@ -144,13 +133,9 @@ def warp(
     parts = (tensor.split(count) for tensor in (batch["image"], batch["mask"], theta))
     pixels = torch.cat([_sample(*part, size) for part in zip(*parts, strict=True)])
     joints_2d = rotate_in_plane(batch["joints_2d"], angle) * scale[:, None, None] + shift[:, None]
-    return {
-        **batch,
-        "image": pixels[:, :3],
-        "mask": pixels[:, 3],
-        "joints_2d": joints_2d,
-        "joints_3d": rotate_in_plane(batch["joints_3d"], angle),
-    }
+    joints_3d = rotate_in_plane(batch["joints_3d"], angle)
+    moved = {"joints_2d": joints_2d, "joints_3d": joints_3d}
+    return {**batch, "image": pixels[:, :3], "mask": pixels[:, 3], **moved}
 
 
 def _sample(image, mask, theta, size):
@@ -242,8 +227,5 @@ def _each(numbers):
 def _stored(batch, size):
     stored = batch["image"].shape[-1]
     if stored < size or (stored - size) % 2:
-        raise HamrError(
-            f"stored crops of {stored} pixels do not hold network crops of {size}: "
-            "cut them again with data.crops.load_crops"
-        )
+        raise HamrError(f"stored crops of {stored} pixels do not hold network crops of {size}")
     return stored

@@ -3,19 +3,15 @@
 The crop rule
 -------------
 - The *network crop* is a square around the centre of the box of the labelled 2-D joints. Its side
-  is `BOX_FACTOR` times the longer side of that box, so that flesh beyond the joints and the
-  augmentation's enlargement stay inside.
+  is `BOX_FACTOR` times the longer side of that box, so that all flesh stays inside.
 - Where the wrist has no label (Dexter+Object marks fingertips only) that box says little about the
   hand: it is then taken to be at least as long as `TIPS_SPAN` metres appear at the labels' depth.
-- What is stored is larger by `margin(augment)`, the most that the augmentation can reach, so that
-  it reads real pixels everywhere but beyond the photo's border, which is black. The network crop is
-  exactly the central `image_size` pixels of the stored one.
+- What is stored is larger by the most that the augmentation can reach; beyond the photo's border it
+  is black. The network crop is exactly its central `image_size` pixels.
 - A left hand is mirrored: its pixels, mask, crop-unit x and metric x. The network sees right hands.
-- 3-D labels are relative to the wrist. Where the wrist has no label they are relative to the mean
-  of the labelled joints and `has_root` is False. `joints_3d + root` always gives the original,
-  for a left hand mirrored, camera-frame position.
-
-Missing joints are zero with `valid_2d` / `valid_3d` False, so that a NaN never reaches a sum.
+- 3-D labels are relative to the wrist; where it has no label, to the mean of the labelled joints,
+  with `has_root` False. `joints_3d + root` is the (mirrored) position in the camera's frame.
+- Missing joints are zero with `valid_2d` / `valid_3d` False, so that a NaN never reaches a sum.
 """
 
 import functools
@@ -34,7 +30,7 @@ import torch
 from hamr_lib.camera import pixels_to_crop
 from hamr_lib.config import Augment
 from hamr_lib.data.frame import Frame
-from hamr_lib.errors import HamrError, one_of
+from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, digest, read_arrays, read_json, write_aside, write_json
 from hamr_lib.joints import WRIST
 
@@ -61,18 +57,14 @@ def stored_size(image_size: int, augment: Augment | None = None) -> int:
 def crop_square(frame: Frame) -> tuple[np.ndarray, float]:
     """Return the network crop of a frame by the rule above: centre (2,) and side, in pixels."""
     labelled = np.isfinite(frame.joints_2d).all(1)
-    if labelled.sum() < 2:
-        raise HamrError(
-            f"{frame.key}: a crop needs at least 2 labelled joints_2d, got {int(labelled.sum())}"
-        )
     points = frame.joints_2d[labelled].astype(np.float64)
+    if len(points) < 2:
+        raise HamrError(f"{frame.key}: a crop needs 2 labelled joints_2d, got {len(points)}")
     low, high = points.min(0), points.max(0)
-    longest = (high - low).max()
-    if not labelled[WRIST]:
-        depth = frame.joints_3d[:, 2]
-        depth = depth[np.isfinite(depth)]
-        if depth.size and depth.mean() > 0:
-            longest = max(longest, TIPS_SPAN * frame.K[0, 0] / depth.mean())
+    longest, depth = (high - low).max(), frame.joints_3d[:, 2]
+    depth = depth[np.isfinite(depth)]
+    if not labelled[WRIST] and depth.size and depth.mean() > 0:
+        longest = max(longest, TIPS_SPAN * frame.K[0, 0] / depth.mean())
     if longest <= 0:
         raise HamrError(f"{frame.key}: all labelled joints_2d coincide at {points[0]}")
     return (low + high) / 2, BOX_FACTOR * longest
@@ -110,28 +102,17 @@ def cut(
 
 def crop_frame(frame: Frame, image_size: int, size: int) -> tuple[np.ndarray, dict, str]:
     """Cut one frame: its stored pixels (4, size, size) uint8, colour then mask; labels; key."""
-    image = frame.image
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise HamrError(
-            f"{frame.key}: expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}"
-        )
-    one_of(f"{frame.key}: side", frame.side, ("left", "right"))
     center, side = crop_square(frame)
     left = frame.side == "left"
-    reach = side * size / image_size
+    flip, reach = -1.0 if left else 1.0, side * size / image_size
     pixels = np.zeros((4, size, size), np.uint8)
-    pixels[:3] = cut(image, center, reach, size, left).transpose(2, 0, 1)
+    pixels[:3] = cut(frame.image, center, reach, size, left).transpose(2, 0, 1)
     if frame.mask is not None:
         pixels[3] = cut(frame.mask.astype(np.uint8) * 255, center, reach, size, left)
-
-    flip = -1.0 if left else 1.0
     valid_2d = np.isfinite(frame.joints_2d).all(1)
     valid_3d = np.isfinite(frame.joints_3d).all(1)
-    joints_2d = pixels_to_crop(
-        torch.from_numpy(frame.joints_2d.astype(np.float64)),
-        torch.from_numpy(center),
-        torch.tensor(side, dtype=torch.float64),
-    ).numpy() * [flip, 1]
+    points, middle = torch.from_numpy(frame.joints_2d).double(), torch.from_numpy(center)
+    joints_2d = pixels_to_crop(points, middle, torch.tensor(side).double()).numpy() * [flip, 1]
     joints_3d = frame.joints_3d.astype(np.float64) * [flip, 1, 1]
     has_root = bool(valid_3d[WRIST])
     root = joints_3d[WRIST] if has_root else joints_3d[valid_3d].sum(0) / max(valid_3d.sum(), 1)
@@ -199,7 +180,7 @@ class Crops:
         return {"image": pixels[:, :3], "mask": pixels[:, 3], "index": index, **batch}
 
     def subset(self, indices: Sequence[int]) -> "Crops":
-        """Select the samples at `indices`, in that order, as another `Crops`."""
+        """Select the samples at `indices`, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
         labels = {name: values[indices] for name, values in self.labels.items()}
         keys = [self.keys[i] for i in indices]
@@ -207,18 +188,13 @@ class Crops:
         return Crops(self.pixels, self.rows[indices], labels, keys, identity, self.image_size)
 
     def split(self, fraction: float, seed: int) -> tuple["Crops", "Crops"]:
-        """Hold out a seeded fraction of the samples: (training set, validation set).
-
-        Whole runs of neighbours are held out, since in a video (STB) they are nearly the same.
-        """
+        """Hold out a seeded fraction of the samples: (training set, validation set)."""
+        # Whole runs of neighbours, which in a video (STB) are nearly the same.
         run = max(1, min(50, len(self) // 100))
         starts = np.arange(0, len(self), run)
         held = round(fraction * len(starts))
         if not 0 < held < len(starts):
-            raise HamrError(
-                f"data.validation={fraction} of {len(self)} samples leaves an empty training or "
-                "validation set"
-            )
+            raise HamrError(f"data.validation={fraction} of {len(self)} samples: one set is empty")
         chosen = np.random.default_rng([seed, 17]).permutation(len(starts))[:held]
         mask = np.isin(np.arange(len(self)) // run, chosen)
         return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
@@ -246,9 +222,7 @@ def load_crops(
     cache: str | Path = CACHE,
     name: str = "crops",
 ) -> Crops:
-    """Load the crops of a list of frames, cut once and afterwards read from the cache.
-
-    The pixels stay on disk and are mapped, so that memory does not grow with the set.
+    """Load the crops of frames, cut once and afterwards read from the cache.
 
     Args:
         frames: anything with len() and [i] -> Frame, such as the readers in this package.
@@ -256,7 +230,7 @@ def load_crops(
             the `folder_identity` of what it reads.
         image_size: pixels a side of the network crop.
         augment: `settings.augment` if the crops are to be augmented; None stores no margin.
-        cache: folder of the cached crops.
+        cache: folder of the cached crops, whose pixels stay on disk and are mapped.
         name: what to call the set in progress lines and file names.
 
     Raises:
@@ -323,8 +297,8 @@ def _order(seed, turn, count):
 class StepBatches(torch.utils.data.Dataset):
     """The batches of a training run: [step] is a dict of tensors, a function of seed and step.
 
-    Samples come in a new seeded order each pass, and a batch may span two passes, so that every
-    sample is seen equally often. With several processes each gets its part of the same batch.
+    Samples come in a new order each pass, and a batch may span two passes, so that all are seen
+    equally often. With several processes each gets its part of the same batch.
     """
 
     def __init__(self, crops, batch_size, seed, rank=0, world=1):

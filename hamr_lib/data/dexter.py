@@ -44,8 +44,7 @@ class Dexter(Frames):
         root: the folder that holds `data`.
 
     Raises:
-        HamrError: for missing or broken annotations, or other numbers of images than of labels;
-            and, on reading, for a broken image.
+        HamrError: for labels that are missing or wrong, and other numbers of images than of labels.
     """
 
     def __init__(self, root: Path):
@@ -115,11 +114,7 @@ def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> Non
 
 
 def write_annotations(root: Path, sequence: str, tips: np.ndarray) -> None:
-    """Write a sequence's annotations, 3-D and 2-D.
-
-    Args:
-        tips: (frames, 5, 3) metres in the colour camera, thumb to little; NaN where missing.
-    """
+    """Write 3-D and 2-D labels of tips (frames, 5, 3): metres, colour camera, NaN where missing."""
     points = (np.asarray(tips, float) * 1000 - T_COLOR) @ np.linalg.inv(R_COLOR).T
     missing = np.isnan(points).any(-1, keepdims=True)
     pixels = np.where(missing, -1, project_pinhole(points, K_DEPTH))

@@ -96,11 +96,7 @@ def _sequences(frames):
 
 
 def real_set(name: str, settings: Settings, folder: Path = ROOT / "data") -> DataSet | None:
-    """Return the real set of this name where it is to be used; None where its stand-in is.
-
-    Raises:
-        HamrError: naming what it lacks, where it is asked for or there but incomplete.
-    """
+    """Return the real set of this name where it is to be used, and complete; else None."""
     real = published(name, folder, settings.data.stb_camera)
     asked = settings.data.sets
     if asked == "open" or (asked == "auto" and not os.path.lexists(real.root)):
@@ -115,19 +111,14 @@ def real_set(name: str, settings: Settings, folder: Path = ROOT / "data") -> Dat
 
 
 def find_sets(settings: Settings, folder: Path = ROOT / "data") -> dict[str, DataSet]:
-    """Choose each data set, as `settings.data.sets` says: auto, real or open.
-
-    Returns:
-        {"rhd", "stb", "dexter"} -> `DataSet`, whose `notice` says why a real set was not taken.
+    """Choose each data set, as `settings.data.sets` says: {name: `DataSet`}.
 
     Raises:
         HamrError: naming what the set that should be used lacks. Under auto, a real set that is
             there but incomplete is such a set: no stand-in takes its place.
     """
-    return {
-        name: real_set(name, settings, folder) or _rendered(name, settings, folder)
-        for name in TITLES
-    }
+    names = {name: real_set(name, settings, folder) for name in TITLES}
+    return {name: real or _rendered(name, settings, folder) for name, real in names.items()}
 
 
 def _rendered(name, settings, folder):
@@ -152,28 +143,16 @@ def listed(missing: Sequence[str], most: int = 4) -> str:
 
 
 def training_crops(settings: Settings) -> tuple[Crops, Crops]:
-    """Cut the training splits of RHD and STB, or of their stand-ins, with a margin to augment in.
-
-    A fraction of the samples, `data.validation`, is held out.
-
-    Returns:
-        (training `Crops`, validation `Crops`).
-    """
+    """Cut the training splits, with a margin to augment in: (training, validation) `Crops`."""
     sets = [found for found in find_sets(settings).values() if "training" in found.splits]
     crops = [_load(found, "training", settings, settings.augment) for found in sets]
     return Crops.join(crops).split(settings.data.validation, settings.train.seed)
 
 
 def evaluation_crops(settings: Settings) -> dict[tuple[str, str], Crops]:
-    """Cut the evaluation split of every set, without a margin.
-
-    Returns:
-        {(display name, "evaluation"): `Crops`}.
-    """
-    return {
-        (found.title, "evaluation"): _load(found, "evaluation", settings)
-        for found in find_sets(settings).values()
-    }
+    """Cut the evaluation split of every set: {(display name, "evaluation"): `Crops`}."""
+    sets, split = find_sets(settings).values(), "evaluation"
+    return {(found.title, split): _load(found, split, settings) for found in sets}
 
 
 def _load(found, split, settings, augment=None):
@@ -182,11 +161,6 @@ def _load(found, split, settings, augment=None):
     # Crops of rendered images go where they come from, and with them.
     rendered = found.title != TITLES[found.name]
     own = {"cache": found.root.parent / "crops"} if rendered else {}
-    return load_crops(
-        found.load(split, settings.data),
-        [*identity, folder_identity(found.root)],
-        settings.model.image_size,
-        augment,
-        name=f"{found.title}-{split}",
-        **own,
-    )
+    frames, size = found.load(split, settings.data), settings.model.image_size
+    identity.append(folder_identity(found.root))
+    return load_crops(frames, identity, size, augment, name=f"{found.title}-{split}", **own)

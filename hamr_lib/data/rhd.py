@@ -1,7 +1,7 @@
 """RHD, the Rendered Hand-pose Dataset (Zimmermann and Brox, ICCV 2017), read and written.
 
     RHD_published_v2/{training,evaluation}/color/00000.png   RGB
-                                          /mask/00000.png    part of each pixel, see `PARTS`
+                                          /mask/00000.png    part of each pixel, see `part_id`
                                           /depth/00000.png   metres in two bytes, see `decode_depth`
                                           /anno_{training,evaluation}.pickle
 
@@ -45,8 +45,7 @@ class RHD(Frames):
             (see `mask_from_depth`), as the paper parsed it.
 
     Raises:
-        HamrError: for a folder or key that is missing, labels of a wrong shape or NaN, or other
-            numbers of images than of labels; and, on reading a sample, for an unreadable image.
+        HamrError: for labels that are missing or wrong, and other numbers of images than of labels.
     """
 
     def __init__(self, root: Path, split: str, mask: str = "mask"):
@@ -112,10 +111,9 @@ def read_annotations(path: Path) -> tuple[list[int], np.ndarray, np.ndarray, np.
         float32, joints in RHD's own order.
     """
     annotations = load_pickle(path)
-    if not isinstance(annotations, dict) or not annotations:
-        raise HamrError(f"{path}: expected a dict of annotations by image index")
-    if not all(type(key) is int and 0 <= key < 100_000 for key in annotations):
-        raise HamrError(f"{path}: expected image indices from 0 to 99999")
+    keys = list(annotations) if isinstance(annotations, dict) else []
+    if not keys or not all(type(key) is int and 0 <= key < 100_000 for key in keys):
+        raise HamrError(f"{path}: expected a dict of annotations by image index, 0 to 99999")
     ids = sorted(annotations)
     columns = {key: np.empty((len(ids), *shape), np.float32) for key, shape in _SHAPES.items()}
     for row, index in enumerate(ids):

@@ -54,7 +54,7 @@ class STB(Frames):
         camera: "SK" or "BB".
 
     Raises:
-        HamrError: for missing or broken labels or NaN in them; and, on reading, a broken image.
+        HamrError: for labels that are missing or wrong.
     """
 
     def __init__(self, root: Path, split: str, root_shift: str = "ring", camera: str = "SK"):
@@ -87,11 +87,7 @@ def files(root: Path, sequence: str, camera: str) -> tuple[Path, list[Path]]:
 
 
 def read_labels(root: Path, sequence: str, camera: str = "SK") -> np.ndarray:
-    """Read the joints (frames, 21, 3) of a sequence.
-
-    Metres, in the frame of the camera that took the images; our order, but joint 0 is still the
-    palm's centre.
-    """
+    """Read joints (frames, 21, 3): metres, frame of the images' camera; joint 0 is the palm's."""
     path = label_path(root, sequence, camera)
     raw = numbers(f"{path}: handPara", read_mat(path, "handPara"), (3, NUM_JOINTS, None))
     points = raw.transpose(2, 1, 0)[:, FROM_STB]
@@ -113,11 +109,9 @@ def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> Non
 
 
 def write_labels(root: Path, sequence: str, joints_3d: np.ndarray) -> None:
-    """Write a sequence's SK labels.
+    """Write a sequence's SK labels, of joints (frames, 21, 3) in metres, SK's colour camera.
 
-    Args:
-        joints_3d: (frames, 21, 3) metres in SK's colour camera, our order, joint 0 the wrist. The
-            palm is put where the default root shift, "ring", finds exactly this wrist again.
+    The palm is put where the root shift "ring" finds the wrist, joint 0, again.
     """
     joints = np.array(joints_3d, float)
     joints[:, WRIST] = (joints[:, WRIST] + joints[:, RING_MCP]) / 2
