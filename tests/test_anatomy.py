@@ -86,7 +86,7 @@ class TestAngles:
 
     def test_bad_input(self):
         for call in (anatomy.angles_to_axis_angle, anatomy.overlap, anatomy.limit):
-            with pytest.raises(HamrError, match=r"angles: expected \(22,\) or \(n, 22\)"):
+            with pytest.raises(HamrError, match="angles: expected shape"):
                 call(np.zeros((3, 21)))
         with pytest.raises(HamrError, match="side='both': expected one of left, right"):
             anatomy.anny_pose(angles(), "both")
@@ -116,7 +116,8 @@ class TestGestures:
     def test_pinches_bring_the_pads_together(self):
         radii = anatomy.skeleton().radii[:, 2]
         for finger, name in enumerate(("pinch", "middle pinch", "ring pinch", "little pinch")):
-            starts, ends = (p[0, :, 2] for p in anatomy._phalanges(anatomy.GESTURES[name][None]))
+            starts, ends, _ = anatomy._capsules(anatomy.GESTURES[name][None])
+            starts, ends = starts[0, 2:15:3], ends[0, 2:15:3]
             gap = anatomy._between_segments(starts[:1], ends[:1], starts[1:], ends[1:])
             gap -= radii[0] + radii[1:]
             assert gap.argmin() == finger and gap.min() < 0.001, name

@@ -140,10 +140,7 @@ def _orientations(angles):
 def _checked(angles):
     angles = np.asarray(angles, dtype=float)
     if angles.ndim not in (1, 2) or angles.shape[-1] != len(ANGLES):
-        raise HamrError(
-            f"angles: expected ({len(ANGLES)},) or (n, {len(ANGLES)}) radians, "
-            f"got shape {angles.shape}"
-        )
+        raise HamrError(f"angles: expected shape (22,) or (n, 22), got {angles.shape}")
     return angles
 
 
@@ -184,8 +181,8 @@ def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
     return {bone + suffix: transforms[..., j, :, :] for j, bone in enumerate(ANNY_BONES)}
 
 
-def _phalanges(angles):
-    """Return the starts and ends of the axes of the phalanges, (n, 5, 3, 3) metres each."""
+def _capsules(angles):
+    """Return starts and ends (n, 19, 3) and radii (19,), metres: 15 phalanges, 4 rays of the palm."""
     hand = skeleton()
     turned = _orientations(angles)
     starts, ends = np.empty((2, len(angles), 5, 3, 3))
@@ -198,20 +195,21 @@ def _phalanges(angles):
         joint = joint + posed
     # A capsule reaches beyond its segment by its radius; the tip is where the flesh ends.
     ends[:, :, 2] -= posed / np.linalg.norm(posed, axis=-1, keepdims=True) * hand.radii[:, 2, None]
-    return starts, ends
+    rays = np.broadcast_to(hand.rays, (len(angles), 4, 2, 3))
+    starts = np.concatenate([starts.reshape(-1, 15, 3), rays[:, :, 0]], axis=1)
+    ends = np.concatenate([ends.reshape(-1, 15, 3), rays[:, :, 1]], axis=1)
+    return starts, ends, np.concatenate([hand.radii.ravel(), hand.ray_radii])
 
 
 # Flesh yields: two phalanges may come this much closer than their radii, as a fraction of them.
 _GIVE = 0.35
-# Pairs of phalanges (finger, bone) that can collide. Neighbours' bases and the ball of
-# the thumb always touch, so they are left out.
-_PAIRS = np.array(
-    [
-        ((f, k), (g, m))
-        for f, g, k, m in np.ndindex(5, 5, 3, 3)
-        if f < g and not (g == f + 1 and f > 0 and k == m == 0) and not (f == 0 and k == 0)
-    ]
-)
+# Pairs of `_capsules` that can collide: two phalanges, but neighbours' bases and the ball of the
+# thumb, which always touch; and a finger's end with the palm.
+_PAIRS = [
+    (3 * f + k, 3 * g + m)
+    for f, g, k, m in np.ndindex(5, 5, 3, 3)
+    if f < g and not (g == f + 1 and f > 0 and k == m == 0) and not (f == 0 and k == 0)
+] + [(3 * f + 2, 15 + ray) for f, ray in np.ndindex(5, 4)]
 
 
 def limit(angles: np.ndarray) -> np.ndarray:
@@ -229,29 +227,16 @@ def blend(a: np.ndarray, b: np.ndarray, t) -> np.ndarray:
 
 
 def overlap(angles: np.ndarray) -> np.ndarray:
-    """Return how far two parts of a hand penetrate each other, at most, beyond what flesh allows.
-
-    Phalanges are capsules with the radii of `skeleton`; flesh gives way by `_GIVE` of them.
-
-    Args:
-        angles: (n, 22) or (22,) radians.
+    """Return how far parts of hands (n, 22) or (22,) penetrate beyond what flesh allows, at most.
 
     Returns:
         (n,) or a float, metres; zero or less is a possible pose.
     """
     angles = _checked(angles)
-    starts, ends = _phalanges(np.atleast_2d(angles))
-    hand = skeleton()
-    (f, k), (g, m) = _PAIRS[:, 0].T, _PAIRS[:, 1].T
-    distance = _between_segments(starts[:, f, k], ends[:, f, k], starts[:, g, m], ends[:, g, m])
-    radii = hand.radii[f, k] + hand.radii[g, m]
-    depth = ((1 - _GIVE) * radii - distance).max(1)
-    f, g = (part.ravel() for part in np.meshgrid(range(5), range(4)))
-    # Ends of the fingers and of the thumb against the palm.
-    rays = np.broadcast_to(hand.rays[g], (len(starts), len(g), 2, 3))
-    distance = _between_segments(starts[:, f, 2], ends[:, f, 2], rays[:, :, 0], rays[:, :, 1])
-    radii = hand.radii[f, 2] + hand.ray_radii[g]
-    depth = np.maximum(depth, ((1 - _GIVE) * radii - distance).max(1))
+    starts, ends, radii = _capsules(np.atleast_2d(angles))
+    a, b = np.array(_PAIRS).T
+    distance = _between_segments(starts[:, a], ends[:, a], starts[:, b], ends[:, b])
+    depth = ((1 - _GIVE) * (radii[a] + radii[b]) - distance).max(1)
     return depth if angles.ndim == 2 else float(depth[0])
 
 

