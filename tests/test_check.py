@@ -135,10 +135,9 @@ class TestFindSets:
                 (folder / "raw" / "stb").symlink_to(folder / "nowhere")
 
     def test_frames_without_labels_are_skipped_and_the_set_is_complete(self, folder):
-        root = folder / "open/tiny/open-dexter"
         tips = np.repeat(hand()[None, 4::4], 2, 0)
         tips[0] = np.nan
-        dexter.write_annotations(root, "Grasp2", tips)
+        dexter.write_annotations(folder / "open/tiny/open-dexter", "Grasp2", tips)
         report = check_set(find_sets(SETTINGS, folder)["dexter"], SETTINGS.data, limit=0)
         assert report.row["skipped"] == 1 and report.row["complete"]
         assert report.row["samples"] == "11" and report.row["images expected"] == "12"
@@ -220,16 +219,13 @@ class TestCheckSet:
         assert row["lacks"] == f"the folder {folder / 'raw' / 'stb'}" and row["samples"] == "? + ?"
 
 
-class TestDrawing:
-    def test_skeleton(self):
-        image = np.full((200, 200, 3), 30, np.uint8)
-        joints = np.full((21, 2), np.nan)
-        np.testing.assert_array_equal(draw_skeleton(image, joints), image)
-        joints[[0, 5]] = [[20, 100], [180, 100]]
+def test_a_skeleton_is_drawn_where_its_joints_are():
+    image, joints = np.full((200, 200, 3), 30, np.uint8), np.full((21, 2), np.nan)
+    np.testing.assert_array_equal(draw_skeleton(image, joints), image)
+    for end in (180, 1e9):
+        joints[[0, 5]] = [[20, 100], [end, 100]]
         drawn = draw_skeleton(image, joints)
         assert (image == 30).all()  # the given image is left as it was
-        assert drawn[100, 100].tolist() == [86, 180, 233]  # the bone wrist to index MCP
-        assert drawn[100, 20].tolist() == [255, 255, 255]  # the wrist
+        assert drawn[100, 150].tolist() == [86, 180, 233]  # the bone wrist to index MCP
         assert (drawn[:80] == 30).all() and (drawn[120:] == 30).all()
-        joints[5] = [1e9, 100]
-        assert draw_skeleton(image, joints)[100, 150].tolist() == [86, 180, 233]
+    assert drawn[100, 20].tolist() == [255, 255, 255]  # the wrist

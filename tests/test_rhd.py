@@ -11,7 +11,7 @@ from PIL import Image
 from hamr_lib.data import rhd
 from hamr_lib.data.rhd import RHD
 from hamr_lib.errors import HamrError
-from hamr_lib.joints import NAMES
+from hamr_lib.joints import BONES, NAMES
 
 # RHD's own order within one hand, written out: wrist, then each finger from tip to base.
 RHD_ORDER = [
@@ -87,18 +87,15 @@ class TestReads:
     def test_left_only_with_strictly_more_pixels(self, tmp_path, left, right, side):
         make(tmp_path, "training", [parts_image(left, right)])
         frame = RHD(tmp_path, "training")[0]
-        assert frame.side == side
-        assert frame.mask.sum() == {"left": left, "right": right}[side]
+        assert frame.side == side and frame.mask.sum() == {"left": left, "right": right}[side]
 
     def test_ids_of_parts(self, tmp_path):
-        """2 to 17 are the left hand, thumb to little, each tip to base, then the palm; 18 to 33
-        the right hand; 0 and 1 are nobody's."""
-        for split, more in (("training", 2), ("evaluation", 33)):
+        """2 to 17 are the left hand, 18 to 33 the right one, 0 and 1 are nobody's."""
+        for split, more, first in (("training", 2, 2), ("evaluation", 33, 18)):
             parts = np.zeros((320, 320), np.uint8)
             parts[0, :34], parts[1, :3] = np.arange(34), more
             make(tmp_path, split, [parts])
             mask = RHD(tmp_path, split)[0].mask
-            first = 2 if split == "training" else 18
             assert mask.dtype == bool and mask.shape == (320, 320)
             assert np.flatnonzero(mask[0]).tolist() == list(range(first, first + 16))
         ids = [rhd.part_id("left", "thumb", "tip"), rhd.part_id("left", "index", "tip")]
@@ -115,37 +112,30 @@ def flat_hand(x, z=0.6):
     return np.array(points)
 
 
-class TestDepthMask:
-    def test_finds_the_hand_and_nothing_else(self, tmp_path):
-        """Balls of 7 mm along the bones of both hands before a wall, drawn as discs; the sample's
-        own hand is to be found, neither the other hand beside it nor the wall."""
-        hands = {"right": flat_hand(0.0), "left": flat_hand(-0.2)}
-        depth = np.full((320, 320), 0.9)
-        drawn = {side: np.zeros((320, 320), bool) for side in hands}
-        v, u = np.mgrid[:320, :320]
-        for side, joints in hands.items():
-            for child in range(1, 21):
-                parent = 0 if child % 4 == 1 else child - 1
-                for t in np.linspace(0, 1, 25):
-                    x, y, z = joints[parent] + t * (joints[child] - joints[parent])
-                    centre = 300 * x / z + 160, 310 * y / z + 150
-                    disc = np.hypot(u - centre[0], v - centre[1]) < 0.007 * 305 / z
-                    drawn[side] |= disc
-                    depth[disc] = z - 0.007
-        xyz = np.concatenate([hands["left"], hands["right"]])
-        order = [NAMES.index(name) for name in RHD_ORDER]
-        xyz = xyz[order + [21 + i for i in order]]
-        labels = {0: {"uv_vis": np.zeros((42, 3)), "xyz": xyz, "K": K}}
-        folder = make(tmp_path, "training", [parts_image(1, 9)], labels)
-        value = np.rint(depth / 5 * 65535).astype(int)
-        pixels = np.stack([value // 256, value % 256, 0 * value], -1).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "depth" / "00000.png")
-        mask = RHD(tmp_path, "training", mask="depth")[0].mask
-        overlap = (mask & drawn["right"]).sum() / (mask | drawn["right"]).sum()
-        assert overlap > 0.95
-        assert not (mask & drawn["left"]).any()
-        # The other reading gives the part ids, here nine pixels.
-        assert RHD(tmp_path, "training", mask="mask")[0].mask.sum() == 9
+def test_the_depth_map_s_mask_is_the_hand_and_nothing_else(tmp_path):
+    """Balls of 7 mm along the bones of both hands before a wall, drawn as discs; the sample's own
+    hand is to be found, neither the other hand beside it nor the wall."""
+    hands = {"left": flat_hand(-0.2), "right": flat_hand(0.0)}
+    depth = np.full((320, 320), 0.9)
+    drawn = {side: np.zeros((320, 320), bool) for side in hands}
+    v, u = np.mgrid[:320, :320]
+    for side, joints in hands.items():
+        for parent, child in BONES:
+            for x, y, z in np.linspace(joints[parent], joints[child], 25):
+                centre = 300 * x / z + 160, 310 * y / z + 150
+                disc = np.hypot(u - centre[0], v - centre[1]) < 0.007 * 305 / z
+                drawn[side] |= disc
+                depth[disc] = z - 0.007
+    order = [NAMES.index(name) for name in RHD_ORDER]
+    xyz = np.concatenate([joints[order] for joints in hands.values()])
+    labels = {0: {"uv_vis": np.zeros((42, 3)), "xyz": xyz, "K": K}}
+    folder = make(tmp_path, "training", [parts_image(1, 9)], labels)
+    value = np.rint(depth / 5 * 65535).astype(int)
+    pixels = np.stack([value // 256, value % 256, 0 * value], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "depth" / "00000.png")
+    mask = RHD(tmp_path, "training", mask="depth")[0].mask
+    assert (mask & drawn["right"]).sum() / (mask | drawn["right"]).sum() > 0.95
+    assert not (mask & drawn["left"]).any()
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from hamr_lib.config import Data
+from hamr_lib.data.crops import crop_square, cut
 from hamr_lib.data.frame import Frame, Frames
 from hamr_lib.data.registry import DataSet, listed
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import MIDDLE_MCP, WRIST
-from hamr_lib.render.draw2d import contact_sheet, draw_skeleton, fit
+from hamr_lib.render.draw2d import contact_sheet, draw_skeleton
 
 
 class Report(NamedTuple):
@@ -100,7 +101,7 @@ def spread(count: int, limit: int | None) -> Sequence[int]:
 
 
 def overlay_sheet(reader: Frames, count: int = 16, columns: int = 8, size: int = 160) -> np.ndarray:
-    """Draw labels over evenly spread samples, each cut out around its hand.
+    """Draw labels over the network crops of evenly spread samples.
 
     Returns:
         (rows * size, columns * size, 3) uint8 RGB.
@@ -108,16 +109,8 @@ def overlay_sheet(reader: Frames, count: int = 16, columns: int = 8, size: int =
     images = []
     for index in spread(len(reader), count):
         frame = reader[index]
-        image, joints, bounds = frame.image, frame.joints_2d, frame.image.shape[1::-1]
-        labelled = joints[np.isfinite(joints).all(1)]
-        if len(labelled):
-            low, high = labelled.min(0), labelled.max(0)
-            centre, half = (low + high) / 2, 0.8 * (high - low).max() + 10
-            left, top = np.clip(centre - half, 0, np.subtract(bounds, 2)).astype(int)
-            right, bottom = np.clip(centre + half, (left + 2, top + 2), bounds).astype(int)
-            image, joints = image[top:bottom, left:right], joints - (left, top)
-        # Scaled before it is drawn upon, so that the lines are as fine on every image.
-        scale = size / max(image.shape[:2])
-        image = fit(image, size)
-        images.append(draw_skeleton(image, (joints + 0.5) * scale - 0.5, thickness=1))
+        center, side = crop_square(frame)
+        joints = (frame.joints_2d - center) * size / side + (size - 1) / 2
+        image = cut(frame.image, center, side, size)
+        images.append(draw_skeleton(image, joints, thickness=1))
     return contact_sheet(images, columns, size)

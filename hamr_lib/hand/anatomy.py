@@ -182,7 +182,7 @@ def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
 
 
 def _capsules(angles):
-    """Return starts and ends (n, 19, 3) and radii (19,), metres: 15 phalanges, 4 rays of the palm."""
+    """Return starts and ends (n, 19, 3) and radii (19,) of phalanges and rays of the palm."""
     hand = skeleton()
     turned = _orientations(angles)
     starts, ends = np.empty((2, len(angles), 5, 3, 3))

@@ -86,17 +86,14 @@ class _Unpickler(pickle._Unpickler):
             raise HamrError(f"refused to set the state of a {type(self.stack[-1]).__name__}")
         self.stack[-1].state = state
 
-    def load_setitem(self):
-        value, key = self.stack.pop(), self.stack.pop()
-        _set_items(self.stack[-1], [key, value])
-
-    def load_setitems(self):
-        items = self.pop_mark()
-        _set_items(self.stack[-1], items)
+    def load_empty_dict(self):
+        self.append(_Dict())
 
     def load_dict(self):
         items = self.pop_mark()
-        self.append(_set_items({}, items))
+        self.append(_Dict())
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][key] = value
 
     def load_bytearray8(self):
         """Read no more than there is; Python's would first allocate what the file claims."""
@@ -104,8 +101,7 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch |= {
         pickle.BUILD[0]: load_build,
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
+        pickle.EMPTY_DICT[0]: load_empty_dict,
         pickle.DICT[0]: load_dict,
         pickle.BYTEARRAY8[0]: load_bytearray8,
         pickle.NEWOBJ[0]: dispatch[pickle.REDUCE[0]],
@@ -115,10 +111,13 @@ class _Unpickler(pickle._Unpickler):
     }
 
 
-def _set_items(target, items):
-    if type(target) is not dict or any(type(key) not in _KEYS for key in items[::2]):
-        raise HamrError("refused a key that is neither text nor a number")
-    return target.update(zip(items[::2], items[1::2], strict=True)) or target
+class _Dict(dict):
+    """A dict of plain keys."""
+
+    def __setitem__(self, key, value):
+        if type(key) not in _KEYS:
+            raise HamrError("refused a key that is neither text nor a number")
+        super().__setitem__(key, value)
 
 
 class _Follower(_Unpickler):
@@ -127,7 +126,7 @@ class _Follower(_Unpickler):
     dispatch = dict(_Unpickler.dispatch)
 
     def find_class(self, module, name):
-        return lambda *args: {}
+        return lambda *args: _Dict()
 
     def persistent_load(self, pid):
         return None
