@@ -51,13 +51,7 @@ class Resumed(Task):
 
 
 def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")):
-    """Render, measure and train within `minutes`; returns the history of the main run.
-
-    Args:
-        out: folder that receives everything.
-        profile: as in `load_settings`.
-        sections: of `bench`; none skips it.
-    """
+    """Render, measure the `sections` of `bench`, and train; returns the history of the main run."""
     out, ends = Path(out), time.monotonic() + 60 * minutes
     settings = load_settings(profile)
     # Another seed: no image of the first part may be among those that validate the whole.

@@ -65,11 +65,8 @@ def volume_joints(maps):
 def capsules(joints_3d, camera, depth, size):
     """Which voxels (B, D, h, h) lie within `FLESH` of a line of a hand.
 
-    In depth they may lie half a voxel further, so that no finger is lost between two layers.
-
-    Args:
-        joints_3d: (B, 21, 3) metres, wrist at the origin; camera: (B, 3) weak perspective.
-        depth, size: D and h.
+    In depth, D = `depth`, they may lie half a voxel further: no finger is lost between two layers.
+    The joints (B, 21, 3) are metres, wrist at the origin, the camera (B, 3) is weak perspective.
     """
     flat = cell_centres(size, -1.0, 1.0, joints_3d)
     deep = cell_centres(depth, -REACH, REACH, joints_3d)
@@ -94,12 +91,8 @@ def capsules(joints_3d, camera, depth, size):
 def metric_scale(joints, total, steps=40):
     """The weak perspective, (B,) crop units a metre, under which all bones are `total` metres long.
 
-    sum sqrt(|dx, dy|^2 / s^2 + dz^2) = total falls as s grows, so that halving finds s. Where even
-    the depths alone are too long, s is `LARGEST`.
-
-    Args:
-        joints: (B, 21, 3) x, y crop units and z metres.
-        total: metres, as in training.
+    Of joints (B, 21, 3), x, y crop units and z metres, sum sqrt(|dx, dy|^2 / s^2 + dz^2) = total
+    falls as s grows, so that halving finds s. Where the depths alone are too long, s is `LARGEST`.
     """
     parent, child = torch.tensor(BONES, device=joints.device).T
     bones = (joints[:, child] - joints[:, parent]).square()

@@ -45,11 +45,6 @@ class Boukhayma(TrainedMesh):
 
 
 def mask_loss(points, mask, has_mask):
-    """L_mask: one less the mean of the mask where the vertices project, in [0, 1].
-
-    Args:
-        points: (B, V, 2) crop units.
-        mask: (B, S, S) in [0, 1]; has_mask: (B,) bool.
-    """
+    """L_mask: one less the mean of masks (B, S, S) at the vertices' projections (B, V, 2)."""
     hit = F.grid_sample(mask[:, None], points[:, None], align_corners=False)[:, 0, 0]  # (B, V)
     return mean_where(1 - hit.mean(dim=1), has_mask)

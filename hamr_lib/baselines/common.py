@@ -29,8 +29,8 @@ from hamr_lib.training.watch import Diverged
 class Trained(Task):
     """A baseline whose network is trained by the study's loop.
 
-    A subclass adds `reference`, `deviations`, `build` (see `Task`), `parts`, its losses as
-    (weight, loss) by name, and `joints`: (B, 21, 3) metres and (B, 21, 2) crop units of an output.
+    A subclass adds `reference`, `build` (see `Task`), `parts`, its losses as (weight, loss) by
+    name, and `joints`: (B, 21, 3) metres and (B, 21, 2) crop units of an output.
     """
 
     faces = None
@@ -96,9 +96,7 @@ def search_rate(task, settings, train_crops, val_crops, hand, folder):
 
     The rates are `train.learning_rate` times each of `study.search_rates`, each trained for
     `study.search_steps` with a schedule of that length. A rate at which the loss diverges loses.
-
-    A second call reads what the first left in `folder`'s search.csv. Returns `settings` with the
-    rate that was found.
+    A second call reads search.csv in `folder`. Returns `settings` with the rate that was found.
     """
     steps, train = settings.study.search_steps, settings.train
     if not steps:

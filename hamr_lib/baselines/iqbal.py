@@ -49,11 +49,8 @@ def root_depth(points, depth, bone=BONE):
     """The wrist's depth (B,), in lengths of the bone, from the quadratic equation.
 
     (x_n Z_n - x_m Z_m)^2 + (y_n Z_n - y_m Z_m)^2 + (z_n - z_m)^2 = 1 with Z_n = Z + z_n is
-    a Z^2 + b Z + c = 0. Where it has no real root, the image of the bone being too long for its
-    depth, the discriminant is taken as zero.
-
-    Args:
-        points: (B, 21, 2) crop units over the focal length; depth: (B, 21) lengths of the bone.
+    a Z^2 + b Z + c = 0, (x, y) the points (B, 21, 2), crop units over the focal length, and z the
+    depth (B, 21). Where the image of the bone is too long, the discriminant is taken as zero.
     """
     n, m = bone
     along = points[:, n] - points[:, m]

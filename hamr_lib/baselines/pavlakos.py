@@ -40,9 +40,7 @@ class Residual(nn.Module):
 class Priors(nn.Module):
     """The second stage, in the place of HAMR's regressor: maps to raw numbers.
 
-    Args:
-        channels: of the features that come before the maps and are not used.
-        start: (N,) the raw numbers of a mean hand, shape last.
+    The first `channels`, features, are not used; `start` (N,) is a mean hand, its shape last.
     """
 
     def __init__(self, channels, start):

@@ -74,7 +74,6 @@ def first_views(rest, points, weight, count=VIEWS):
 
     Args:
         rest: (21, 3) the mean hand, metres; points: (B, 21, 2) crop units; weight: (B, 21).
-        count: directions that are tried.
 
     Returns:
         rotations (B, STARTS, 3, 3) and cameras (B, STARTS, 3), the best first.
@@ -108,11 +107,7 @@ def first_views(rest, points, weight, count=VIEWS):
 
 
 def fit_hand(network, points, weight):
-    """Fit the hand of a network's `decode` to joints in the image: a `hamr.Estimate`.
-
-    Args:
-        points: (B, 21, 2) crop units; weight: (B, 21) their confidence.
-    """
+    """Fit the hand of a network's `decode` to points (B, 21, 2), crop units: a `hamr.Estimate`."""
     count, start = len(points), network.start
     rest = network.decode(start[None]).joints_3d[0]
     rotation, camera = (found.flatten(0, 1) for found in first_views(rest, points, weight))

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution, (B, C, h, h) to (B, C, h / stride, h / stride).
+    """A depthwise convolution of kernel 3 or 5 and stride 1 or 2.
 
     TensorFlow's padding at stride 2 has one pixel more at the far ends. The output is then every
-    second pixel, from pixel 1 on, of the output of stride 1. The kernel is 3 or 5, the stride 1 or
-    2.
+    second pixel, from pixel 1 on, of the output of stride 1.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, bias: bool = True):

@@ -96,8 +96,7 @@ def weights_path() -> Path:
 def read_weights(path: Path) -> list[tuple[Tensor, Tensor]]:
     """Read (weight, bias) of each convolution and linear layer of a .tflite file, in graph order.
 
-    Returns:
-        Weights in torch's layout, single precision: (out, in / groups, k, k) or (out, in).
+    Weights are in torch's layout, single precision: (out, in / groups, k, k) or (out, in).
     """
     import tflite  # only a new network needs it
 

@@ -33,9 +33,7 @@ def heatmap_peaks(heatmaps: Tensor) -> Tensor:
 def softargmax_keypoints(heatmaps: Tensor) -> Tensor:
     """Take the mean of the softmax of logits (B, M, h, h), M >= 21, and how peaked it is.
 
-    Returns:
-        (B, 21, 3): x and y in crop units, and the sum of the squared probabilities, which is 1
-        where all probability is in a single pixel.
+    They are (B, 21, 3): x, y in crop units, and the sum of the squared probabilities, at most 1.
     """
     maps = heatmaps[:, :NUM_JOINTS].float()
     axis = cell_centres(maps.shape[-1], -1.0, 1.0, maps)

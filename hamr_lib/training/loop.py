@@ -49,9 +49,9 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         loss (unweighted, and total), val_<val_metric>, images_per_second.
 
     Raises:
-        HamrError: for settings, data or a task other than the run's, a broken checkpoint, a loss
-            that is not finite or explodes (`Diverged`), and a run that was asked to stop
-            (`Stopped`).
+        HamrError: for settings, data or a task other than the run's, and a broken checkpoint.
+        Diverged: a loss that is not finite or explodes.
+        Stopped: a run that was asked to stop.
     """
     task, run_dir, steps = task or Task(), Path(run_dir), settings.train.steps
     ends = time.monotonic() + 60 * minutes

@@ -26,13 +26,7 @@ BLUR = (0.01, 0.3)  # crop units, the standard deviation of a keypoint's noise
 
 
 def lift(network: HAMR, settings: Settings, generator: Generator, tell: Callable[[int], None]):
-    """Train the regressor's layers in place for `train.lift_steps` steps.
-
-    Args:
-        network: `hamr.HAMR` with `model.joint_features`.
-        generator: on the CPU, the only source of randomness.
-        tell: called with the number of steps done, after each.
-    """
+    """Train the regressor's layers in place for `train.lift_steps` steps, and tell each."""
     train = settings.train
     weights = list(network.regressor.layers.parameters())
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate)
@@ -51,8 +45,7 @@ def lift(network: HAMR, settings: Settings, generator: Generator, tell: Callable
 def lifting_loss(network: HAMR, settings: Settings, count: int, generator: Generator) -> Tensor:
     """Compute the loss of `count` random hands that are estimated from noisy keypoints alone.
 
-    Returns:
-        The weighted sum of the losses of joints and camera, a scalar in single precision.
+    It is the weighted sum of the losses of joints and camera, in single precision.
     """
     regressor = network.regressor
     losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
@@ -101,11 +94,8 @@ def random_hands(
 def noisy_keypoints(joints_2d: Tensor, settings: Settings, generator: Generator) -> Tensor:
     """Add noise to joints (B, 21, 2), crop units, as `heatmaps.softargmax_keypoints` might.
 
-    The wider a heat map's Gaussian, the larger the noise and the smaller the confidence. The width
-    varies from image to image and from joint to joint.
-
-    Returns:
-        (B, 21, 3): x, y and confidence.
+    The wider a heat map's Gaussian, the larger the noise and the smaller the confidence, the third
+    number of each joint. The width varies from image to image and from joint to joint.
     """
     shape, device = joints_2d.shape, joints_2d.device
     of_image = torch.rand(len(joints_2d), 1, generator=generator)

@@ -208,11 +208,7 @@ class Run:
         self.mark = time.monotonic()
 
     def load(self, path, content):
-        """Resume from the content of a last.ckpt.
-
-        Raises:
-            HamrError: for weights or a state of the run that do not fit.
-        """
+        """Resume from the content of a last.ckpt; a `HamrError` where it does not fit."""
         try:
             run = content["run"]
             checkpoint.load_state(path, self.validated, content["state_dict"])

@@ -24,11 +24,8 @@ class Stopped(HamrError):
 class Watch:
     """Stops a run whose loss is not finite or explodes.
 
-    Each loss is looked at one step late, so that the device never waits.
-
-    Args:
-        keys: names of the training samples.
-        state: what `state` gave, to go on from.
+    Each loss is looked at one step late, so that the device never waits. `keys` are the names of
+    the training samples.
     """
 
     def __init__(self, keys, state=(0.0, 0)):
