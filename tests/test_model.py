@@ -63,20 +63,16 @@ def test_paper_size_has_the_stated_layers_parameters_and_operations():
     ],
 )
 def test_shapes(changes):
+    pose = changes.get("pose_components", 6)
     settings = Model(**{**SMALL, **{k: v for k, v in changes.items() if k != "pose_components"}})
     model, seen = small(**changes).eval(), images(size=settings.image_size)
     output, side = model(seen, all_iterations=True), settings.image_size // 4
     maps = [tuple(m.shape) for m in output.heatmaps]
     assert maps == [(2, settings.maps, side, side)] * settings.stacks
     assert len(output.estimates) == settings.iterations
-    sizes = {"camera": (3,), "joints_3d": (21, 3), "joints_2d": (21, 2)}
-    if settings.mesh:
-        pose = changes.get("pose_components", 6)
-        sizes |= {"rotation": (3, 3), "global_orient": (3,), "betas": (10,), "vertices": (84, 3)}
-        sizes["hand_pose"] = (pose,)
+    shapes = [(3,), *[(3, 3), (pose,), (10,), (84, 3)] * settings.mesh, (21, 3), (21, 2)]
     for estimate in output.estimates:
-        assert {name: getattr(estimate, name).shape[1:] for name in sizes} == sizes
-        assert (estimate.vertices is None) == (not settings.mesh)
+        assert [t.shape[1:] for t in estimate if t is not None] == shapes
     torch.testing.assert_close(output.estimates[-1].joints_3d, model(seen).estimates[0].joints_3d)
 
 
@@ -109,9 +105,8 @@ def test_decoding_follows_the_paper():
     torch.testing.assert_close(estimate.joints_3d, mesh.joints - mesh.joints[:, :1])
     torch.testing.assert_close(estimate.vertices, mesh.vertices - mesh.joints[:, :1])
     torch.testing.assert_close(estimate.camera[:, 1:], raw[:, 1:3])
-    torch.testing.assert_close(
-        estimate.joints_2d, project_weak(estimate.joints_3d, estimate.camera)
-    )
+    projected = project_weak(estimate.joints_3d, estimate.camera)
+    torch.testing.assert_close(estimate.joints_2d, projected)
 
 
 def test_6d_rotation():
@@ -146,9 +141,8 @@ def test_peaks_of_gaussians_at_known_places():
     pixel = 2 / size
     assert (heatmap_peaks(maps)[0] - expected).abs().max() < 0.021 * pixel
     # Logits of the same Gaussians, and any constant added to them.
-    assert (heatmap_peaks(maps.double().clamp_min(1e-300).log() + 7)[0] - expected).abs().max() < (
-        1e-3 * pixel
-    )
+    logits = maps.double().clamp_min(1e-300).log() + 7
+    assert (heatmap_peaks(logits)[0] - expected).abs().max() < 1e-3 * pixel
 
 
 def test_places_are_the_mean_and_the_sharpness_of_the_softmax():
@@ -173,10 +167,6 @@ def test_sample_reads_a_map_at_its_places():
     assert not read.requires_grad
 
 
-def nowhere(raw):
-    return raw.new_zeros(len(raw), 21, 2)
-
-
 def test_the_layers_see_keypoints_their_features_and_how_far_the_projection_is_off():
     """The first layer is taken apart; the answer is that of all at once, iteration by iteration."""
     model = small(joint_features=True).eval()
@@ -185,7 +175,7 @@ def test_the_layers_see_keypoints_their_features_and_how_far_the_projection_is_o
     assert torch.equal(joined[:, -24:], heatmaps[-1])
     keypoints = softargmax_keypoints(joined[:, -24:])
     aligned = regression.joint_features(joint_aligned_features(joined[:, :-24], keypoints[..., :2]))
-    found = regression(joined, None, lambda raw: nowhere(raw) + raw[:, :1, None])
+    found = regression(joined, None, lambda raw: raw[:, :1, None].expand(-1, 21, 2))
     last = regression.start.expand(2, -1)
     for estimate in found:
         off = last[:, :1, None] - keypoints[..., :2]

@@ -40,7 +40,6 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
 
     Args:
         train_crops, val_crops: `data.crops.Crops`, held apart by `Crops.split`.
-        hand: the layer of `load_hand`.
         task: the `Task`; None for HAMR.
         minutes: time limit of this call.
 
@@ -49,9 +48,8 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         loss (unweighted, and total), val_<val_metric>, images_per_second.
 
     Raises:
-        HamrError: for settings, data or a task other than the run's, and a broken checkpoint.
-        Diverged: a loss that is not finite or explodes.
-        Stopped: a run that was asked to stop.
+        HamrError: for settings, data or a task other than the run's, and a broken checkpoint;
+            `Diverged`; `Stopped`.
     """
     task, run_dir, steps = task or Task(), Path(run_dir), settings.train.steps
     ends = time.monotonic() + 60 * minutes
@@ -95,10 +93,7 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
                 write_records(run_dir, run.history, run.errors)
             progress.show(run.done, row and _told(row, task.val_metric))
         if stop and run.done < steps:
-            raise Stopped(
-                f"{run_dir}: stopped at step {run.done} of {steps}, as its time limit or the file "
-                "stop asked; the same command resumes it"
-            )
+            raise Stopped(f"{run_dir} stopped at step {run.done} of {steps}: run again to resume")
     return run.history
 
 
