@@ -52,10 +52,9 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
             `Diverged`; `Stopped`.
     """
     task, run_dir, steps = task or Task(), Path(run_dir), settings.train.steps
-    ends = time.monotonic() + 60 * minutes
+    ends, asked = time.monotonic() + 60 * minutes, run_dir / "stop"
     last, best = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-    data = digest(train_crops.digest, val_crops.digest)
-    saved = None
+    data, saved = digest(train_crops.digest, val_crops.digest), None
     if last.is_file():
         saved = checkpoint.read(last, task.name)
         checkpoint.check_same_run(last, saved["hamr"], settings, data)
@@ -81,7 +80,7 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         stop = save = False
         if fabric.world_size == 1 or run.done % LOOK == 0:
             now = time.monotonic()
-            stop, save = fabric.broadcast((now > ends or _asked(run_dir), now > save_at))
+            stop, save = fabric.broadcast((now > ends or asked.is_file(), now > save_at))
         if row and run.is_best() and fabric.is_global_zero:
             checkpoint.save_model(best, run.validated, run.describe(hand, data))
         if row or stop or save:
@@ -93,6 +92,7 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
                 write_records(run_dir, run.history, run.errors)
             progress.show(run.done, row and _told(row, task.val_metric))
         if stop and run.done < steps:
+            asked.unlink(missing_ok=True)
             raise Stopped(f"{run_dir} stopped at step {run.done} of {steps}: run again to resume")
     return run.history
 
@@ -131,15 +131,6 @@ def write_records(run_dir, history, errors):
     steps = [row["step"] for row in history]
     with write_aside(run_dir / "validation.npz") as aside:
         np.savez_compressed(aside, step=steps, error=torch.stack(errors).numpy())
-
-
-def _asked(run_dir):
-    """Whether the file `stop` is there; it is removed."""
-    try:
-        os.remove(run_dir / "stop")
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _told(row, metric):
