@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,19 +192,61 @@ def test_a_wrong_command_line(arguments, capsys):
     assert "usage: hamr" in capsys.readouterr().err
 
 
+FILES = {"glb", "html", "json", "obj", "overlay.png"}  # of one hand
+
+
+def sets(folder):
+    """The endings of the files in a folder, by the name of their photo."""
+    found = {}
+    for path in folder.iterdir():
+        stem, ending = re.split("[._]", path.name, maxsplit=1)
+        found.setdefault(stem, set()).add(ending)
+    return found
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
-def test_an_interrupt(hamr, photos, tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize("moved", [1, 5, 8, 13])
+def test_an_interrupt_leaves_whole_sets(hamr, photos, tmp_path, monkeypatch, kind, moved):
+    """The signal comes after so many of the renamings by which two photos are written."""
     before = {name: signal.getsignal(name) for name in (signal.SIGHUP, signal.SIGTERM)}
-    monkeypatch.setattr(
-        "hamr_lib.recovery.result.write_mesh", lambda *_: os.kill(os.getpid(), kind)
-    )
+    moves, truly = iter(range(1, 99)), os.replace
+
+    def replace(*paths):
+        truly(*paths)
+        if next(moves) == moved:
+            signal.raise_signal(kind)
+
     try:
-        code, _, err = hamr(photos / "a.jpg", *BOX)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", replace)
+            code, _, err = hamr(photos, *BOX)
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
     assert code == command.INTERRUPTED and "interrupted" in err
-    assert not list(tmp_path.glob("out/*"))
+    assert sets(tmp_path / "out") in ({}, {"a": FILES})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGKILL"])
+def test_what_a_killed_run_leaves_is_gone_after_the_next(photos, tmp_path, tiny_checkpoint, name):
+    (photos / "c.png").unlink()
+    for i in range(20):
+        shutil.copy(photos / "a.jpg", photos / f"n{i}.jpg")
+    out = tmp_path / "out"
+    run = [sys.executable, "-m", "hamr_lib", "recover", photos, *BOX, "--out", out,
+           "--checkpoint", tiny_checkpoint]  # fmt: skip
+    process = subprocess.Popen(run, stdout=subprocess.PIPE)
+    process.stdout.readline()  # the first photo is done
+    process.send_signal(getattr(signal, name))
+    process.communicate()
+    assert process.returncode == (-9 if name == "SIGKILL" else command.INTERRUPTED)
+    whole = {stem: files for stem, files in sets(out).items() if stem}
+    assert whole and len(whole) < 22
+    if name != "SIGKILL":
+        assert all(files == FILES for files in whole.values()) and whole == sets(out)
+    subprocess.run(run, check=True, capture_output=True)
+    assert sets(out) == {path.stem: FILES for path in photos.glob("*.[jP]*")}
 
 
 def test_help_says_what_there_is_and_does_not_wait_for_torch():
