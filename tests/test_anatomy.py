@@ -90,8 +90,6 @@ class TestAngles:
                 call(np.zeros((3, 21)))
         with pytest.raises(HamrError, match="side='both': expected one of left, right"):
             anatomy.anny_pose(angles(), "both")
-        with pytest.raises(HamrError, match="resting=1.5: expected a fraction from 0 to 1"):
-            sampling.sample_poses(np.random.default_rng(0), 1, resting=1.5)
 
 
 class TestGestures:

@@ -5,14 +5,14 @@ from scipy.spatial.transform import Rotation
 from test_mano import PARENTS, B, inputs, made_up_mano
 
 from hamr_lib.errors import HamrError
-from hamr_lib.hand.layer import MANO_TIPS, Hand, load_hand, mirrored
+from hamr_lib.hand.layer import Hand, load_hand, mirrored
 from hamr_lib.joints import FINGERS, MANO_NAMES, NAMES
 
 
 def open_layer(data, components=45, joints="kinematic", side="right"):
     """The open hand in float64, so that tests can be exact."""
     data = data if side == "right" else mirrored(data)
-    return Hand(data, "open", side, components, joints, data["tips"])
+    return Hand(data, "open", side, components, joints)
 
 
 def skinned(data, betas, orient, pose):
@@ -100,7 +100,7 @@ def test_the_skeleton_is_the_mesh_s(joints, components, open_hand_data):
     matrix = torch.tensor(Rotation.from_rotvec(orient.numpy()).as_matrix())
     for hand in (
         open_layer(open_hand_data, components, joints),
-        Hand(mano, "mano", "right", components, joints, np.array(MANO_TIPS)),
+        Hand(mano, "mano", "right", components, joints),
     ):
         for turn in (orient, matrix):
             expected = hand(betas, turn, pose).joints
@@ -143,8 +143,7 @@ def test_left_mirrors_right(open_hand_data):
     "wrong",
     [
         {"name": "smpl"}, {"side": "both"}, {"joints": "both"}, {"pose_components": 46},
-        {"pose_components": 6.0}, {"tips": (1, 2, 3)}, {"tips": (0, 1, 2, 3, 1649)},
-        {"tips": (0, 1, 2, 3, -1)},
+        {"pose_components": 6.0},
     ],
 )  # fmt: skip
 def test_bad_arguments_of_load_hand(wrong):

@@ -84,7 +84,7 @@ def test_poses_as_anny_does(open_hand_data, anny_hand):
         rest = anny_hand(phenotype_kwargs=phenotype)["vertices"][0].numpy()
         # This one person's hand as the template, so that only the posing is compared.
         data = open_hand_data | {"v_template": rest}
-        hand = Hand(data, "open", "right", 45, "kinematic", data["tips"])
+        hand = Hand(data, "open", "right", 45, "kinematic")
         vectors = anatomy.angles_to_axis_angle(angles).reshape(16, 45)
         pose = torch.tensor(vectors - data["hands_mean"])
         none = torch.zeros(16, 10, dtype=torch.float64)

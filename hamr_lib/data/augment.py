@@ -62,8 +62,8 @@ def draw(
         uniform(*augment.saturation),
         (uniform(*augment.hue) - 1) / 8,  # see `Augment.hue`
     ]
-    # Normal numbers for every pixel would cost as much as everything else. One field of twice a
-    # sample's size is drawn, and each sample reads it from its own random offset.
+    # Each sample reads its noise from its own random offset in one field of twice its size: normal
+    # numbers for every pixel would cost as much as everything else.
     pixels = 3 * size * size
     field = torch.randn(2 * pixels, generator=generator, device=generator.device) * augment.noise
     start = uniform(0, pixels).long()

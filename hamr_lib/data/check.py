@@ -1,6 +1,6 @@
 """Are data sets what they should be: read back, compared with what is known, and shown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +22,13 @@ class Report(NamedTuple):
     problems: tuple[str, ...]  # what could not be read, with file and index
 
 
-def check_set(dataset: DataSet, data: Data, limit: int | None = 200) -> Report:
+def check_set(dataset: DataSet, data: Data, limit: int = 200) -> Report:
     """Read a data set and report on it; nothing raises, whatever its state.
 
     Args:
         dataset: from `find_sets`, `published` or `stand_in`.
         data: the `Data` settings.
-        limit: how many samples of each split to read, evenly spread; None reads all of them.
+        limit: how many samples of each split to read, evenly spread.
     """
     samples, problems, measured, errors, skipped = {}, [], [], [np.empty(0)], 0
     missing = dataset.missing()
@@ -93,11 +93,9 @@ def report_table(reports: Iterable[Report]) -> pd.DataFrame:
     return pd.DataFrame([report.row for report in reports]).set_index("set")
 
 
-def spread(count: int, limit: int | None) -> Sequence[int]:
-    """Choose at most `limit` indices below `count`, evenly spread; all of them if it is None."""
-    if limit is None or limit >= count:
-        return range(count)
-    return [i * count // limit for i in range(limit)]
+def spread(count: int, limit: int) -> list[int]:
+    """Choose at most `limit` indices below `count`, evenly spread."""
+    return [i * count // min(limit, count) for i in range(min(limit, count))]
 
 
 def overlay_sheet(reader: Frames, count: int = 16, columns: int = 8, size: int = 160) -> np.ndarray:

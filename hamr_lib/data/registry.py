@@ -96,7 +96,7 @@ def _sequences(frames):
 
 
 def real_set(name: str, settings: Settings, folder: Path = ROOT / "data") -> DataSet | None:
-    """Return the real set of this name where it is to be used, and complete; else None."""
+    """Return the real set of this name where it is to be used, and then complete; else None."""
     real = published(name, folder, settings.data.stb_camera)
     asked = settings.data.sets
     if asked == "open" or (asked == "auto" and not os.path.lexists(real.root)):

@@ -15,7 +15,7 @@ from smplx.lbs import batch_rigid_transform, batch_rodrigues, vertices2joints
 from smplx.utils import Struct
 from torch import nn
 
-from hamr_lib.errors import HamrError, one_of, quoted
+from hamr_lib.errors import HamrError, one_of
 from hamr_lib.files import ROOT
 from hamr_lib.hand.anatomy import MIRROR
 from hamr_lib.hand.mano import MANO_TIPS, NUM_BETAS, find_mano, load_mano
@@ -47,7 +47,7 @@ class Hand(nn.Module):
         poses: (N, P) the poses that the model's components were taken from, as `forward` has them.
     """
 
-    def __init__(self, data, name, side, pose_components, joints, tips):
+    def __init__(self, data, name, side, pose_components, joints):
         super().__init__()
         self.name, self.side = name, side
         self.pose_components, self.joints = pose_components, joints
@@ -67,7 +67,7 @@ class Hand(nn.Module):
         self.register_buffer("weights", self.layer.lbs_weights)
         self.register_buffer("hand_mean", self.layer.hand_mean)
         self.register_buffer("poses", torch.as_tensor(poses[:, :pose_components]))
-        self.register_buffer("tips", torch.as_tensor(tips))
+        self.register_buffer("tips", torch.as_tensor(data.get("tips", MANO_TIPS)))
         self.register_buffer("order", torch.tensor(FROM_MANO))
         self._prepare_skeleton()
         for module in self.modules():
@@ -163,7 +163,6 @@ def load_hand(
     side: str = "right",
     pose_components: int = 6,
     joints: str = "regressed",
-    tips=None,
     root: Path | None = None,
 ) -> Hand:
     """Load a hand layer, float32 on the CPU.
@@ -174,7 +173,6 @@ def load_hand(
         side: "right" or "left". The open left hand mirrors the right at x = 0.
         pose_components: 1 to 44 PCA components (the paper: 6), or 45 axis-angle numbers.
         joints: "regressed" (Eq. 3) or "kinematic".
-        tips: five vertices, thumb to little finger; None for the hand's own (`MANO_TIPS`).
         root: the data folder, with `raw/mano` and `open/hand` in it; None for the project's own.
 
     Raises:
@@ -195,11 +193,7 @@ def load_hand(
     else:
         data = open_hand(root / "open" / "hand")
         data = mirrored(data) if side == "left" else data
-    tips = np.asarray(data.get("tips", MANO_TIPS) if tips is None else tips)
-    count = len(data["v_template"])
-    if tips.shape != (5,) or tips.dtype.kind not in "iu" or not np.isin(tips, range(count)).all():
-        raise HamrError(f"tips: expected five vertices below {count}, got {quoted(tips.tolist())}")
-    return Hand(data, name, side, pose_components, joints, tips.astype(np.int64)).float()
+    return Hand(data, name, side, pose_components, joints).float()
 
 
 def upright(hand: Hand) -> np.ndarray:

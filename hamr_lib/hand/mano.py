@@ -12,8 +12,8 @@ from hamr_lib.files import numbers
 from hamr_lib.hand.pickles import load_pickle
 from hamr_lib.joints import MANO_NAMES, MANO_PARENTS
 
-# The paper's fingertips on MANO's mesh, thumb to little finger. Others use 744, 320, 443, 554, 671
-# (smplx) or 745, 317, 444, 556, 673 (manopth): a few millimetres apart.
+# The paper's fingertips on MANO's mesh, thumb to little finger; smplx's and manopth's are a few
+# millimetres apart.
 MANO_TIPS = (734, 333, 443, 555, 678)
 NUM_BETAS = 10
 _VERTICES, _JOINTS = 778, len(MANO_NAMES)

@@ -3,13 +3,12 @@
 import numpy as np
 from scipy.special import ndtr
 
-from hamr_lib.errors import HamrError
 from hamr_lib.hand import anatomy
 from hamr_lib.hand.anatomy import ANGLES, DIP, GESTURES, MCP, PIP, SPREAD, THUMB
 
 
 def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.ndarray:
-    """Draw poses of active hands, and of hands at rest.
+    """Draw n poses (n, 22) radians, in the order of `ANGLES`; a fraction `resting` at rest.
 
     At rest, the fingers are side by side and bent alike, the thumb along them or hidden in front of
     the palm. Of the other hands, 40 % are named gestures (flat, open and relaxed hands three times
@@ -17,17 +16,7 @@ def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.n
     fingers. The last 30 % are free: each finger curls by an amount correlated with its neighbours',
     and its last joint follows the middle one by two thirds, as the tendons do. All respect `limit`.
     Poses in which the hand collides with itself (`overlap`) are drawn again.
-
-    Args:
-        rng: numpy Generator; the same state gives the same poses.
-        n: number of poses.
-        resting: fraction of hands at rest, from 0 to 1.
-
-    Returns:
-        (n, 22) radians, in the order of `ANGLES`.
     """
-    if not 0 <= resting <= 1:
-        raise HamrError(f"resting={resting!r}: expected a fraction from 0 to 1")
     poses = np.empty((0, len(ANGLES)))
     while len(poses) < n:
         drawn = _draw(rng, max(32, 2 * (n - len(poses))))
