@@ -40,11 +40,10 @@ def photographs(split: str) -> tuple[Path, ...]:
     Raises:
         HamrError: for a BACKGROUNDS folder that holds no photographs, or one that is unreadable.
     """
-    chosen = [
-        Path(importlib.util.find_spec(package).origin).parent / _FOLDERS[package] / name
-        for package, names in PACKAGED[split].items()
-        for name in names
-    ]
+    chosen = []
+    for package, names in PACKAGED[split].items():
+        root = Path(importlib.util.find_spec(package).origin).parent
+        chosen += [root / _FOLDERS[package] / name for name in names]
     folder = os.environ.get("BACKGROUNDS")
     if folder:
         suffixes = (".jpg", ".jpeg", ".png")
@@ -75,9 +74,7 @@ def _read(path):
     return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 
 
-def draw_background(
-    rng: np.random.Generator, shape: tuple, split: str, photographs_too: bool, around
-) -> np.ndarray:
+def draw_background(rng, shape: tuple, split: str, photographs_too: bool, around) -> np.ndarray:
     """Draw a background (height, width, 3): float32 RGB in [0, 1], as displayed (not linear).
 
     It is often the view of `around`, an `environments.Surroundings`, if there is one. Otherwise it

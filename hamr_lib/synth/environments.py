@@ -41,7 +41,7 @@ class Surroundings(NamedTuple):
     to_camera: np.ndarray  # (3, 3)
 
     def lamps(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return pairs of the direction to a lamp, in the camera's frame, and its colour."""
+        """Return the direction to each lamp (3,), camera frame, and its colour (3,)."""
         return [(self.to_camera @ toward, colour) for toward, colour in self.place.lamps]
 
     def light_from(self, around: np.ndarray) -> np.ndarray:
@@ -90,11 +90,7 @@ def read_place(name: str) -> Place:
 
 
 def draw_surroundings(rng: np.random.Generator, split: str, rotation: np.ndarray) -> Surroundings:
-    """Draw a panorama of a split ("training" or "evaluation"), turned at random about z.
-
-    Args:
-        rotation: (3, 3) from the world, whose z is up, to the camera.
-    """
+    """Draw a panorama of a split, turned about z; `rotation` (3, 3) is from world to camera."""
     place = read_place(PLACES[split][rng.integers(len(PLACES[split]))])
     turn = Rotation.from_rotvec([0, 0, rng.uniform(0, 2 * np.pi)]).as_matrix()
     return Surroundings(place, rotation @ turn)

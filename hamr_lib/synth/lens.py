@@ -12,10 +12,8 @@ def develop(rng, lens, image: np.ndarray, split: str, factors) -> np.ndarray:
     """Turn an image (H, W, 3) in [0, 1] into the uint8 image that a phone would save.
 
     Args:
-        rng: numpy Generator, the same for all images of a sequence.
-        lens: numpy Generator of the noise, which differs from image to image.
+        rng, lens: numpy Generators, of a whole sequence and of the noise of this image.
         split: whose photographs may lend their spectrum.
-        factors: `settings.data.open`.
     """
     if factors.spectrum and rng.random() < 0.4:
         image = mixed_spectrum(rng, image, split)
@@ -36,7 +34,12 @@ def develop(rng, lens, image: np.ndarray, split: str, factors) -> np.ndarray:
     if blur < 0.45:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.1))
     elif blur < 0.55:
-        image = cv2.filter2D(image, -1, _streak(rng))
+        size = int(rng.integers(3, 10)) | 1
+        streak = np.zeros((size, size), np.float32)  # a motion blur along a line of a few pixels
+        streak[size // 2] = 1
+        turn = cv2.getRotationMatrix2D((size // 2, size // 2), rng.uniform(0, 180), 1)
+        streak = cv2.warpAffine(streak, turn, (size, size))
+        image = cv2.filter2D(image, -1, streak / streak.sum())
     elif blur < 0.75:  # phones sharpen
         image = image + rng.uniform(0.3, 1.0) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
     if rng.random() < 0.7:
@@ -76,13 +79,3 @@ def mixed_spectrum(rng, image: np.ndarray, split: str) -> np.ndarray:
     change = np.fft.irfft2(weight * (ratio - 1) * spectrum, (size, size), axes=(0, 1))
     change = change.astype(np.float32)
     return image + cv2.resize(change, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def _streak(rng):
-    """Draw the kernel of a motion blur, along a line of a few pixels."""
-    size = int(rng.integers(3, 10)) | 1
-    kernel = np.zeros((size, size), np.float32)
-    kernel[size // 2] = 1
-    turn = cv2.getRotationMatrix2D((size // 2, size // 2), rng.uniform(0, 180), 1)
-    kernel = cv2.warpAffine(kernel, turn, (size, size))
-    return kernel / kernel.sum()

@@ -14,15 +14,9 @@ REACH = 0.14  # metres around the hand in which shadows are cast
 
 
 def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factors):
-    """Draw the light of an image.
+    """Draw the light of an image: that of `around`, an `environments.Surroundings`, or made up.
 
-    In an environment the light is its own. Elsewhere a part of the ambient light has the colours
-    of the background.
-
-    Args:
-        backdrop: (H, W, 3) the background, displayed RGB in [0, 1].
-        around: `environments.Surroundings`, or None.
-        factors: `settings.data.open`.
+    A part of the ambient light that is made up has the colours of the backdrop (H, W, 3).
 
     Returns:
         ((axes (3, 3), colours (6, 3)), lamps): ambient light from both ends of three axes, and up
@@ -105,16 +99,13 @@ def shaded(samples, normal, sky, lit, lamps, kind, gloss, K) -> tuple[np.ndarray
 
     Args:
         samples: `render.Fragments`; K: (3, 3) intrinsics of their image.
-        normal: (3, N) unit normals, camera frame.
-        sky: (3, N) ambient light; lit: (L, N) visible fraction of each lamp.
-        lamps: see `sample_lights`.
-        kind: (N,) material, `surfaces.SKIN` or another; gloss: (N,).
+        normal: (3, N) unit normals, camera frame; sky: (3, N) ambient light.
+        lit: (L, N) visible fraction of each of the lamps (see `sample_lights`).
+        kind: (N,) material, see `surfaces`; gloss: (N,).
     """
     v, u = np.divmod(samples.pixel.astype(np.int32), np.int32(samples.shape[1]))
-    focal, middle = K[[0, 1], [0, 1]].astype("f4"), K[:2, 2].astype("f4")
-    eye = np.empty((3, len(u)), np.float32)
-    eye[0], eye[1], eye[2] = (middle[0] - u) / focal[0], (middle[1] - v) / focal[1], -1
-    eye = unit(eye)
+    (fx, _, cx), (_, fy, cy), _ = K.astype(np.float32)
+    eye = unit(np.stack([(cx - u) / fx, (cy - v) / fy, np.full(len(u), -1)]).astype(np.float32))
     light, shine = sky.copy(), np.zeros_like(sky)
     # Subsurface scattering: in skin, red light reaches farthest round an edge.
     skin = kind == SKIN

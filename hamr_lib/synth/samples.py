@@ -30,9 +30,8 @@ def thinned(fragments, depth: np.ndarray):
 
 def pixel_of(samples) -> np.ndarray:
     """Return (N,) the flat index of the pixel that each sample lies in."""
-    width = samples.shape[1]
-    y, x = np.divmod(samples.pixel.astype(np.int32), np.int32(width))
-    return (y >> 1) * (width >> 1) + (x >> 1)
+    y, x = np.divmod(samples.pixel.astype(np.int32), np.int32(samples.shape[1]))
+    return (y >> 1) * (samples.shape[1] >> 1) + (x >> 1)
 
 
 def composed(samples, even, shown: np.ndarray, backdrop: np.ndarray) -> np.ndarray:

@@ -42,23 +42,21 @@ class Look(NamedTuple):
 
 @functools.cache
 def _regions():
-    """(V,) each, in [0, 1]: palm side, and redness of fingertips, knuckles and palm."""
+    """Return (V,) each, in [0, 1]: palm side, and redness of fingertips, knuckles and palm."""
     shared, hand = body(), anatomy.skeleton()
     facing = shared.normals_in_hand @ hand.palm[:, 2]
     palmar = 1 / (1 + np.exp(-10 * (facing - 0.2)))
     palmar = palmar * np.clip(-shared.arm / 0.15, 0, 1)  # fades towards the wrist
-    points = shared.in_hand
 
     def near(place, radius):
-        return np.exp(-(((points - place) / radius) ** 2).sum(-1))
+        return np.exp(-(((shared.in_hand - place) / radius) ** 2).sum(-1))
 
     red = 0.35 * palmar
-    for finger in range(5):
-        red = np.maximum(red, near(hand.heads[finger, 3], 0.016))
-        for joint in range(1 if finger == 0 else 0, 3):
-            red = np.maximum(red, 0.7 * (1 - palmar) * near(hand.heads[finger, joint], 0.012))
-    on_hand = shared.hand > 0
-    return np.where(on_hand, palmar, 0), np.where(on_hand, red, 0)
+    for finger, heads in enumerate(hand.heads):
+        red = np.maximum(red, near(heads[3], 0.016))
+        for head in heads[1 if finger == 0 else 0 : 3]:
+            red = np.maximum(red, 0.7 * (1 - palmar) * near(head, 0.012))
+    return np.where(shared.hand > 0, (palmar, red), 0)
 
 
 def sample_look(rng: np.random.Generator, factors) -> Look:

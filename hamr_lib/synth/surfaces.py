@@ -17,10 +17,10 @@ _GRAIN_AXES = Rotation.from_euler("xyz", [0.5, 0.7, 0.3]).as_matrix().astype(np.
 
 
 def surface_values(look, things: list, factors) -> tuple[np.ndarray, ...]:
-    """Return what `surface` needs at each of V vertices: arrays (V, 3), (V, 3) and (V,).
+    """Return what `surface` needs at each of V vertices of the body and the objects.
 
-    They are the position at rest or in the object's axes (metres), the colour (linear RGB), and how
-    far inside the clothes a vertex is (negative for bare skin).
+    They are (V, 3) metres at rest or in an object's axes, (V, 3) linear RGB, and (V,) how far
+    inside the clothes a vertex is (negative for bare skin).
     """
     shared, extra = body(), sum(len(thing.vertices) for thing in things)
     rest = np.concatenate([shared.rest, *(thing.local for thing in things)])
@@ -29,11 +29,9 @@ def surface_values(look, things: list, factors) -> tuple[np.ndarray, ...]:
 
 
 def surface(rng, samples, values, look, body_faces, things, factors):
-    """Return the material of each of N samples.
+    """Return the material of N samples, from `surface_values` interpolated at them (7, N).
 
     Args:
-        samples: `render.Fragments`, as `samples.thinned` leaves them.
-        values: (7, N), `surface_values` interpolated.
         look: `skin.Look`; body_faces: the rows of the body's faces that are drawn.
 
     Returns:

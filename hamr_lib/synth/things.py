@@ -26,8 +26,7 @@ def sample_things(
     """Draw one object in a hand, or one or two between a hand and the camera.
 
     Args:
-        joints: (21, 3) metres of the hand, camera frame.
-        held: whether the object is in the hand.
+        joints: (21, 3) metres of the hand, camera frame; held: whether the object is in the hand.
         split: whose photographs may cover an object, "training" or "evaluation".
     """
     if not held:
