@@ -19,7 +19,7 @@ from hamr_lib.files import ROOT
 
 TITLES = {"rhd": "RHD", "stb": "STB", "dexter": "Dexter+Object"}
 # The parts of each split that have labels of their own.
-_PARTS = {
+PARTS = {
     "rhd": {split: (split,) for split in rhd.SPLITS},
     "stb": stb.SPLITS,
     "dexter": {"evaluation": dexter.SEQUENCES},
@@ -40,13 +40,13 @@ class DataSet:
     @property
     def splits(self) -> tuple[str, ...]:
         """Its splits; Dexter+Object has no training split."""
-        return tuple(_PARTS[self.name])
+        return tuple(PARTS[self.name])
 
     @property
     def expected(self) -> dict[str, int]:
         """Its images by split."""
         views = len(stb.IMAGES[self.camera]) if self.name == "stb" else 1
-        parts = _PARTS[self.name]
+        parts = PARTS[self.name]
         return {split: views * sum(self.frames[p] for p in parts[split]) for split in parts}
 
     def load(self, split: str, data: Data) -> Frames:

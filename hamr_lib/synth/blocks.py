@@ -9,7 +9,7 @@ import threadpoolctl
 import torch
 
 from hamr_lib.data import dexter, rhd, stb
-from hamr_lib.data.registry import DataSet
+from hamr_lib.data.registry import PARTS, DataSet
 from hamr_lib.files import write_aside
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.synth import people, scene, skin
@@ -21,11 +21,6 @@ RHD_SHAPE, VGA = (320, 320), (480, 640)
 ENOUGH = 13  # joints of the hand that an image must show
 CLOSEST = 0.1  # metres from the camera to a hand
 HOLD = 15  # frames from one pose of a sequence to the next
-_SEQUENCES = {
-    "rhd": {"training": ("",), "evaluation": ("",)},
-    "stb": stb.SPLITS,
-    "dexter": {"evaluation": dexter.SEQUENCES},
-}
 GRASPS = ("grasp", "precision", "cylinder", "tripod", "letter C")  # how names of gestures begin
 
 
@@ -45,15 +40,14 @@ class Block(NamedTuple):
 
 
 def blocks_of(dataset: DataSet) -> list[Block]:
-    """List the blocks of a stand-in; all its sequences are of the same length."""
-    blocks = []
-    for split, sequences in _SEQUENCES[dataset.name].items():
-        count = dataset.expected[split] // len(sequences)
-        for sequence in sequences:
-            for start in range(0, count, BLOCK):
-                stop = min(start + BLOCK, count)
-                blocks.append(Block(dataset.name, split, sequence, start, stop))
-    return blocks
+    """List the blocks of a stand-in."""
+    return [
+        Block(dataset.name, split, "" if part == split else part, start, min(start + BLOCK, count))
+        for split, parts in PARTS[dataset.name].items()
+        for part in parts
+        for count in [dataset.frames[part]]
+        for start in range(0, count, BLOCK)
+    ]
 
 
 def one_thread():

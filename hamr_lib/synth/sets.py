@@ -134,13 +134,14 @@ def _finish(dataset, factors, blocks):
                 annotations[block.split][index] = rhd.annotation(*hand)
         for split, content in annotations.items():
             rhd.write_annotations(root, split, content)
-    for sequence in dataset.sequences:
-        own = [found for b, found in zip(blocks, labels, strict=True) if b.sequence == sequence]
-        joints = np.concatenate([found["joints"] for found in own])
-        if dataset.name == "stb":
-            stb.write_labels(root, sequence, joints)
-        else:
-            dexter.write_annotations(root, sequence, joints[:, TIPS])
+    else:
+        for sequence in dataset.frames:
+            own = [found for b, found in zip(blocks, labels, strict=True) if b.sequence == sequence]
+            joints = np.concatenate([found["joints"] for found in own])
+            if dataset.name == "stb":
+                stb.write_labels(root, sequence, joints)
+            else:
+                dexter.write_annotations(root, sequence, joints[:, TIPS])
     identity = _identity(dataset, factors)
     _write_card(dataset, factors, identity)
     write_json(root / _MARKER, {"identity": identity, "complete": True})
