@@ -59,24 +59,15 @@ class TestAngles:
         np.testing.assert_allclose(bent[: joint + 1], flat[: joint + 1], atol=1e-12)
 
     def test_thumb_is_placed_like_a_direction_on_a_globe(self):
-        bone = np.diff(
-            joints(angles(thumb_CMC_radial=40, thumb_CMC_palmar=30, thumb_CMC_twist=25))[0], axis=0
-        )[1]  # in line with the base's flesh while the MCP is straight
-        azimuth = np.degrees(np.arctan2(bone[0], bone[1]))
-        elevation = np.degrees(np.arcsin(bone[2] / np.linalg.norm(bone)))
-        assert azimuth == pytest.approx(40, abs=0.6)
-        assert elevation == pytest.approx(30, abs=0.6)
-
-    def test_twist_turns_the_pad_to_the_fingers(self):
-        """Flexing the last joint moves the tip the way the pad faces: more palmar when twisted."""
-
-        def way(twist):
+        thumb = joints(angles(thumb_CMC_radial=40, thumb_CMC_palmar=30, thumb_CMC_twist=25))[0]
+        bone = thumb[2] - thumb[1]  # in line with the base's flesh while the MCP is straight
+        azimuth, elevation = np.arctan2(bone[0], bone[1]), np.arcsin(bone[2] / np.linalg.norm(bone))
+        np.testing.assert_allclose(np.degrees([azimuth, elevation]), [40, 30], atol=0.6)
+        # Flexing the last joint moves the tip the way the pad faces: more palmar when twisted.
+        for twist, low, high in ((0, -0.003, 0.003), (45, 0.01, 1)):
             pose = dict(thumb_CMC_radial=45, thumb_CMC_twist=twist)
-            straight = joints(angles(**pose))[0, 3]
-            return joints(angles(**pose, thumb_IP_flexion=60))[0, 3] - straight
-
-        assert way(0)[2] == pytest.approx(0, abs=0.003)
-        assert way(45)[2] > 0.01
+            straight, bent = (joints(angles(**pose, thumb_IP_flexion=f))[0, 3] for f in (0, 60))
+            assert low < (bent - straight)[2] < high
 
     def test_spread_parts_the_fingers(self):
         flat, spread = joints(angles()), {f"{f}_MCP_spread": 10 for f in FINGERS[1:]}
@@ -112,10 +103,9 @@ class TestGestures:
             assert {f for f, out in zip(FINGERS, straight, strict=True) if out} == fingers, name
 
     def test_pinches_bring_the_pads_together(self):
-        radii = anatomy.skeleton().radii[:, 2]
         for finger, name in enumerate(("pinch", "middle pinch", "ring pinch", "little pinch")):
-            starts, ends, _ = anatomy._capsules(anatomy.GESTURES[name][None])
-            starts, ends = starts[0, 2:15:3], ends[0, 2:15:3]
+            starts, ends, radii = anatomy._capsules(anatomy.GESTURES[name][None])
+            starts, ends, radii = starts[0, 2:15:3], ends[0, 2:15:3], radii[2:15:3]
             gap = anatomy._between_segments(starts[:1], ends[:1], starts[1:], ends[1:])
             gap -= radii[0] + radii[1:]
             assert gap.argmin() == finger and gap.min() < 0.001, name

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,14 +126,12 @@ class TestFindSets:
             find_sets(SETTINGS, folder)
         assert find_sets(asking("open"), folder)[name].title == f"open-{name}"
 
-    def test_an_empty_folder_or_a_broken_link_in_its_place_stops_it_too(self, folder):
-        (folder / "raw" / "stb").mkdir(parents=True)
-        for _ in range(2):
-            with pytest.raises(HamrError, match="is not complete.*raw/stb or remove it"):
-                find_sets(SETTINGS, folder)
-            if (folder / "raw" / "stb").is_dir():
-                (folder / "raw" / "stb").rmdir()
-                (folder / "raw" / "stb").symlink_to(folder / "nowhere")
+    @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+    def test_an_empty_folder_or_a_broken_link_in_its_place_stops_it_too(self, folder, make):
+        (folder / "raw").mkdir()
+        make(folder / "raw" / "stb")
+        with pytest.raises(HamrError, match="is not complete.*raw/stb or remove it"):
+            find_sets(SETTINGS, folder)
 
     def test_frames_without_labels_are_skipped_and_the_set_is_complete(self, folder):
         tips = np.repeat(hand()[None, 4::4], 2, 0)

@@ -131,13 +131,9 @@ def test_broken_annotations(tmp_path, lines, message):
         Dexter(tmp_path)
 
 
-def test_missing_and_truncated_files(tmp_path):
-    folder = make(tmp_path, suffix="bmp") / "Grasp2"
-    path = folder / "color" / "image_0001.bmp"
-    path.write_bytes(path.read_bytes()[:50_000])
-    with pytest.raises(HamrError, match="sample 3 of .*image_0001.bmp is not a readable image"):
-        Dexter(tmp_path)[3]
-    path.unlink()
+def test_missing_files(tmp_path):
+    folder = make(tmp_path) / "Grasp2"
+    (folder / "color" / "image_0001.png").unlink()
     with pytest.raises(HamrError, match="Grasp2/color/.* 1 images"):
         Dexter(tmp_path)
     (folder / "annotations" / "Grasp23D.txt").unlink()

@@ -21,11 +21,8 @@ B = 4
 
 def inputs(components, seed=0):
     rng = np.random.default_rng(seed)
-    return (
-        torch.tensor(rng.normal(size=(B, 10))),
-        torch.tensor(rng.normal(size=(B, 3))),
-        torch.tensor(0.5 * rng.normal(size=(B, components))),
-    )
+    betas, orient, pose = (torch.tensor(rng.normal(size=(B, n))) for n in (10, 3, components))
+    return betas, orient, 0.5 * pose
 
 
 def made_up_mano(seed=0):
@@ -78,13 +75,8 @@ class TestMano:
     @pytest.mark.parametrize("components", [6, 45])
     def test_as_smplx_reads_it_itself(self, mano, tmp_path, components):
         arrays = made_up_mano()
-        theirs = smplx.MANO(
-            str(mano(arrays, wrapped=False)),
-            num_pca_comps=components,
-            use_pca=components < 45,
-            batch_size=B,
-            dtype=torch.float64,
-        )
+        options = {"num_pca_comps": components, "use_pca": components < 45, "batch_size": B}
+        theirs = smplx.MANO(str(mano(arrays, wrapped=False)), dtype=torch.float64, **options)
         mano(arrays)
         ours = load_hand("mano", pose_components=components, joints="kinematic", root=tmp_path)
         betas, orient, pose = inputs(components)

@@ -10,20 +10,10 @@ from hamr_lib.joints import FINGERS, MANO_NAMES
 # Mean of 35 hands of one adult, labelled in MANO's convention: bases of thumb to little finger in
 # the palm's frame and phalanges from base to tip, in mm of a hand whose middle finger ends 191 mm
 # from the wrist along the joints.
-BASES = [
-    (24.5, 24, 13.4),
-    (21.4, 91.7, 4.2),
-    (0, 100.9, 0),
-    (-21.9, 90.2, -0.5),
-    (-38.9, 77.8, 3.5),
-]
-PHALANGES = [
-    (30.8, 28.8, 38.9),
-    (36.6, 24.7, 27.9),
-    (34.4, 25.8, 29.8),
-    (34.2, 28.1, 29.2),
-    (23.4, 21.0, 22.5),
-]
+BASES = [(24.5, 24, 13.4), (21.4, 91.7, 4.2), (0, 100.9, 0), (-21.9, 90.2, -0.5),
+         (-38.9, 77.8, 3.5)]  # fmt: skip
+PHALANGES = [(30.8, 28.8, 38.9), (36.6, 24.7, 27.9), (34.4, 25.8, 29.8), (34.2, 28.1, 29.2),
+             (23.4, 21.0, 22.5)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
