@@ -271,8 +271,8 @@ def load_settings(profile, variant="full", **overrides) -> Settings:
     """Read a profile, with a variant of `VARIANTS` and then single overrides on top.
 
     Args:
-        profile: a name in `notebooks/profiles/`, or the path of a YAML file. Where it says
-            `base: <profile>`, what it does not say is as in that one.
+        profile: a name in `notebooks/profiles/`, or the path of a YAML file; `base: <profile>` in
+            it names the one that it changes.
         overrides: dotted settings with `.` written `__`, e.g. `train__seed=1`.
     """
     check_names([variant], VARIANTS, "variant")

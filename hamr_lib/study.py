@@ -59,8 +59,7 @@ def execute(profile, notebook, out, parameters):
     """Execute `notebooks/<notebook>.ipynb` into `out`, which appears only when it succeeded.
 
     A notebook that fails is left beside it as `<out>.failed.ipynb`, and the wall time of one that
-    succeeds is added to the profile's `run.json`. The notebook gets `profile` and the further
-    `parameters`, name to string.
+    succeeds is added to the profile's `run.json`. The notebook gets `profile` and the `parameters`.
 
     Raises:
         HamrError: an unknown profile, setting, notebook or parameter, before anything runs; or
@@ -110,12 +109,10 @@ def train(profile, run="main", minutes=float("inf")):
 def publish(profile):
     """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
-    These are the executed notebooks (pictures as JPEG), metrics, tables and figures, run.json, the
-    log of the main run and the gallery. The network becomes the package's own, in half precision
-    (`checkpoint.SHIPPED`), unless the profile is `smoke`, or another one while `reference` is
-    published. The tables in the README and in `docs/`, each between its two marks, become this
-    study's, and those "of bench" what `make bench` last wrote. The main run must be evaluated; a
-    study of ablations alone has none.
+    The network becomes the package's own (`checkpoint.SHIPPED`), unless the profile is `smoke`, or
+    another one while `reference` is published. The tables in the README and in `docs/`, each
+    between its two marks, become this study's, and those "of bench" what `make bench` last wrote.
+    The main run must be evaluated; a study of ablations alone has none.
     """
     from hamr_lib.evaluation.scores import merge_metrics
     from hamr_lib.model.checkpoint import SHIPPED, save_release

@@ -63,13 +63,11 @@ class PretrainedStem(nn.Module):
     """A pretrained encoder and a feature pyramid over its maps (Lin et al. 2017).
 
     Each map, brought to `channels` by a 1x1 convolution, is added to the sum of the coarser ones;
-    a 3x3 convolution ends the pyramid. The first blocks of the encoder are not trained.
+    a 3x3 convolution ends the pyramid. The first `frozen` blocks of the encoder are not trained.
 
     Args:
-        channels: of the pyramid.
         encoder: a key of `ENCODERS`.
         stride: of the finest map used and of the output, 4 or 8.
-        frozen: how many blocks are not trained.
         pooled: also compute the encoder's pooled features.
         pretrained: fill the encoder with its weights; off where a checkpoint brings them.
     """

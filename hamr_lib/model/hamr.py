@@ -66,11 +66,9 @@ class HAMR(nn.Module):
     """Hand mesh recovery from one image of a right hand.
 
     The regressor's estimates are raw numbers. Rotation (by the exponential map, or Gram-Schmidt for
-    "6d"), pose, shape, tx and ty are used as they are. The scale is 10 softplus(raw), which is
-    positive and grows no faster than its argument.
+    "6d"), pose, shape, tx and ty are used as they are. The scale is 10 softplus(raw).
 
     Args:
-        settings: `config.Model`.
         hand: the layer of `load_hand`; it is not trained, nor in the state dict.
         pretrained: fill a pretrained stem with its weights; off where a checkpoint brings them.
     """

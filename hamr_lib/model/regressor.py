@@ -76,9 +76,8 @@ class Regressor(nn.Module):
     def first_layer(self, *image: Tensor | None) -> Tensor:
         """Apply the first layer to what an image tells, the same in every iteration: (B, hidden).
 
-        Args:
-            image: encoded and pooled features (B, F), and with `model.joint_features` keypoints
-                (B, 21, 3) and joint-aligned features (B, 21, FEATURES). None stands for zeros.
+        That is encoded and pooled features (B, F), and with `model.joint_features` keypoints
+        (B, 21, 3) and joint-aligned features (B, 21, FEATURES). None stands for zeros.
         """
         hidden = self.layers[0].bias
         for part, weight in zip(image, self._columns(), strict=False):
