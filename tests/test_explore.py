@@ -16,6 +16,7 @@ from hamr_lib.joints import NAMES
 from hamr_lib.notebooks import run_notebook
 from hamr_lib.widgets import browser as browser_module
 from hamr_lib.widgets import explorer as module
+from hamr_lib.widgets.upload import Upload
 
 
 def picture(image):
@@ -25,19 +26,15 @@ def picture(image):
 
 @pytest.fixture(scope="module", params=["right", "left"])
 def built(request):
-    hand = module.Explorer("open", request.param)
-    return hand, {name: control.value for name, control in hand.controls.items()}
+    return module.Explorer("open", request.param)
 
 
 @pytest.fixture
 def explorer(built):
-    """A hand whose sliders are put back after each test."""
-    hand, start = built
-    yield hand
-    hand.gesture.value, hand.blend.value = "relaxed", 0.0
-    hand._extra[:] = 0
-    for name, value in start.items():
-        hand.controls[name].value = value
+    """A hand whose sliders and target are put back after each test."""
+    yield built
+    built.controls["target"].value = module.NO_TARGET
+    built.reset()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +87,8 @@ def test_joints_without_anatomical_axes_turn_about_the_axes_of_the_hand(monkeypa
 # --- fitting ------------------------------------------------------------------------------------
 
 
-def test_a_target_that_is_the_hand_itself_costs_nothing(explorer):
+def test_the_losses_against_a_target_are_those_of_the_training(explorer):
+    """Moved by half a crop unit, the 2-D part is that much, and the rest by the camera's scale."""
     assert explorer.loss_terms() == {}
     explorer.controls["target"].value = "relaxed"
     terms = explorer.loss_terms()
@@ -98,22 +96,16 @@ def test_a_target_that_is_the_hand_itself_costs_nothing(explorer):
     assert set(terms) == {"joints_3d", "joints_2d", "camera", "silhouette"}
     # The silhouette's soft rim differs from itself by nothing; rounding is all there is.
     assert max(terms.values()) < 1e-4
-    explorer.controls["turn about z"].value = 30.0
-    moved = explorer.loss_terms()
-    assert moved["joints_3d"] > 1e-4 and moved["silhouette"] > 0.01
-    assert "joints_3d" in explorer.terms.value
-
-
-def test_the_losses_are_those_of_the_training(explorer):
-    """Moved by 10 cm of the image, the 2-D part is that many crop units by the camera's scale."""
-    explorer.controls["target"].value = "relaxed"
-    before = explorer.controls["camera tx"].value
-    explorer.controls["camera tx"].value = before + 0.5
+    explorer.controls["camera tx"].value += 0.5
     terms = explorer.loss_terms()
     assert terms["joints_2d"] == pytest.approx(0.5**2, abs=1e-3)
     metres = 0.5 / explorer.controls["camera s"].value
     assert terms["camera"] == pytest.approx(metres**2 / 3, rel=1e-2)
     assert terms["joints_3d"] < 1e-9
+    explorer.controls["turn about z"].value = 30.0
+    moved = explorer.loss_terms()
+    assert moved["joints_3d"] > 1e-4 and moved["silhouette"] > 0.01
+    assert "joints_3d" in explorer.terms.value
 
 
 def test_a_fit_comes_near_its_target_and_is_watched(explorer):
@@ -127,17 +119,14 @@ def test_a_fit_comes_near_its_target_and_is_watched(explorer):
     after = explorer.loss_terms()
     assert after["joints_3d"] < before["joints_3d"] / 10
     assert after["joints_2d"] < before["joints_2d"] / 3
-    # The fitted hand can be taken along as code like any other.
-    names = {}
+    names = {}  # the fitted hand as code
     exec(explorer.code.value, names)
     mesh = names["mesh"]
     vertices = (mesh.vertices - mesh.joints[:, :1])[0].numpy()
     np.testing.assert_allclose(vertices, explorer.mesh()[0], atol=1e-4)
-    explorer.reset()
-    assert not explorer._extra.any() and explorer.controls["beta 0"].value == 0
 
 
-def test_the_other_side_is_the_mirrored_hand():
+def test_the_other_side_is_the_mirrored_hand_and_a_missing_hand_is_told(monkeypatch):
     hand = module.Explorer("open", "right")
     hand.controls["index PIP flexion"].value = 60.0
     _, right = hand.mesh()
@@ -146,10 +135,6 @@ def test_the_other_side_is_the_mirrored_hand():
     np.testing.assert_allclose(left, right * [-1, 1, 1], atol=2e-3)
     assert hand.controls["index PIP flexion"].value == 60.0
     assert (hand._scene.mesh.indices == hand.hand.faces.numpy()).all()
-
-
-def test_a_hand_that_is_not_there_is_told_and_the_old_one_stays(monkeypatch):
-    hand = module.Explorer("open", "right")
 
     def missing(name, *args, **options):
         raise HamrError("MANO_RIGHT.pkl is missing")
@@ -163,15 +148,33 @@ def test_a_hand_that_is_not_there_is_told_and_the_old_one_stays(monkeypatch):
 def test_save(explorer, tmp_path):
     vertices, _ = explorer.mesh()
     explorer.path.value = str(tmp_path / "hand.ply")
-    explorer._save_clicked(None)
+    explorer.save()
     assert explorer.message.value.startswith(f"saved {tmp_path}/hand.ply<br><a download=")
     mesh = trimesh.load_mesh(tmp_path / "hand.ply", process=False)
     np.testing.assert_allclose(mesh.extents, np.ptp(vertices, axis=0), atol=1e-5)
     assert mesh.volume > 1e-4  # cubic metres, and positive: the outside is outside
     explorer.path.value = str(tmp_path / "<img src=x>.stl")
-    explorer._save_clicked(None)
+    explorer.save()
     assert "expected a name that ends in" in explorer.message.value
     assert "&lt;img src=x&gt;.stl" in explorer.message.value
+
+
+def test_the_name_of_an_upload_is_text_and_a_name(tmp_path, tiny_checkpoint):
+    """A browser says what a file is called: neither markup nor a folder is taken from that."""
+    upload = Upload(tiny_checkpoint, tmp_path / "out")
+    upload.box.value, upload.side.value = "50,20,120,90", "left"
+    content = io.BytesIO()
+    Image.fromarray(draw_frames(1)[0].image).save(content, "PNG")
+    for data in (b"no image", content.getvalue()):
+        upload.photo = "../..\\<img src=x onerror=alert(1)>.png", data
+        upload._changed()
+        assert "&lt;img" in upload.message.value and "<img" not in upload.message.value
+    links = upload.found.children[-1].value
+    assert links.count("<a ") == 5 and "<img" not in links
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    upload.webcam.trouble = "<img src=x>"
+    assert "<img" not in upload.message.value
 
 
 # --- predictions --------------------------------------------------------------------------------
@@ -191,7 +194,7 @@ def test_what_is_shown_is_what_was_evaluated(browser, browsed):
     browser.controls["order"].value = "file order"
     for index in (2, 8):  # a right hand and a left one
         browser.controls["place"].value = index
-        frame, recovery = browser._recovered[1]
+        frame, [*_, recovery] = browser._recovered[1]
         assert frame is browsed[1][index]
         np.testing.assert_allclose(
             recovery.joints_2d, browser.predictions["pixels"][index], atol=0.02

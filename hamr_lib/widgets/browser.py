@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from hamr_lib.config import load_run, load_settings
 from hamr_lib.data import registry
 from hamr_lib.data.crops import cut
+from hamr_lib.data.frame import Frame
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors_2d, errors_3d, main_protocol, row_means
 from hamr_lib.files import ROOT
 from hamr_lib.joints import FINGERS, NAMES
-from hamr_lib.recovery.result import SKIN
+from hamr_lib.recovery.result import SKIN, Recovery
 from hamr_lib.render import render
 from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
 from hamr_lib.render.viewer3d import Scene
@@ -33,6 +34,7 @@ MEASURES = {
     "2-D error (px)": lambda found: row_means(errors_2d(found)),
     "IoU": lambda found: found["iou"],
 }
+ORDERS = ("worst first", "best first", "file order")
 
 
 class Browser:
@@ -52,11 +54,9 @@ class Browser:
         self.controls = {
             "set": dropdown(options=list(self.sets), description="set"),
             "measure": dropdown(options=list(MEASURES), description="measure"),
-            "order": dropdown(options=["worst first", "best first", "file order"],
-                              description="order"),
-            "place": widgets.IntSlider(0, min=0, max=0, description="sample",
-                                       continuous_update=False),
-            "iteration": widgets.IntSlider(1, min=1, max=1, description="iteration"),
+            "order": dropdown(options=ORDERS, description="order"),
+            "place": widgets.IntSlider(0, 0, 0, description="sample", continuous_update=False),
+            "iteration": widgets.IntSlider(1, 1, 1, description="iteration"),
         }  # fmt: skip
         self._text, self._image = widgets.HTML(), widgets.Image()
         self._bars = widgets.Image(width=BARS, height=BARS)
@@ -75,13 +75,12 @@ class Browser:
     def _reorder(self, _=None):
         title = self.controls["set"].value
         self.predictions = load_predictions(predictions_path(self.folder, title))
-        measure = self.controls["measure"].value
+        measure, order = self.controls["measure"].value, self.controls["order"].value
         self.values = MEASURES[measure](self.predictions)
-        # Samples without that label come last.
         worst_first = self.values if measure == "IoU" else -self.values
-        keys = {"worst first": worst_first, "best first": -worst_first}
-        order = self.controls["order"].value
-        self.order = np.argsort(keys.get(order, np.arange(len(self.values))), kind="stable")
+        keys = worst_first, -worst_first, np.arange(len(self.values))
+        # Samples without that label come last.
+        self.order = np.argsort(keys[ORDERS.index(order)], kind="stable")
         self._quiet = True
         self.controls["place"].max = len(self.order) - 1
         self.controls["place"].value = 0
@@ -92,12 +91,11 @@ class Browser:
         """Draw the chosen sample after the chosen iteration."""
         if self._quiet:
             return
+        title, measure = self.controls["set"].value, self.controls["measure"].value
         index = int(self.order[self.controls["place"].value])
-        where = (self.controls["set"].value, index)
-        if self._recovered[0] != where:
-            frames = self.sets[self.controls["set"].value]
-            sample = recover_sample(self.folder, frames, self.predictions, index)
-            self._recovered = (where, sample)
+        if self._recovered[0] != (title, index):
+            sample = recover_sample(self.folder, self.sets[title], self.predictions, index)
+            self._recovered = (title, index), sample
         slider, (frame, steps) = self.controls["iteration"], self._recovered[1]
         if slider.max != len(steps):
             self._quiet = True
@@ -105,17 +103,14 @@ class Browser:
             self._quiet = False
         recovery = steps[slider.value - 1]
         flip = np.array([-1.0 if recovery.side == "left" else 1.0, 1, 1])
-        labels = {k: self.predictions[k][[index]] for k in ("true_joints_3d", "valid_3d")}
-        errors = errors_3d(
-            {"joints_3d": (recovery.joints_3d * flip)[None], **labels},
-            main_protocol(self.predictions),
-        )[0]
+        found = {name: self.predictions[name][[index]] for name in ("true_joints_3d", "valid_3d")}
+        found["joints_3d"] = (recovery.joints_3d * flip)[None]
+        [errors] = errors_3d(found, main_protocol(self.predictions))
         value = f"{self.values[index]:.3g}" if np.isfinite(self.values[index]) else "no label"
         self._text.value = (
-            f"<b>{html.escape(frame.key)}</b>, {frame.side} hand; "
-            f"{self.controls['measure'].value}: {value}. "
-            f"From left to right: the labels; the heat maps; the "
-            f"recovered joints and mesh after iteration {slider.value}."
+            f"<b>{html.escape(frame.key)}</b>, {frame.side} hand; {measure}: {value}. From left to "
+            "right: the labels; the heat maps; the recovered joints and mesh after iteration "
+            f"{slider.value}."
         )
         self._image.value = encode(panels(frame, recovery))
         self._bars.value = _bars(errors)
@@ -124,20 +119,19 @@ class Browser:
             self._plot.children = [self._scene.plot]
         self._scene.mesh.indices = recovery.faces.astype(np.uint32)
         self._scene.show(
-            recovery.vertices.astype(np.float32), recovery.joints_3d,
-            np.tile(SKIN, (len(recovery.vertices), 1)),
-        )  # fmt: skip
+            recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1))
+        )
 
 
-def evaluated_profile(run="main"):
-    """The profile whose run of this name was evaluated last; None where there is none."""
+def evaluated_profile(run: str = "main") -> str | None:
+    """Find the profile whose run of this name was evaluated last."""
     found = (ROOT / "results").glob(f"*/runs/{run}/predictions-*.npz")
     latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return latest and latest.parents[2].name
 
 
-def evaluation_example(profile, index=0):
-    """An image of the RHD format's evaluation split, real or stand-in, to try things on.
+def evaluation_example(profile: str, index: int = 0) -> tuple[str, np.ndarray, tuple, str]:
+    """Take an image of the RHD format's evaluation split, real or stand-in, to try things on.
 
     Returns:
         its name, the image (H, W, 3) uint8, the box (4,) around its joints, pixels, and its side.
@@ -150,8 +144,8 @@ def evaluation_example(profile, index=0):
     return name, frame.image, (*low.tolist(), *high.tolist()), frame.side
 
 
-def panels(frame, recovery):
-    """(IMAGE, 4 IMAGE, 3) uint8: a `Frame`'s crop with labels, heat maps, joints, and mesh."""
+def panels(frame: Frame, recovery: Recovery) -> np.ndarray:
+    """Draw a crop with its labels, heat maps, joints, and mesh: (IMAGE, 4 IMAGE, 3) uint8."""
     *center, side = recovery.square
     crop = cut(frame.image, center, side, IMAGE)
 

@@ -4,6 +4,7 @@ It shows its `widget`. Code can do all that a mouse can: set the `value` of one 
 """
 
 import html
+from contextlib import contextmanager
 
 import ipywidgets as widgets
 import numpy as np
@@ -27,12 +28,14 @@ from hamr_lib.widgets.target import descend, loss_table, loss_terms, make_target
 
 IMAGE = 320  # pixels a side of the drawing beside the mesh
 COMPONENTS = 10  # pose components with a slider: the first ones move most
-AXES = ("x", "y", "z")
-UNNAMED = [f"{name} {axis}" for name in MANO_NAMES[1:] for axis in AXES]  # MANO's sliders
-CAMERA = ("camera s", "camera tx", "camera ty")
+UNNAMED = [f"{name} {axis}" for name in MANO_NAMES[1:] for axis in "xyz"]  # MANO's sliders
+TURNS = [f"turn about {axis}" for axis in "xyz"]
+SHAPE = [f"beta {i}" for i in range(10)]
+PCA = [f"component {i}" for i in range(COMPONENTS)]
+CAMERA = ["camera s", "camera tx", "camera ty"]
 EVERY = 4  # optimiser steps between two drawings
 NO_TARGET = "none"
-RANDOM = tuple(f"random hand {i}" for i in (1, 2, 3))
+RANDOM = [f"random hand {i}" for i in (1, 2, 3)]
 TARGET = (70, 130, 220)  # colour of the target, in the plot and in the picture
 
 
@@ -49,17 +52,16 @@ class Explorer:
     the components' axis-angle numbers added on top.
     """
 
-    def __init__(self, hand="auto", side="right"):
-        self._quiet = False
-        self.controls = {}
+    def __init__(self, hand: str = "auto", side: str = "right"):
+        self._quiet, self.controls = False, {}
         self._scene, self._image = None, widgets.Image(width=IMAGE, height=IMAGE)
         self.which = widgets.Dropdown(options=("open", "mano"), description="hand")
         self.side = widgets.Dropdown(options=("right", "left"), description="side")
         self._problem = widgets.HTML()
         self._tabs = widgets.Tab(layout=widgets.Layout(width="360px", height="460px"))
         self._build(hand, side)
-        self.which.observe(self._switch, "value")
-        self.side.observe(self._switch, "value")
+        for control in (self.which, self.side):
+            control.observe(self._switch, "value")
         self.widget = widgets.HBox([self._tabs, self._scene.plot, self._image])
 
     def _build(self, hand, side):
@@ -69,29 +71,34 @@ class Explorer:
         self._basis = principal.layer.hand_components.numpy()  # (COMPONENTS, 45)
         self.anatomical = self.hand.name == "open"
         self._upright = upright(self.hand)
+        self._mirror = anatomy.MIRROR if side == "left" else 1.0
         self._extra = np.zeros(45)  # pose offset of the last fit, for which there is no slider
-        self._quiet = True
-        self.which.value, self.side.value = self.hand.name, side
-        self.controls = {}
-        groups = {
-            "View": self._view(), "Shape": self._shape(), "Joints": self._joints(),
-            "PCA": self._components(), "Fit": self._fit(), "Save": self._files(),
-        }  # fmt: skip
-        self._tabs.children = [widgets.VBox(group) for group in groups.values()]
-        self._tabs.titles = tuple(groups)
-        faces = self.hand.faces.numpy()
-        if self._scene is None:
-            self._scene = Scene(faces)
-        self._scene.mesh.indices = faces.astype(np.uint32)
-        self.start = {
-            name: control.value
-            for name, control in self.controls.items()
-            if isinstance(control, widgets.FloatSlider)
-        }
-        for control in self.controls.values():
-            control.observe(self.redraw, "value")
-        self._quiet = False
+        with self._quietly():
+            self.which.value, self.side.value = self.hand.name, side
+            self.controls = {}
+            groups = {
+                "View": self._view(), "Shape": self._sliders(SHAPE), "Joints": self._joints(),
+                "PCA": self._sliders(PCA), "Fit": self._fit(), "Save": self._files(),
+            }  # fmt: skip
+            self._tabs.children = [widgets.VBox(group) for group in groups.values()]
+            self._tabs.titles = tuple(groups)
+            faces = self.hand.faces.numpy()
+            self._scene = self._scene or Scene(faces)
+            self._scene.mesh.indices = faces.astype(np.uint32)
+            sliders = widgets.FloatSlider
+            self.start = {n: c.value for n, c in self.controls.items() if isinstance(c, sliders)}
+            for control in self.controls.values():
+                control.observe(self.redraw, "value")
         self._take_target()
+
+    @contextmanager
+    def _quietly(self):
+        """Controls may change without being drawn."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
 
     def _switch(self, _):
         """Load the other side or the other hand, and keep the sliders where they are."""
@@ -104,9 +111,8 @@ class Explorer:
             self._build(self.which.value, self.side.value)
         except HamrError as error:
             self._problem.value = f"<b>{html.escape(str(error))}</b>"
-            self._quiet = True
-            self.which.value, self.side.value = before
-            self._quiet = False
+            with self._quietly():
+                self.which.value, self.side.value = before
             return
         # A target belongs to one hand and the camera to one side: both start anew.
         kept = [n for n in values if n in self.controls and not n.startswith(("camera", "target"))]
@@ -114,21 +120,25 @@ class Explorer:
 
     def _set(self, values):
         """Set controls by name, and draw once. A slider keeps a value within its range."""
-        self._quiet = True
-        for name, value in values.items():
-            self.controls[name].value = value
-        self._quiet = False
+        with self._quietly():
+            for name, value in values.items():
+                self.controls[name].value = value
         self.redraw()
 
     # --- the controls ---------------------------------------------------------------------------
 
-    def _slider(self, name, value, low, high, step=0.01):
-        slider = widgets.FloatSlider(
-            value, min=low, max=high, step=step, description=name, readout_format=".2f",
-            style={"description_width": "140px"}, layout=widgets.Layout(width="320px"),
-        )  # fmt: skip
-        self.controls[name] = slider
-        return slider
+    def _sliders(self, names, values=0.0, low=-3.0, high=3.0, step=0.01):
+        new = {
+            name: widgets.FloatSlider(
+                value, min=least, max=most, step=step, description=name, readout_format=".2f",
+                style={"description_width": "140px"}, layout=widgets.Layout(width="320px"),
+            )
+            for name, value, least, most in zip(
+                names, *(np.broadcast_to(x, len(names)) for x in (values, low, high)), strict=True
+            )
+        }  # fmt: skip
+        self.controls |= new
+        return list(new.values())
 
     def _view(self):
         # A camera that frames the flat hand, whose pose is minus the mean pose.
@@ -137,10 +147,9 @@ class Explorer:
         points = (joints - joints[WRIST]) @ self._upright.T
         scale = 1.6 / np.ptp(points[:, :2], axis=0).max()
         middle = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
-        offsets = zip(CAMERA[1:], -scale * middle, strict=True)
-        sliders = [self._slider(f"turn about {axis}", 0.0, -180.0, 180.0, 1.0) for axis in AXES]
-        sliders.append(self._slider("camera s", scale, 1.0, 20.0))
-        sliders += [self._slider(name, value, -2.0, 2.0) for name, value in offsets]
+        sliders = self._sliders(TURNS, 0.0, -180.0, 180.0, 1.0)
+        sliders += self._sliders(CAMERA[:1], scale, 1.0, 20.0)
+        sliders += self._sliders(CAMERA[1:], -scale * middle, -2.0, 2.0)
         colours = ("skin", "parts", *(f"weight of {name}" for name in MANO_NAMES))
         shown = {
             "colours": widgets.Dropdown(options=colours, description="colours"),
@@ -150,31 +159,22 @@ class Explorer:
         self.controls |= shown
         return [self.which, self.side, self._problem, *sliders, *shown.values()]
 
-    def _shape(self):
-        return [self._slider(f"beta {i}", 0.0, -3.0, 3.0) for i in range(10)]
-
-    def _components(self):
-        return [self._slider(f"component {i}", 0.0, -3.0, 3.0) for i in range(COMPONENTS)]
-
     def _joints(self):
         if not self.anatomical:
-            return [self._slider(name, 0.0, -120.0, 120.0, 1.0) for name in UNNAMED]
+            return self._sliders(UNNAMED, 0.0, -120.0, 120.0, 1.0)
         names = list(anatomy.GESTURES)
         self.gesture = widgets.Dropdown(options=names, value="relaxed", description="gesture")
         self.towards = widgets.Dropdown(options=names, value="fist", description="towards")
         self.blend = widgets.FloatSlider(0.0, min=0.0, max=1.0, step=0.01, description="by")
         for control in (self.gesture, self.towards, self.blend):
             control.observe(self._take_gesture, "value")
-        degrees = np.degrees(anatomy.GESTURES["relaxed"])
-        limits = np.degrees([anatomy.LOWER, anatomy.UPPER]).T
-        return [self.gesture, self.towards, self.blend] + [
-            self._slider(name, value, low, high, 1.0)
-            for name, value, (low, high) in zip(anatomy.ANGLES, degrees, limits, strict=True)
-        ]
+        angles = anatomy.GESTURES["relaxed"], anatomy.LOWER, anatomy.UPPER
+        sliders = self._sliders(anatomy.ANGLES, *map(np.degrees, angles), 1.0)
+        return [self.gesture, self.towards, self.blend, *sliders]
 
     def _fit(self):
-        targets = (*anatomy.GESTURES, *RANDOM) if self.anatomical else RANDOM
-        target = widgets.Dropdown(options=(NO_TARGET, *targets), description="target")
+        targets = (NO_TARGET, *(anatomy.GESTURES if self.anatomical else ()), *RANDOM)
+        target = widgets.Dropdown(options=targets, description="target")
         target.observe(self._take_target, "value")
         self.controls["target"] = target
         self.steps = widgets.IntSlider(100, min=EVERY, max=400, step=EVERY, description="steps")
@@ -189,7 +189,7 @@ class Explorer:
         self.path = widgets.Text(str(ROOT / "results" / "hand.obj"), description="file")
         self.message = widgets.HTML("OBJ, PLY or GLB, by the file's ending")
         button = widgets.Button(description="save")
-        button.on_click(self._save_clicked)
+        button.on_click(self.save)
         self.code = widgets.Textarea(layout=widgets.Layout(width="320px", height="280px"))
         return [self.path, button, self.message, widgets.HTML("This hand as code:"), self.code]
 
@@ -207,35 +207,34 @@ class Explorer:
     def _values(self, names):
         return np.array([self.controls[name].value for name in names])
 
-    def parameters(self):
-        """The sliders' betas (10,), global_orient (3,) and hand_pose (45,), float64.
+    def _pose(self, angles):
+        """The pose (45,) of anatomical angles, relative to the mean pose."""
+        pose = anatomy.angles_to_axis_angle(angles) * self._mirror
+        return pose.ravel() - self.hand.hand_mean.numpy()
+
+    def parameters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the sliders' betas (10,), global_orient (3,) and hand_pose (45,), float64.
 
         They are axis-angle, radians; the pose is relative to the mean pose.
         """
-        turn = np.radians(self._values(f"turn about {axis}" for axis in AXES))
-        orient = Rotation.from_euler("xyz", turn) * Rotation.from_matrix(self._upright)
-        if self.anatomical:
-            pose = anatomy.angles_to_axis_angle(np.radians(self._values(anatomy.ANGLES)))
-            if self.hand.side == "left":
-                pose = pose * anatomy.MIRROR
-            pose = pose.ravel() - self.hand.hand_mean.numpy()
-        else:
-            pose = np.radians(self._values(UNNAMED))
-        coefficients = self._values(f"component {i}" for i in range(COMPONENTS))
-        pose = pose + coefficients @ self._basis + self._extra
-        return self._values(f"beta {i}" for i in range(10)), orient.as_rotvec(), pose
+        turn = Rotation.from_euler("xyz", self._values(TURNS), degrees=True)
+        orient = turn * Rotation.from_matrix(self._upright)
+        angles = np.radians(self._values(anatomy.ANGLES if self.anatomical else UNNAMED))
+        pose = self._pose(angles) if self.anatomical else angles
+        pose = pose + self._values(PCA) @ self._basis + self._extra
+        return self._values(SHAPE), orient.as_rotvec(), pose
 
-    def camera(self):
-        """(3,) the weak-perspective camera (s, tx, ty) of the drawing, crop units."""
+    def camera(self) -> np.ndarray:
+        """Return the weak-perspective camera (s, tx, ty) of the drawing, crop units."""
         return self._values(CAMERA)
 
     @torch.no_grad()
-    def mesh(self):
-        """Vertices (V, 3) and joints (21, 3): metres, camera frame, wrist at the origin."""
-        return tuple(v[0].numpy() for v in rooted(self.hand, *self._tensors()[:3]))
+    def mesh(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return vertices (V, 3) and joints (21, 3): metres, camera frame, wrist at the origin."""
+        return tuple(v[0].numpy() for v in rooted(self.hand, *_batch(self.parameters())))
 
-    def drawing(self, vertices, joints):
-        """(IMAGE, IMAGE, 3) uint8: projected silhouette, 2-D joints and the target's outline."""
+    def drawing(self, vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        """Draw silhouette, 2-D joints and the target's outline: (IMAGE, IMAGE, 3) uint8."""
         camera = self.camera()
         image = np.full((IMAGE, IMAGE, 3), 255, np.uint8)
         covered = rasterize(vertices, self.hand.faces.numpy(), camera, IMAGE).pixel
@@ -245,7 +244,7 @@ class Explorer:
         flat = camera[0] * joints[:, :2] + camera[1:]
         return draw_skeleton(image, crop_units_to_grid(flat, IMAGE))
 
-    def redraw(self, _=None):
+    def redraw(self, _=None) -> None:
         """Draw the hand with the sliders' values."""
         if self._quiet:
             return
@@ -258,82 +257,9 @@ class Explorer:
         terms = self.loss_terms()
         self.terms.value = loss_table(terms) if terms else "Choose a target to see its losses."
 
-    # --- a target, and the way there ------------------------------------------------------------
-
-    def _take_target(self, _=None):
-        """Make the chosen target and draw it."""
-        name = self.controls["target"].value
-        self.target = None
-        if name != NO_TARGET:
-            self.target = make_target(self.hand, *_batch(self._target(name)), IMAGE)
-        shown = self.target and self.target.vertices
-        self._scene.show_target(shown, self.hand.faces.numpy(), TARGET)
-        self.redraw()
-
-    def _target(self, name):
-        """betas (10,), global_orient (3,), hand_pose (45,) and camera (3,) of a named target."""
-        mean = self.hand.hand_mean.numpy()
-        flip = anatomy.MIRROR if self.hand.side == "left" else 1.0
-        start = Rotation.from_matrix(self._upright)
-        camera = np.array([self.start[name] for name in CAMERA])
-        if name in anatomy.GESTURES:
-            pose = anatomy.angles_to_axis_angle(anatomy.GESTURES[name]) * flip
-            return np.zeros(10), start.as_rotvec(), pose.ravel() - mean, camera
-        rng = np.random.default_rng(RANDOM.index(name))
-        if self.anatomical:
-            angles = sampling.sample_poses(rng, 1)[0]
-            pose = (anatomy.angles_to_axis_angle(angles) * flip).ravel() - mean
-        else:
-            pose = rng.normal(0, 1, COMPONENTS) @ self._basis
-        turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True)
-        camera = camera * rng.uniform(0.8, 1.1)
-        return rng.normal(0, 1, 10), (turn * start).as_rotvec(), pose, camera
-
-    def _tensors(self):
-        return _batch((*self.parameters(), self.camera()))
-
-    def loss_terms(self):
-        """Unweighted losses against the target by name, as numbers; empty without a target."""
-        if self.target is None:
-            return {}
-        with torch.no_grad():
-            terms = loss_terms(self.hand, self._tensors(), self.target)
-        return {name: term.item() for name, term in terms.items()}
-
-    def fit(self, steps):
-        """Minimise the weighted losses against the target, and draw the hand on the way.
-
-        Shape, rotation and camera move their sliders. The offset of the pose has no slider: it
-        stays until a gesture is chosen or `reset` is called.
-        """
-        if self.target is None:
-            return
-        pose_of_sliders = self.parameters()[2] - self._extra
-        for found in descend(self.hand, self._tensors(), self.target, steps, EVERY):
-            self._put(*found, pose_of_sliders)
-
-    def _put(self, betas, orient, pose, camera, pose_of_sliders):
-        """Set the sliders to fitted parameters, and draw once."""
-        turn = Rotation.from_rotvec(orient) * Rotation.from_matrix(self._upright).inv()
-        turns = zip(AXES, turn.as_euler("xyz", degrees=True), strict=True)
-        self._extra = pose - pose_of_sliders
-        self._set(
-            {f"beta {i}": value for i, value in enumerate(betas)}
-            | {f"turn about {axis}": value for axis, value in turns}
-            | dict(zip(CAMERA, camera, strict=True))
-        )
-
-    def reset(self):
-        """Set everything but the target and the colours to its start value."""
-        self._extra[:] = 0
-        if self.anatomical:
-            self.gesture.value, self.blend.value = "relaxed", 0.0
-        self._set(self.start)
-
     def _colours(self):
         """(V, 3) in [0, 1]."""
-        wanted = self.controls["colours"].value
-        weights = self.hand.weights.numpy()
+        wanted, weights = self.controls["colours"].value, self.hand.weights.numpy()
         if wanted == "skin":
             return np.tile(SKIN, (len(weights), 1))
         if wanted == "parts":
@@ -353,14 +279,72 @@ class Explorer:
             "mesh = hand(betas, global_orient, hand_pose)"
         )
 
-    def save(self, path):
-        """Write the mesh as OBJ, PLY or GLB, by the path's ending: metres, camera frame."""
-        vertices, _ = self.mesh()
-        write_mesh(path, trimesh.Trimesh(vertices, self.hand.faces.numpy(), process=False))
+    # --- a target, and the way there ------------------------------------------------------------
 
-    def _save_clicked(self, _):
+    def _take_target(self, _=None):
+        """Make the chosen target and draw it."""
+        name = self.controls["target"].value
+        self.target = None
+        if name != NO_TARGET:
+            self.target = make_target(self.hand, _batch(self._target(name)), IMAGE)
+        shown = self.target and self.target.vertices
+        self._scene.show_target(shown, self.hand.faces.numpy(), TARGET)
+        self.redraw()
+
+    def _target(self, name):
+        """betas (10,), global_orient (3,), hand_pose (45,) and camera (3,) of a named target."""
+        start = Rotation.from_matrix(self._upright)
+        camera = np.array([self.start[name] for name in CAMERA])
+        if name in anatomy.GESTURES:
+            return np.zeros(10), start.as_rotvec(), self._pose(anatomy.GESTURES[name]), camera
+        rng = np.random.default_rng(RANDOM.index(name))
+        if self.anatomical:
+            pose = self._pose(sampling.sample_poses(rng, 1)[0])
+        else:
+            pose = rng.normal(0, 1, COMPONENTS) @ self._basis
+        turn = Rotation.from_euler("xyz", rng.uniform(-40, 40, 3), degrees=True)
+        camera = camera * rng.uniform(0.8, 1.1)
+        return rng.normal(0, 1, 10), (turn * start).as_rotvec(), pose, camera
+
+    def loss_terms(self) -> dict[str, float]:
+        """Compute the unweighted losses against the target by name; none without a target."""
+        if self.target is None:
+            return {}
+        with torch.no_grad():
+            now = _batch((*self.parameters(), self.camera()))
+            return {k: v.item() for k, v in loss_terms(self.hand, now, self.target).items()}
+
+    def fit(self, steps: int) -> None:
+        """Minimise the weighted losses against the target, and draw the hand on the way.
+
+        Shape, rotation and camera move their sliders. The offset of the pose has no slider: it
+        stays until a gesture is chosen or `reset` is called.
+        """
+        if self.target is None:
+            return
+        sliders = self.parameters()[2] - self._extra
+        upright = Rotation.from_matrix(self._upright).inv()
+        now = _batch((*self.parameters(), self.camera()))
+        for step, found in enumerate(descend(self.hand, now, self.target, steps), start=1):
+            if step % EVERY == 0 or step == steps:
+                betas, orient, pose, camera = found
+                self._extra = pose - sliders
+                turn = (Rotation.from_rotvec(orient) * upright).as_euler("xyz", degrees=True)
+                values = (*betas, *turn, *camera)
+                self._set(dict(zip((*SHAPE, *TURNS, *CAMERA), values, strict=True)))
+
+    def reset(self) -> None:
+        """Set everything but the target and the colours to its start value."""
+        self._extra[:] = 0
+        if self.anatomical:
+            self.gesture.value, self.blend.value = "relaxed", 0.0
+        self._set(self.start)
+
+    def save(self, _=None) -> None:
+        """Write the mesh to the path of the tab "Save": metres, camera frame."""
+        mesh = trimesh.Trimesh(self.mesh()[0], self.hand.faces.numpy(), process=False)
         try:
-            self.save(self.path.value)
+            write_mesh(self.path.value, mesh)
             saved, link = html.escape(self.path.value), download_link(self.path.value)
             self.message.value = f"saved {saved}<br>{link}"
         except HamrError as error:

@@ -12,12 +12,12 @@ from hamr_lib.render.viewer3d import Scene
 
 
 def encode(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB as the bytes of a PNG."""
+    """Encode (H, W, 3) uint8 RGB as PNG."""
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def download_link(path: Path) -> str:
-    """A link by which a browser takes a file along, wherever the kernel runs."""
+    """Make a link by which a browser takes a file along, wherever the kernel runs."""
     path = Path(path)
     content = base64.b64encode(path.read_bytes()).decode()
     url = f"data:application/octet-stream;base64,{content}"
@@ -26,7 +26,7 @@ def download_link(path: Path) -> str:
 
 
 def plot_recovery(recovery: Recovery):
-    """A k3d plot of a recovered hand with its joints, seen as the camera saw it."""
+    """Make a k3d plot of a recovered hand with its joints, seen as the camera saw it."""
     scene = Scene(recovery.faces)
     scene.show(recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1)))
     scene.show_skeleton(True)

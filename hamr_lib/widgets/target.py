@@ -1,11 +1,14 @@
 """A target hand for the explorer: its labels, the losses against it, and the descent towards it."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
 from hamr_lib import losses
 from hamr_lib.camera import project_weak
@@ -25,43 +28,40 @@ class Target(NamedTuple):
     """Labels as a training sample has them, and what is drawn of the target."""
 
     vertices: np.ndarray  # (V, 3) metres, wrist at the origin
-    joints_3d: torch.Tensor  # (1, 21, 3) metres, wrist at the origin
-    joints_2d: torch.Tensor  # (1, 21, 2) crop units
-    mask: torch.Tensor  # (1, MASK, MASK) in [0, 1]
+    joints_3d: Tensor  # (1, 21, 3) metres, wrist at the origin
+    joints_2d: Tensor  # (1, 21, 2) crop units
+    mask: Tensor  # (1, MASK, MASK) in [0, 1]
     outline: np.ndarray  # (S, S) bool
 
 
-def rooted(hand, betas, global_orient, hand_pose):
-    """Vertices (B, V, 3) and joints (B, 21, 3) of a hand, metres, wrist at the origin."""
+def rooted(hand, betas: Tensor, global_orient: Tensor, hand_pose: Tensor) -> tuple[Tensor, Tensor]:
+    """Pose a hand: vertices (B, V, 3) and joints (B, 21, 3), metres, wrist at the origin."""
     mesh = hand(betas, global_orient, hand_pose)
     root = mesh.joints[:, [WRIST]]
     return mesh.vertices - root, mesh.joints - root
 
 
 @torch.no_grad()
-def make_target(hand, betas, global_orient, hand_pose, camera, size):
-    """The target that parameters (1, ...) describe, its outline in a picture of `size` pixels."""
-    vertices, joints = rooted(hand, betas, global_orient, hand_pose)
-    seen = rasterize(vertices[0].numpy(), hand.faces.numpy(), camera[0].numpy(), size)
+def make_target(hand, parameters: list[Tensor], size: int) -> Target:
+    """Make the target of parameters (see `loss_terms`); its outline is for `size` pixels."""
+    *pose, camera = parameters
+    vertices, joints = rooted(hand, *pose)
+    points = vertices[0].numpy()
     covered = np.zeros((size, size), np.uint8)
-    covered.flat[seen.pixel] = 1
-    return Target(
-        vertices[0].numpy(),
-        joints,
-        project_weak(joints, camera),
-        silhouette(vertices, hand.faces, camera, MASK),
-        cv2.morphologyEx(covered, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0,
-    )
+    covered.flat[rasterize(points, hand.faces.numpy(), camera[0].numpy(), size).pixel] = 1
+    outline = cv2.morphologyEx(covered, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
+    mask = silhouette(vertices, hand.faces, camera, MASK)
+    return Target(points, joints, project_weak(joints, camera), mask, outline)
 
 
-def loss_terms(hand, parameters, target):
+def loss_terms(hand, parameters: list[Tensor], target: Target) -> dict[str, Tensor]:
     """Compute the parts of Eq. 8 that need no heat maps, unweighted.
 
     Args:
         parameters: betas (1, 10), global_orient (1, 3), hand_pose (1, 45) and camera (1, 3).
 
     Returns:
-        dict of scalar tensors by the names of their weights in `config.Losses`.
+        scalars by the names of their weights in `config.Losses`.
     """
     *pose, camera = parameters
     vertices, joints = rooted(hand, *pose)
@@ -80,12 +80,11 @@ def loss_terms(hand, parameters, target):
     }
 
 
-def descend(hand, parameters, target, steps, every):
+def descend(hand, parameters: list[Tensor], target: Target, steps: int) -> Iterator[list]:
     """Minimise the weighted losses from `parameters` by Adam.
 
     Yields:
-        The moved parameters, float64 arrays (10,), (3,), (45,) and (3,), after every `every` steps
-        and after the last.
+        After each step the moved parameters, float64 arrays (10,), (3,), (45,) and (3,).
     """
     offsets = [torch.zeros_like(value, requires_grad=True) for value in parameters]
     optimizer = torch.optim.Adam(offsets, lr=LEARNING_RATE)
@@ -93,22 +92,18 @@ def descend(hand, parameters, target, steps, every):
     def moved():
         return [v + u * o for v, u, o in zip(parameters, UNITS, offsets, strict=True)]
 
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         optimizer.zero_grad()
         terms = loss_terms(hand, moved(), target)
         sum(getattr(WEIGHTS, name) * term for name, term in terms.items()).backward()
         optimizer.step()
-        if step % every == 0 or step == steps:
-            yield [value.detach()[0].double().numpy() for value in moved()]
+        yield [value.detach()[0].double().numpy() for value in moved()]
 
 
-def loss_table(terms):
-    """Losses as an HTML table: value, weight and product a row, and the sum."""
-    rows = [(name, term, getattr(WEIGHTS, name)) for name, term in terms.items()]
-    total = sum(term * weight for _, term, weight in rows)
-    body = "".join(
-        f"<tr><td>{name}<td>{term:.4g}<td>{weight:g}<td>{term * weight:.4g}</tr>"
-        for name, term, weight in rows
-    )
-    head = "<tr><th>loss<th>value<th>weight<th>product</tr>"
-    return f"<table>{head}{body}<tr><td>sum<td><td><td><b>{total:.4g}</b></tr></table>"
+def loss_table(terms: dict[str, float]) -> str:
+    """Lay losses out as HTML: value, weight and product a row, and the sum."""
+    table = pd.DataFrame({"value": terms})
+    table["weight"] = [getattr(WEIGHTS, name) for name in terms]
+    table["product"] = table.value * table.weight
+    table.loc["sum", "product"] = table["product"].sum()
+    return table.to_html(float_format="{:.4g}".format, na_rep="", border=0)

@@ -43,16 +43,14 @@ class Upload:
     It shows its `widget`.
     """
 
-    def __init__(self, checkpoint=None, out=None, evidence="both"):
+    def __init__(self, checkpoint=None, out=None, evidence: str = "both"):
         self.checkpoint, self.evidence = checkpoint, evidence
         self.out = out or ROOT / "results" / "photos"
-        self.recoveries, self.photo = [], None  # the photo's name and content
+        self.photo = None  # its name and content
         self.file = widgets.FileUpload(accept="image/*", description="photo")
         self.side = widgets.Dropdown(options=("auto", "left", "right"), description="side")
-        self.box = widgets.Text(
-            placeholder="x0,y0,x1,y1 in pixels; empty: found", description="box",
-            continuous_update=False,
-        )  # fmt: skip
+        empty = "x0,y0,x1,y1 in pixels; empty: found"
+        self.box = widgets.Text(placeholder=empty, description="box", continuous_update=False)
         self.webcam = Webcam()
         self.message = widgets.HTML("Choose a photo with a hand, or take one.")
         self.found = widgets.VBox()
@@ -65,8 +63,7 @@ class Upload:
         self.widget = widgets.VBox([controls, self.message, self.found])
 
     def _uploaded(self, _):
-        if self.file.value:
-            [uploaded] = self.file.value
+        for uploaded in self.file.value:
             self.photo = uploaded["name"], bytes(uploaded["content"])
             self._changed()
 
@@ -81,7 +78,7 @@ class Upload:
     def _changed(self, _=None):
         if self.photo is None:
             return
-        self.recoveries, self.found.children = [], ()
+        self.found.children = ()
         self.message.value = "looking for hands ..."
         try:
             self._recover(*self.photo)
@@ -91,25 +88,20 @@ class Upload:
     def _recover(self, name, content):
         photo = read_photo(io.BytesIO(content), name)
         box = [part for part in self.box.value.split(",") if part.strip()] or None
-        self.recoveries = recover(
-            photo, box, self.side.value, self.checkpoint, evidence=self.evidence
-        )
+        hands = recover(photo, box, self.side.value, self.checkpoint, evidence=self.evidence)
         # The browser says what the file is called: no more than a name is taken from that.
         stem = Path(name.replace("\\", "/")).stem or "photo"
-        paths = save_photo(self.recoveries, self.out, stem)
+        paths = save_photo(hands, self.out, stem)
         rows = []
-        for recovery in self.recoveries:
-            picture = fit(recovery.overlay(), WIDTH)
-            # Its size is told: the plot beside it takes what width is left, once, perhaps before
-            # the picture has loaded.
+        for hand in hands:
+            picture = fit(hand.overlay(), WIDTH)
+            # Its size is told, as the plot beside it takes what width is left, once.
             height, width = picture.shape[:2]
             overlay = widgets.Image(value=encode(picture), width=width, height=height)
-            x0, y0, x1, y1 = (round(v) for v in recovery.box)
-            confidence = recovery.confidence.mean()
-            text = f"A {recovery.side} hand in {x0},{y0},{x1},{y1}, confidence {confidence:.2f}"
-            rows += [widgets.HTML(text), widgets.HBox([overlay, plot_recovery(recovery)])]
+            box = ",".join(f"{value:.0f}" for value in hand.box)
+            text = f"A {hand.side} hand in {box}, confidence {hand.confidence.mean():.2f}"
+            rows += [widgets.HTML(text), widgets.HBox([overlay, plot_recovery(hand)])]
         links = " &nbsp; ".join(map(download_link, paths))
         self.found.children = (*rows, widgets.HTML(links))
-        count = len(self.recoveries)
-        hands = f"{count} hand{'s' if count > 1 else ''}"
-        self.message.value = html.escape(f"{name}: {hands}, saved in {self.out}")
+        count = f"{len(hands)} hand{'s' if len(hands) > 1 else ''}"
+        self.message.value = html.escape(f"{name}: {count}, saved in {self.out}")
