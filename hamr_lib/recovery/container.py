@@ -5,6 +5,7 @@ DASH, SDP) that makes it read other files or the network.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,16 +15,14 @@ import numpy as np
 from hamr_lib.recovery.output import reason, shown
 from hamr_lib.recovery.photo import PhotoError
 
-CONTAINERS = {  # FFmpeg's names, and how such files begin: (offset, bytes)
-    "mov,mp4,m4a,3gp,3g2,mj2": [
-        (4, kind) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-    ],
-    "matroska,webm": [(0, b"\x1a\x45\xdf\xa3")],
-    "avi": [(0, b"RIFF")],
-    "mpeg": [(0, b"\x00\x00\x01\xba")],
-    "mpegvideo": [(0, b"\x00\x00\x01\xb3")],
+CONTAINERS = {  # FFmpeg's names, and how such files begin
+    "mov,mp4,m4a,3gp,3g2,mj2": rb".{4}(ftyp|moov|mdat|wide|free|skip)",
+    "matroska,webm": rb"\x1a\x45\xdf\xa3",
+    "avi": rb"RIFF",
+    "mpeg": rb"\x00\x00\x01\xba",
+    "mpegvideo": rb"\x00\x00\x01\xb3",
 }
-_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 def open_video(path: str | Path) -> cv2.VideoCapture:
@@ -32,35 +31,27 @@ def open_video(path: str | Path) -> cv2.VideoCapture:
     Raises:
         PhotoError: for a file that cannot be read, another container, or a damaged one.
     """
+    before = os.environ.get(OPTIONS)
     try:
         if not Path(path).is_file():
             raise OSError(None, "it is no file")
         with open(path, "rb") as file:
             start = file.read(16)
-            for names, starts in CONTAINERS.items():
-                if any(start[at:].startswith(mark) for at, mark in starts):
+            for names, begin in CONTAINERS.items():
+                if re.match(begin, start, re.DOTALL):
+                    os.environ[OPTIONS] = f"format_whitelist;{names}|protocol_whitelist;file"
                     # By its descriptor, as a name that is not UTF-8 would end the process.
-                    video = _open(f"/dev/fd/{file.fileno()}", names)
+                    video = cv2.VideoCapture(f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG)
                     if video.isOpened():
                         return video
     except (OSError, ValueError) as error:
         raise PhotoError(f"cannot read {shown(path)}: {reason(error)}") from error
-    raise PhotoError(
-        f"{shown(path)} is not a video that is read: expected an undamaged MP4, QuickTime, "
-        "Matroska, WebM, AVI or MPEG"
-    )
-
-
-def _open(name, containers):
-    """Open by FFmpeg alone, told which container and which protocol it may use."""
-    before = os.environ.get(_OPTIONS)
-    os.environ[_OPTIONS] = f"format_whitelist;{containers}|protocol_whitelist;file"
-    try:
-        return cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     finally:
-        del os.environ[_OPTIONS]
+        os.environ.pop(OPTIONS, None)
         if before is not None:
-            os.environ[_OPTIONS] = before
+            os.environ[OPTIONS] = before
+    kinds = "an undamaged MP4, QuickTime, Matroska, WebM, AVI or MPEG"
+    raise PhotoError(f"{shown(path)} is not a video that is read: expected {kinds}")
 
 
 def read_frames(video: cv2.VideoCapture, name: str) -> Iterator[np.ndarray]:

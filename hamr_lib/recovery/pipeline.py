@@ -49,10 +49,9 @@ def recover(
         image: a path, a PIL image, or (H, W, 3) uint8 RGB; see `photo.read_photo`.
         box: (x0, y0, x1, y1) pixels of the upright photo, around the hand from wrist to
             fingertips. It may reach beyond the photo's border. None has the hands found.
-        side: "left", "right", or "auto", which takes MediaPipe's word for it, or, where MediaPipe
-            sees no hand in a box, the side as which the network sees it the more clearly. With a
-            side and no box, the hands of that side are taken; where all are of the other one, the
-            most certain, and it is taken for the side that was given.
+        side: "left", "right", or "auto": MediaPipe's word for it, or, where MediaPipe sees no hand
+            in a box, the side as which the network sees it the more clearly. A side without a box
+            takes the hands of that side; where there is none, the most certain hand as one of it.
         checkpoint: path of a checkpoint; None takes `checkpoint.pretrained()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
         evidence: what the mesh is laid onto: the heat maps of the "network", MediaPipe's

@@ -86,9 +86,7 @@ def _distances(heatmaps, places):
     return x[:, :, None, :] + y[..., None], maps.flatten(2).softmax(-1).view_as(maps)
 
 
-def joints_and_slopes(
-    hand: Hand, betas: Tensor, rotation: Tensor, hand_pose: Tensor
-) -> tuple[Tensor, Tensor]:
+def joints_and_slopes(hand: Hand, betas: Tensor, rotation: Tensor, hand_pose: Tensor) -> tuple:
     """Compute the joints of a hand layer and their derivatives, without MANO's pose blend shapes.
 
     Args:
@@ -149,45 +147,38 @@ def left_jacobian(rotvec: Tensor) -> Tensor:
     return torch.eye(3).to(rotvec) + first * skew + second * skew @ skew
 
 
-def lay(
-    network: HAMR,
-    output: Output,
-    evidence: str,
-    landmarks: np.ndarray | None = None,
-    world: np.ndarray | None = None,
-) -> Estimate:
+def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None) -> Estimate:
     """Lay one hand onto its evidence.
 
     Args:
         network: with a mesh.
         output: (1, ...) of its crop.
         evidence: "network" (the heat maps), "landmarks" or "both".
-        landmarks: (21, 2) crop units.
-        world: (21, 3) metres, None where they are of no use.
+        landmarks: array (21, 2), crop units; None with "network".
+        world: array (21, 3), metres; None where they are of no use.
 
     Returns:
         `Estimate` (1, ...).
     """
     start = output.estimates[-1]
     points, weights = torch.zeros_like(start.joints_2d), start.camera.new_zeros(1, NUM_JOINTS)
-    solid, starts = torch.zeros_like(start.joints_3d), [start]
+    seen, starts = Seen(points, weights, torch.zeros_like(start.joints_3d), 0.0), [start]
     if evidence != "landmarks":
         points, variance = read_maps(output.heatmaps[-1])
         weights = 1 / (variance + SIGMA_MAP**2)
-    if evidence == "network":
-        return fit(network, start, Seen(points, weights, solid, 0.0))[0]
-    flat, sigma = torch.as_tensor(landmarks).to(points)[None], SIGMA_2D * np.ptp(landmarks, 0).max()
-    both = weights + max(sigma, 1e-4) ** -2
-    seen = Seen(flat + (weights / both)[..., None] * (points - flat), both, solid, 0.0)
-    if world is not None:
-        seen = seen._replace(
-            world=torch.as_tensor(world).to(solid)[None], world_weight=SIGMA_3D**-2
-        )
-        turned = aligned(network, flat, seen.world)
-        starts = [start, turned] if evidence == "both" else [turned]
-    fits = fit(network, Estimate(*map(torch.cat, zip(*starts, strict=True))), seen)
-    best = fits[1].argmin()
-    return Estimate(*(part[best : best + 1] for part in fits[0]))
+        seen = seen._replace(points=points, weights=weights)
+    if evidence != "network":
+        flat = torch.as_tensor(landmarks).to(start.camera)[None]
+        both = weights + max(SIGMA_2D * np.ptp(landmarks, 0).max(), 1e-4) ** -2
+        points = flat + (weights / both)[..., None] * (points - flat)
+        seen = seen._replace(points=points, weights=both)
+        if world is not None:
+            solid = torch.as_tensor(world).to(start.camera)[None]
+            seen = seen._replace(world=solid, world_weight=SIGMA_3D**-2)
+            starts = starts * (evidence == "both") + [aligned(network, flat, solid)]
+    fitted, energy = fit(network, Estimate(*map(torch.cat, zip(*starts, strict=True))), seen)
+    best = energy.argmin()
+    return Estimate(*(part[best : best + 1] for part in fitted))
 
 
 def aligned(network: HAMR, landmarks: Tensor, world: Tensor) -> Estimate:
@@ -268,12 +259,11 @@ def residuals(hand: Hand, starts: Estimate, seen: Seen, change: Tensor) -> tuple
         torch.cat([pose - mean, betas], 1) / usual,
         change / near,
     ]
-    slopes = [change.new_zeros(*part.shape, count) for part in off]
-    slopes[0][..., 0], slopes[0][..., 1:3] = scaled, torch.eye(2).to(change)
-    slopes[0][..., 3:-1] = camera[:, None, :1, None] * bent[:, :, :2]
-    slopes[0] *= weight[..., None]
-    slopes[1][..., 3:-1], slopes[1][..., -1] = sure * bent_solid, -sure * world
-    slopes[2][..., 6:-1] = (1 / usual).diag()
-    slopes[3][:] = (1 / near).diag()
+    flat, deep, likely, small = slopes = [change.new_zeros(*x.shape, count) for x in off]
+    flat[..., 0], flat[..., 1:3] = scaled, torch.eye(2).to(change)
+    flat[..., 3:-1] = camera[:, None, :1, None] * bent[:, :, :2]
+    flat *= weight[..., None]
+    deep[..., 3:-1], deep[..., -1] = sure * bent_solid, -sure * world
+    likely[..., 6:-1], small[:] = (1 / usual).diag(), (1 / near).diag()
     off = torch.cat([part.flatten(1) for part in off], 1)
     return off, torch.cat([part.view(batch, -1, count) for part in slopes], 1)
