@@ -17,8 +17,10 @@ from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict
 from hamr_lib.joints import WRIST
+from hamr_lib.model.checkpoint import read as load_file
 from hamr_lib.model.hamr import load_model
 from hamr_lib.model.heatmaps import soft_argmax
+from hamr_lib.training.loop import fit
 from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged
 from hamr_lib.variants import COMPARISONS
@@ -79,6 +81,18 @@ def test_each_trains_and_answers(name, crops, tmp_path, tiny_hand):
     cost = json.loads((tmp_path / "cost.json").read_text())
     assert (cost["parameters"] > 0) == (cost["gflop"] > 0) == (name != "mean-pose")
     assert cost["ms_an_image"] > 0
+
+
+def test_hamr_with_the_budget_of_the_others_is_trained_as_the_main_run_is(crops, tmp_path):
+    settings = quick()
+    train = dataclasses.replace(settings.train, lift_steps=2, lift_beside=2)
+    model = dataclasses.replace(settings.model, joint_features=True)
+    settings = dataclasses.replace(settings, model=model, train=train)
+    method = baselines.METHODS["hamr"].fit(settings, *crops[:2], TinyHand(), tmp_path / "method")
+    fit(settings, tmp_path / "main", *crops[:2], TinyHand())
+    theirs = load_file(tmp_path / "main" / "checkpoints" / "best.ckpt")["state_dict"]
+    for name, weight in method.network.state_dict().items():
+        assert torch.equal(weight.cpu(), theirs[name]), name
 
 
 @pytest.mark.slow

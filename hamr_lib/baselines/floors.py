@@ -17,6 +17,7 @@ class SameBudget(TrainedMesh):
     name = Task.name
     reference = "this study"
     build, prepare, losses = Task.build, Task.prepare, Task.losses
+    auxiliary_losses = Task.auxiliary_losses
 
 
 class Untrained:
