@@ -219,9 +219,9 @@ def save(rows, folder):
         table = pd.concat([before[before["section"] != rows[0][0]], table])
     with write_aside(path) as aside:
         table.to_csv(aside, index=False, float_format="%.6g")
-    caption = f"Measured by `make bench`, on {'; '.join(table.machine.unique())}."
     table["value"] = [f"{value:{'.3g' if value < 1000 else '.0f'}}" for value in table.value]
-    write_table(table[["name", "value", "unit", "commit"]], caption, folder / "bench", "speed")
+    shown, machines = table[["name", "value", "unit", "commit"]], "; ".join(table.machine.unique())
+    write_table(shown, folder / "bench", "speed", machines=machines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from saved_results import Oracle, drawn_sets, make_results, small_settings
+from saved_results import SETTINGS, Oracle, drawn_sets
 from tiny import TinyHand, draw_frames
 
 from hamr_lib.data.crops import load_crops
@@ -13,17 +13,16 @@ from hamr_lib.evaluation import metrics, predict, protocols, scores
 from hamr_lib.joints import MIDDLE_MCP, RING_MCP, TIPS
 from hamr_lib.model.hamr import HAMR
 
-SETTINGS = small_settings()
-
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     return drawn_sets(tmp_path_factory.mktemp("crops"), SETTINGS)
 
 
-def predictions(sets, name, noise=0.0, seed=0, change=None, **kind):
+def predictions(sets, name="open-rhd", noise=0.0, seed=0, change=None, **kind):
+    """What an oracle predicts for a set, changed in place by a function of its answer."""
     crops = sets[name, "evaluation"]
-    oracle = Oracle(SETTINGS, noise, seed, **kind).on(crops)
+    oracle = Oracle([crops], SETTINGS, noise, seed, **kind)
 
     def estimate(images):
         answer = oracle(images)
@@ -37,8 +36,8 @@ def predictions(sets, name, noise=0.0, seed=0, change=None, **kind):
     )  # fmt: skip
 
 
-def value(table, metric):
-    return table.set_index("metric").value[metric]
+def scored(*runs):
+    return scores.score(runs, SETTINGS.evaluate).set_index("metric")
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -46,7 +45,7 @@ def test_pixels_are_those_of_the_photo(tmp_path, side):
     """A left hand is mirrored for the network, and what is in pixels is mirrored back."""
     frames = draw_frames(5, seed=3, side=side)
     crops = load_crops(frames, side, 32, cache=tmp_path)
-    found = predictions({("open-rhd", "evaluation"): crops}, "open-rhd")
+    found = predictions({("open-rhd", "evaluation"): crops})
     expected = np.stack([frame.joints_2d for frame in frames])
     np.testing.assert_allclose(found["pixels"], expected, atol=1e-3)
     np.testing.assert_allclose(found["true_pixels"], expected, atol=1e-3)
@@ -59,97 +58,78 @@ def test_a_known_error_is_measured_in_millimetres(sets):
     def move(answer):
         answer["joints_3d"][:, 1:, 2] += 0.030
 
-    table = scores.score([predictions(sets, "open-rhd", change=move)], SETTINGS.evaluate)
-    assert value(table, "epe_mean") == pytest.approx(30 * 20 / 21, rel=1e-4)
-    assert value(table, "epe_median") == pytest.approx(30 * 20 / 21, rel=1e-4)
-    grid = protocols.THRESHOLDS["20-50 mm in 20"]
+    table = scored(predictions(sets, change=move))
+    for metric in ("epe_mean", "epe_median"):
+        assert table.value[metric] == pytest.approx(30 * 20 / 21, rel=1e-4)
+    grid = protocols.PAPER.grid
     steps = np.where(grid >= 30, 1, 1 / 21)
-    assert value(table, "auc") == pytest.approx(np.trapezoid(steps, grid) / 30, rel=1e-4)
-    assert value(table, "auc_2d") == 1 and value(table, "epe_2d") < 1e-3
-    assert list(table.columns) == scores.COLUMNS and (table.n == 10).all()
-    # Alignment by a similarity can only help, on the same thresholds.
-    found = predictions(sets, "open-rhd", noise=0.02)
-    table = scores.score_protocols([found], SETTINGS.evaluate).set_index("protocol").value
-    assert len(table) == len(protocols.protocol_matrix())
-    best = protocols.Protocol(root="centroid", scale="procrustes").name
-    assert table[best] > table[protocols.PAPER.name]
+    assert table.value["auc"] == pytest.approx(np.trapezoid(steps, grid) / 30, rel=1e-4)
+    assert table.value["auc_2d"] == 1 and table.value["epe_2d"] < 1e-3
+    assert (table.n == 10).all()
 
 
 def test_masks_are_compared_where_there_are_labels(sets):
-    def nothing(answer):
-        answer["mask"] = torch.zeros_like(answer["mask"])
-
-    def everything(answer):
-        answer["mask"] = torch.ones_like(answer["mask"])
-
-    table = scores.score([predictions(sets, "open-rhd", change=nothing)], SETTINGS.evaluate)
-    assert value(table, "miou") == 0
-    found = predictions(sets, "open-rhd", change=everything)
-    share = found["example_masks"].mean((1, 2))  # whole image against the hand: IoU is its share
-    np.testing.assert_allclose(found["iou"][found["examples"]], share)
+    nothing = predictions(sets, change=lambda answer: answer["mask"].zero_())
+    assert scored(nothing).value["miou"] == 0
+    found = predictions(sets, change=lambda answer: answer["mask"].fill_(1))
+    hand = found["example_masks"].mean((1, 2))  # of the whole image: its IoU with the hand
+    np.testing.assert_allclose(found["iou"][found["examples"]], hand)
     np.testing.assert_array_equal(found["iou_background"], 0)
-    same = scores.score([predictions(sets, "open-rhd")], SETTINGS.evaluate)
-    assert value(same, "miou") > 0.5
-    without = scores.score([predictions(sets, "open-stb")], SETTINGS.evaluate)
-    assert "miou" not in set(without.metric)
-    unmasked = scores.score([predictions(sets, "open-rhd", mask=False)], SETTINGS.evaluate)
-    assert "miou" not in set(unmasked.metric)
+    assert scored(predictions(sets)).value["miou"] > 0.5
+    for without in (predictions(sets, "open-stb"), predictions(sets, mask=False)):
+        assert "miou" not in scored(without).index
 
 
 def test_sets_without_wrists_are_aligned_by_their_tips(sets):
     found = predictions(sets, "open-dexter", noise=0.01)
     assert scores.main_protocol(found) == protocols.TIPS
-    table = scores.score([found], SETTINGS.evaluate)
-    assert "centroid" in table.set_index("metric").protocol["auc"]
-    counts = scores.unlabelled(found)
-    assert counts == {"images": 10, "images_unscored": 0, "joints": 210, "joints_unscored": 160}
-    errors = scores.errors_3d(found, protocols.TIPS)
-    assert np.isfinite(errors[:, list(TIPS)]).all()
-    assert scores.main_protocol(predictions(sets, "open-rhd")) == protocols.PAPER
+    assert "centroid" in scored(found).protocol["auc"]
+    errors = scores.errors(found, protocols.TIPS)
+    known = np.isfinite(errors)
+    assert known[:, list(TIPS)].all() and known.sum() == 10 * len(TIPS)
+    means = scores.row_means(np.vstack([errors, np.full(21, np.nan)]))
+    np.testing.assert_allclose(means, [*np.nanmean(errors, axis=1), np.nan])
+    assert scores.main_protocol(predictions(sets)) == protocols.PAPER
 
 
 def test_the_mean_over_seeds(sets):
-    runs = [predictions(sets, "open-rhd", noise=n, seed=s) for s, n in ((0, 0.01), (1, 0.03))]
-    both = scores.score(runs, SETTINGS.evaluate).set_index("metric")
-    one, two = (scores.score([run], SETTINGS.evaluate).set_index("metric") for run in runs)
-    for metric in both.index:
-        mean = (one.value[metric] + two.value[metric]) / 2
-        assert both.value[metric] == pytest.approx(mean, rel=1e-5)
+    runs = [predictions(sets, noise=n, seed=s) for s, n in ((0, 0.01), (1, 0.03))]
+    both, one, two = scored(*runs), scored(runs[0]), scored(runs[1])
+    np.testing.assert_allclose(both.value, (one.value + two.value) / 2, rtol=1e-5)
     # The seeds are worlds apart, and so must the interval be.
     assert both.ci_low["epe_mean"] < one.value["epe_mean"] * 1.1
     assert both.ci_high["epe_mean"] > two.value["epe_mean"] * 0.9
     assert both.seeds["auc"] == "0 1"
     runs[1]["keys"] = runs[1]["keys"][::-1]
     with pytest.raises(HamrError, match="different images"):
-        scores.score(runs, SETTINGS.evaluate)
+        scored(*runs)
 
 
-def test_the_palm_and_the_camera_are_those_of_the_set(sets):
+@pytest.mark.parametrize("name, palm, camera", [
+    ("open-stb", RING_MCP, ", SK camera"), ("open-rhd", MIDDLE_MCP, ""),
+])  # fmt: skip
+def test_the_palm_and_the_camera_are_those_of_the_set(sets, name, palm, camera):
     """STB's palm follows its wrist's rule, and its protocol's name tells the camera."""
-    stb, rhd = (predictions(sets, name, noise=0.02) for name in ("open-stb", "open-rhd"))
-    assert stb["palm"].tolist() == [RING_MCP, 2.0] and rhd["palm"].tolist() == [MIDDLE_MCP, 2.0]
-    for found, camera in ((stb, ", SK camera"), (rhd, "")):
-        table = scores.score([found], SETTINGS.evaluate).set_index("metric")
-        assert table.protocol["auc_hand3d"] == protocols.HAND3D.name + camera
-        errors = protocols.joint_errors_3d(
-            *(found[name] for name in ("joints_3d", "true_joints_3d", "valid_3d")),
-            protocols.HAND3D, found["visible"], found["palm"],
-        )  # fmt: skip
-        np.testing.assert_array_equal(scores.errors_3d(found, protocols.HAND3D), errors)
-        other = scores.errors_3d(found | {"palm": (5, 2.0)}, protocols.HAND3D)
-        assert np.abs(other - errors).max() > 1
+    found = predictions(sets, name, noise=0.02)
+    assert found["palm"].tolist() == [palm, 2.0]
+    assert scored(found).protocol["auc_hand3d"] == protocols.HAND3D.name + camera
+    errors = protocols.joint_errors_3d(
+        *(found[key] for key in ("joints_3d", "true_joints_3d", "valid_3d")),
+        protocols.HAND3D, found["visible"], (palm, 2.0),
+    )  # fmt: skip
+    np.testing.assert_array_equal(scores.errors(found, protocols.HAND3D), errors)
+    other = scores.errors(found | {"palm": (5, 2.0)}, protocols.HAND3D)
+    assert np.abs(other - errors).max() > 1
 
 
 def test_a_curve_has_its_own_auc_as_area(sets):
-    found = predictions(sets, "open-rhd", noise=0.02)
-    grid = protocols.THRESHOLDS[protocols.PAPER.thresholds]
-    errors = scores.errors_3d(found, protocols.PAPER)
-    pck, band = scores.curve([errors], grid, SETTINGS.evaluate)
-    scored = scores.score([found], SETTINGS.evaluate)
-    assert metrics.auc(pck, grid) == pytest.approx(value(scored, "auc"), abs=1e-6)
+    found = predictions(sets, noise=0.02)
+    pck, band = scores.curve([found], protocols.PAPER, SETTINGS.evaluate)
+    table = scored(found)
+    assert metrics.auc(pck, protocols.PAPER.grid) == pytest.approx(table.value["auc"], abs=1e-6)
     assert (band[0] <= pck + 1e-6).all() and (pck <= band[1] + 1e-6).all()
-    assert (scored.ci_low <= scored.value + 1e-6).all()
-    assert (scored.value <= scored.ci_high + 1e-6).all()
+    assert (table.ci_low <= table.value + 1e-6).all()
+    assert (table.value <= table.ci_high + 1e-6).all()
 
 
 def test_the_network_is_run_as_it_is(sets, tmp_path, capsys):
@@ -159,11 +139,10 @@ def test_the_network_is_run_as_it_is(sets, tmp_path, capsys):
     rhd = {key: crops for key, crops in sets.items() if key[0] == "open-rhd"}
     run = tmp_path / "no-silhouette-s0"
     table = scores.evaluate_network(network, SETTINGS, run, rhd)
-    assert set(table.method) == {"no-silhouette"}
     assert {"auc", "auc_2d_heatmaps", "miou"} <= set(table.metric)
     again = scores.evaluate_network(network.train(), SETTINGS, tmp_path / "main", rhd)
     pd.testing.assert_series_equal(table.value, again.value)
-    assert set(again.method) == {"main"}
+    assert set(table.method) == {"no-silhouette"} and set(again.method) == {"main"}
     assert "10 images, 0 of them unscored; 0 of 210 joints" in capsys.readouterr().out
     assert not len(predict.load_predictions(predict.predictions_path(run, "open-rhd"))["examples"])
     found = predict.load_predictions(predict.predictions_path(tmp_path / "main", "open-rhd"))
@@ -182,34 +161,23 @@ def test_a_broken_prediction_names_its_image(sets):
         answer["joints_3d"][1, 4, 2] = np.nan
 
     with pytest.raises(HamrError, match="joints_3d of open-rhd drawn/00001 is not finite"):
-        predictions(sets, "open-rhd", change=spoil)
+        predictions(sets, change=spoil)
 
 
-def test_predictions_files(sets, tmp_path):
-    found = predictions(sets, "open-rhd")
-    path = predict.predictions_path(tmp_path, "open-rhd")
-    predict.save_predictions(path, found)
-    again = predict.load_predictions(path)
-    assert again.keys() == found.keys() and str(again["method"]) == "main"
-    np.testing.assert_array_equal(again["example_images"], found["example_images"])
-    with pytest.raises(HamrError, match="missing: run the evaluation"):
-        predict.load_predictions(tmp_path / "predictions-none.npz")
-
-
-def test_merging_keeps_measured_and_published_apart(tmp_path):
+def test_merging_keeps_measured_and_published_apart(results, tmp_path):
     with pytest.raises(HamrError, match="no runs"):
         scores.merge_metrics(tmp_path)
-    make_results(tmp_path)
-    merged = scores.read_rows(tmp_path / "metrics.csv")
-    assert set(merged.source) == {"measured", "published"}
+    with pytest.raises(HamrError, match="missing: run the evaluation"):
+        predict.load_predictions(tmp_path / "predictions-none.npz")
+    merged = scores.read_rows(results / "metrics.csv")
     measured = merged[merged.source == "measured"]
+    literature = merged[merged.source == "published"]
+    assert len(measured) + len(literature) == len(merged)
     assert measured.dataset.map(scores.is_stand_in).all()
     assert {"main", "full", "no-mesh", "mean-pose"} <= set(measured.method)
-    literature = merged[merged.source == "published"]
     known = literature.set_index(["method", "dataset", "metric"]).value
     assert known["HAMR", "RHD", "miou"] == 0.931 and known["PSO", "STB", "auc"] == 0.709
     assert known.index.is_unique and known.between(0.5, 1).all()
-    assert set(literature.dataset) == {"RHD", "STB", "Dexter+Object"}
     assert literature.commit.isna().all() and len(literature) == len(scores.published())
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(HamrError, match="expected the columns"):

@@ -19,7 +19,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict, protocols, scores
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.report import curves, figures, meshes, tables
+from hamr_lib.report import figures, meshes, tables
 from hamr_lib.variants import LABELS
 
 DRAWN = {
@@ -40,20 +40,18 @@ def closed():
     plt.close("all")
 
 
-@pytest.mark.parametrize("name", list(DRAWN))
+@pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_leaves_four_files_and_names_its_stand_ins(results, name):
     fig = DRAWN[name](results)
     folder = results / "figures"
     assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
     assert image.std() > 10  # not a blank page
-    data = pd.read_csv(folder / f"{name}.csv")
-    assert data.dataset.map(scores.is_stand_in).all()
+    assert pd.read_csv(folder / f"{name}.csv").dataset.map(scores.is_stand_in).all()
     caption = (folder / f"{name}.md").read_text()
     assert "rendered stand-ins" in caption and caption.startswith("**Fig. ")
     texts = [t for t in fig.findobj(matplotlib.text.Text) if t.get_text()]
     assert min(t.get_fontsize() for t in texts) >= 7
-    assert not list(folder.glob(".*"))
     for title in (ax.get_title() for ax in fig.axes):
         assert not title.startswith("open-") or title.endswith("(rendered stand-in)")
 
@@ -61,23 +59,20 @@ def test_every_figure_leaves_four_files_and_names_its_stand_ins(results, name):
 def test_plotted_numbers_are_those_of_the_lines(results):
     fig = figures.fig6(results, SETTINGS)
     data = pd.read_csv(results / "figures" / "fig6_pck_3d.csv")
-    for ax, dataset in zip(fig.axes, [name for name, _ in SETS], strict=True):
-        lines = ax.get_lines()
-        for line, method in zip(lines, ["main", "mean-pose", "untrained"], strict=True):
+    assert "published" not in set(data.kind)
+    scored = scores.read_rows(results / "metrics.csv").query("metric == 'auc'")
+    scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
+    for ax, dataset in zip(fig.axes, SETS, strict=True):
+        for line, method in zip(ax.get_lines(), ["main", "mean-pose", "untrained"], strict=True):
             rows = data[(data.dataset == dataset) & (data.method == method)]
             np.testing.assert_allclose(line.get_xdata(), rows.threshold, rtol=1e-5)
             np.testing.assert_allclose(line.get_ydata(), rows.pck, rtol=1e-5)
-            name = f"{LABELS[method]} {rows.value.iloc[0]:.3f}"
-            assert name in [t.get_text() for t in ax.texts]
-    scored = scores.read_rows(results / "metrics.csv").query("metric == 'auc'")
-    scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
-    found = data.drop_duplicates(["dataset", "method"]).set_index(["dataset", "method"]).value
-    for key, value in found.items():
-        assert value == pytest.approx(scored[key], abs=1e-5)
+            area = rows.value.iloc[0]
+            assert f"{LABELS[method]} {area:.3f}" in [t.get_text() for t in ax.texts]
+            assert area == pytest.approx(scored[dataset, method], abs=1e-5)
 
 
-def test_published_numbers_stand_under_real_sets_only(results, tmp_path, monkeypatch):
-    assert "published" not in set(pd.read_csv(results / "figures" / "fig6_pck_3d.csv").kind)
+def test_published_numbers_stand_under_real_sets_only(results, tmp_path):
     names = {"open-stb": "STB", "open-rhd": "RHD", "open-dexter": "Dexter+Object"}
     run = tmp_path / "runs" / "main"
     for stand_in, real in names.items():
@@ -97,12 +92,11 @@ def test_published_numbers_stand_under_real_sets_only(results, tmp_path, monkeyp
 def test_fig_6_shows_the_best_methods(results, tmp_path):
     """Eight methods, the seventh and eighth with the lowest AUC, whose names are not drawn."""
     (tmp_path / "runs").symlink_to(results / "runs")
-    for name in ("hmr", "pavlakos", "bodynet", "iqbal", "smplify", "mean-pose"):
+    for name in ("hmr", "pavlakos", "bodynet", "iqbal", "boukhayma", "smplify", "mean-pose"):
         quality = "untrained" if name in ("smplify", "mean-pose") else "mean-pose"
         shutil.copytree(results / "comparisons" / quality, tmp_path / "comparisons" / name)
-    shutil.copytree(results / "comparisons" / "mean-pose", tmp_path / "comparisons" / "boukhayma")
     for ax in figures.fig6(tmp_path, SETTINGS).axes:
-        assert len(ax.get_lines()) == len(ax.texts) == curves.LINES
+        assert len(ax.get_lines()) == len(ax.texts) == figures.LINES
         assert not any("SMPLify" in t.get_text() or "mean" in t.get_text() for t in ax.texts)
 
 
@@ -110,12 +104,11 @@ def test_the_ablations_are_means_over_seeds(results):
     figures.fig8(results, SETTINGS)
     data = pd.read_csv(results / "figures" / "fig8_ablations.csv")
     assert set(data.method) == {"full", "no-mesh", "no-camera"}
-    grid = protocols.THRESHOLDS[protocols.PAPER.thresholds]
     curves = []
     for seed in (0, 1):
         path = predict.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
-        errors = scores.errors_3d(predict.load_predictions(path), protocols.PAPER)
-        curves.append([np.mean(errors <= t) for t in grid])
+        errors = scores.errors(predict.load_predictions(path), protocols.PAPER)
+        curves.append([np.mean(errors <= t) for t in protocols.PAPER.grid])
     rows = data[(data.dataset == "open-rhd") & (data.method == "no-mesh")]
     np.testing.assert_allclose(rows.pck, np.mean(curves, axis=0), atol=1e-5)
     assert "from 2 seeds" in (results / "figures" / "fig8_ablations.md").read_text()
@@ -150,7 +143,7 @@ def test_an_overlay_lies_where_the_camera_says(results):
 def test_labels_never_overlap():
     fig, ax = plt.subplots()
     ends = [(y, str(y), "k") for y in (0.99, 0.985, 0.98, 0.2, 0.19, 1.0, 0.0)]
-    curves._label_ends(ax, ends)
+    figures._label_ends(ax, ends)
     places = sorted(t.xyann[1] for t in ax.texts)
     assert np.diff(places).min() > 0.0849 and places[0] >= 0 and places[-1] <= 1 + 1e-9
     order = [float(t.get_text()) for t in sorted(ax.texts, key=lambda t: t.xyann[1])]
@@ -169,28 +162,30 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 
 
-def test_missing_results_are_named(results, tmp_path):
-    with pytest.raises(HamrError, match="runs/main holds no predictions"):
-        figures.fig6(tmp_path, SETTINGS)
-    with pytest.raises(HamrError, match="log.csv is missing"):
-        figures.training_curves(tmp_path / "log.csv")
-    with pytest.raises(HamrError, match="metrics.csv is missing"):
-        tables.results(tmp_path)
-    with pytest.raises(HamrError, match="protocols.csv is missing"):
-        tables.protocols(tmp_path)
-    with pytest.raises(HamrError, match="full-s0 holds no predictions"):
-        tables.ablations(tmp_path, SETTINGS)
-    found = predict.load_predictions(
-        predict.predictions_path(results / "runs" / "no-mesh-s0", "open-stb")
-    )
-    only = predict.predictions_path(tmp_path / "runs" / "main", "open-stb")
-    predict.save_predictions(only, found)
+@pytest.mark.parametrize("draw, message", [
+    (lambda r: figures.fig6(r, SETTINGS), "runs/main holds no predictions"),
+    (lambda r: figures.training_curves(r / "log.csv"), "log.csv is missing"),
+    (tables.results, "metrics.csv is missing"),
+    (tables.protocols, "protocols.csv is missing"),
+    (tables.evidence, "evidence.csv is missing"),
+    (lambda r: tables.time_to_accuracy(r, SETTINGS), "log.csv is missing"),
+    (lambda r: tables.ablations(r, SETTINGS), "full-s0 holds no predictions"),
+    (lambda r: tables.along_training(r, SETTINGS), "full-s0/validation.npz is missing"),
+])  # fmt: skip
+def test_missing_results_are_named(tmp_path, draw, message):
+    with pytest.raises(HamrError, match=message):
+        draw(tmp_path)
+
+
+def test_missing_sets_and_meshes_are_named(results, tmp_path):
+    run = tmp_path / "runs" / "main"
+    path = predict.predictions_path(results / "runs" / "no-mesh-s0", "open-stb")
+    found = predict.load_predictions(path)
+    predict.save_predictions(predict.predictions_path(run, "open-stb"), found)
     with pytest.raises(HamrError, match="no predictions for 'rhd', only for open-stb"):
         figures.fig4(tmp_path)
-    predict.save_predictions(
-        predict.predictions_path(tmp_path / "runs" / "main", "open-dexter"),
-        found | {"dataset": np.array("open-dexter")},
-    )
+    found |= {"dataset": np.array("open-dexter")}
+    predict.save_predictions(predict.predictions_path(run, "open-dexter"), found)
     with pytest.raises(HamrError, match="no mesh for open-dexter"):
         figures.fig9(tmp_path)
     assert not (tmp_path / "figures").exists()

@@ -26,7 +26,7 @@ def write(browsed, monkeypatch, target):
 def test_best_median_and_worst_are_shown(browsed, monkeypatch, tmp_path):
     text = write(browsed, monkeypatch, tmp_path).read_text()
     predictions = predict.load_predictions(predict.predictions_path(browsed[0], "open-rhd"))
-    errors = scores.errors_3d(predictions, scores.main_protocol(predictions)).mean(1)
+    errors = scores.errors(predictions, scores.main_protocol(predictions)).mean(1)
     shown = re.findall(r"<b>(\w+) of 12</b><br>([\w/]+), (left|right) hand, (\d+) mm", text)
     order = np.argsort(errors)
     for (name, key, _, millimetres), index in zip(shown, order[[0, 6, 11]], strict=True):

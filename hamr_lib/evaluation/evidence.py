@@ -12,28 +12,31 @@ import pandas as pd
 from hamr_lib.data import photographs
 from hamr_lib.data.crops import BOX_FACTOR, crop_square
 from hamr_lib.data.registry import find_sets
-from hamr_lib.evaluation import protocols
-from hamr_lib.evaluation.scores import COLUMNS, Rows, errors_2d, joint_areas, write_rows
+from hamr_lib.evaluation.protocols import BOXES, Protocol
+from hamr_lib.evaluation.scores import COLUMNS, areas, tabulate, write_rows
 from hamr_lib.files import commit
 from hamr_lib.recovery.detect import find_in_box
 from hamr_lib.recovery.pipeline import EVIDENCE, frame_box, recover
 
 COUNT = 100  # frames of a rendered or real set, evenly spaced
 MEDIAPIPE = "MediaPipe"
-# Scale and depth are unknown to MediaPipe: one bone is given the label's length.
-ALIGNED = protocols.Protocol(root="middle MCP", scale="bone")
-PROCRUSTES = protocols.Protocol(root="centroid", scale="procrustes")
+PROTOCOLS = {
+    "auc_2d_box": BOXES,
+    # Scale and depth are unknown to MediaPipe: one bone is given the label's length.
+    "auc": Protocol(root="middle MCP", scale="bone"),
+    "auc_procrustes": Protocol(root="centroid", scale="procrustes"),
+}
 
 
 def evaluate_evidence(checkpoint, folder, settings) -> pd.DataFrame:
     """Score `recover` by its evidence, and MediaPipe's landmarks, into `evidence.csv`.
 
-    Scored are the boxes in which MediaPipe sees a hand, so that all rows are of the same hands.
+    Scored are the boxes in which MediaPipe sees a hand, so that all rows are of the same hands:
+    of the photographs, and of the evaluation split of the set in RHD's format.
 
     Args:
         checkpoint: path of the network.
         folder: the run's.
-        settings: `Settings`; their set in RHD's format, evaluation split.
 
     Returns:
         Rows as of `metrics.csv`, and "of", the number of hands that were looked at.
@@ -49,40 +52,35 @@ def evaluate_evidence(checkpoint, folder, settings) -> pd.DataFrame:
 
 
 def score_frames(checkpoint, frames, dataset, split, settings) -> pd.DataFrame:
-    """The rows of one set: of each of `EVIDENCE` and of `MEDIAPIPE`."""
+    """Score one set, each of `EVIDENCE` and `MEDIAPIPE`: rows as of `evaluate_evidence`."""
     finds = [find_in_box(frame.image, frame_box(frame)) for frame in frames]
-    seen = [(frame, found) for frame, found in zip(frames, finds, strict=True) if found]
+    seen = [frame for frame, found in zip(frames, finds, strict=True) if found]
     if not seen:
         return pd.DataFrame(columns=[*COLUMNS, "of"])
-    answers = {MEDIAPIPE: [(found.landmarks, found.world) for _, found in seen]}
+    answers = {}
     for evidence in EVIDENCE:
         hands = (
             recover(frame.image, frame_box(frame), frame.side, checkpoint, evidence=evidence)[0]
-            for frame, _ in seen
+            for frame in seen
         )
         answers[evidence] = [(hand.joints_2d, hand.joints_3d) for hand in hands]
-    boxes = np.array([[crop_square(frame)[1] / BOX_FACTOR] for frame, _ in seen])
-    tables = []
-    for method in (*EVIDENCE, MEDIAPIPE):
-        run = _predictions([frame for frame, _ in seen], answers[method])
-        run |= {"dataset": dataset, "split": split, "method": method, "seed": settings.train.seed}
-        rows = Rows([run], settings.evaluate)
-        flat = joint_areas(errors_2d(run) / boxes, protocols.THRESHOLDS[protocols.BOXES.thresholds])
-        rows.add("auc_2d_box", protocols.BOXES.name, [flat])
-        rows.add_auc(ALIGNED, "auc")
-        rows.add_auc(PROCRUSTES, "auc_procrustes")
-        tables.append(rows.table().assign(of=len(frames)))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _predictions(frames, answers):
-    """Labels and answers as `predict` saves them, as far as `scores` reads them."""
-    flat = np.stack([frame.joints_2d for frame in frames]).astype(float)
-    solid = np.stack([frame.joints_3d for frame in frames]).astype(float)
-    pixels, joints = (np.stack(part) for part in zip(*answers, strict=True))
-    return {
-        "keys": np.array([frame.key for frame in frames]), "commit": commit(), "stb_camera": "",
-        "pixels": pixels, "true_pixels": flat, "valid_2d": np.isfinite(flat).all(2),
-        "joints_3d": joints, "true_joints_3d": np.nan_to_num(solid),
+    answers[MEDIAPIPE] = [(found.landmarks, found.world) for found in finds if found]
+    flat, solid = (
+        np.stack([getattr(frame, name) for frame in seen]).astype(float)
+        for name in ("joints_2d", "joints_3d")
+    )
+    # As `predict` saves them, as far as `scores` reads them.
+    labels = {
+        "keys": [frame.key for frame in seen], "dataset": dataset, "split": split, "stb_camera": "",
+        "seed": settings.train.seed, "commit": commit(), "true_pixels": flat,
+        "valid_2d": np.isfinite(flat).all(2), "true_joints_3d": np.nan_to_num(solid),
         "valid_3d": np.isfinite(solid).all(2),
+        "boxes": np.array([[crop_square(frame)[1] / BOX_FACTOR] for frame in seen]),
     }  # fmt: skip
+    tables = []
+    for method, answer in answers.items():
+        pixels, joints = (np.stack(part) for part in zip(*answer, strict=True))
+        run = labels | {"method": method, "pixels": pixels, "joints_3d": joints}
+        measures = [(name, one.name, areas([run], one)) for name, one in PROTOCOLS.items()]
+        tables.append(tabulate([run], measures, settings.evaluate).assign(of=len(frames)))
+    return pd.concat(tables, ignore_index=True)

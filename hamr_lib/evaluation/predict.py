@@ -1,8 +1,7 @@
 """Predictions of a test set, saved once.
 
-`predict` runs a method over the crops of a set and puts everything that figures and tables need
-into one dict of arrays: what was predicted, the labels, and a few example pictures. It is saved
-as `predictions-<set>.npz`; from there on no network, data set or hand model is needed.
+`predict` puts everything that figures and tables need into one dict of arrays, which is saved as
+`predictions-<set>.npz`. From there on no network, data set or hand model is needed.
 
 In a predictions dict, N images, K examples (crops of right hands: a left hand is mirrored, and
 only what is in photo pixels is mirrored back):
@@ -11,12 +10,10 @@ only what is in photo pixels is mirrored back):
                                without a wrist to the mean of the labelled joints
     joints_2d, true_joints_2d  (N, 21, 2) crop units; also peaks_2d, of the heat maps
     pixels, true_pixels        (N, 21, 2) pixels of the photo; also peak_pixels
-                               (joints_3d, joints_2d and pixels only where the method gives joints)
-    valid_3d, valid_2d         (N, 21) bool, which labels there are
-    visible                    (N, 21) bool, which joints the set flags as visible
+    valid_3d, valid_2d, visible  (N, 21) bool: which labels there are, which the set calls visible
     palm                       (2,) see `protocols.PALM`
     stb_camera                 "SK" or "BB"; "" for another set than STB
-    camera, global_orient, hand_pose, betas   (N, ...) where the method estimates them
+    camera, global_orient, hand_pose, betas   (N, ...)
     iou, iou_background        (N,) see `metrics.iou`; NaN where the set or the method has no mask
     mirrored                   (N,) bool, a left hand
     keys                       (N,) names of the images
@@ -24,9 +21,11 @@ only what is in photo pixels is mirrored back):
     example_images             (K, S, S, 3) uint8; example_masks (K, M, M) bool, the label
     example_predicted          (K, M, M) bool; example_vertices (K, V, 3) metres; faces (F, 3)
     dataset, split, method, seed, commit, mask_size   what this is
+
+What a method does not estimate is not there.
 """
 
-import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +33,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from hamr_lib.camera import crop_to_pixels
 from hamr_lib.config import Settings
@@ -55,48 +53,39 @@ REQUIRED = (
 
 
 def best_device() -> torch.device:
-    """Where networks are run: the GPU if there is one."""
+    """Return where networks are run: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def predictions_path(folder: str | Path, dataset: str) -> Path:
-    """Where the predictions for a set, given by its display name, lie in a run's folder."""
+    """Return where the predictions for a set (display name) lie in a run's folder."""
     return Path(folder) / f"predictions-{dataset.lower()}.npz"
 
 
 def network_estimator(model: nn.Module, mask_size: int) -> Callable:
-    """The network as `predict` wants a method: a function of images (B, 3, S, S).
+    """Make the network what `predict` wants of a method: a function of images (B, 3, S, S).
 
-    It returns a dict of tensors: joints_3d (B, 21, 3) metres and joints_2d (B, 21, 2) crop units
-    (a method of masks alone has neither) and, where there are such, peaks_2d, camera,
-    global_orient, hand_pose, betas, vertices (B, V, 3) and mask (B, mask_size, mask_size)
-    coverage of the projected mesh.
+    It returns a dict of tensors, each where there is such: joints_3d (B, 21, 3) metres, joints_2d
+    and peaks_2d (B, 21, 2) crop units, camera, global_orient, hand_pose, betas, vertices (B, V, 3)
+    and mask (B, mask_size, mask_size), coverage of the projected mesh.
     """
     model.eval()
-
     return lambda image: output_answer(model(image), model.hand.faces, mask_size)
 
 
 def output_answer(
     output: Output, faces: torch.Tensor | np.ndarray | None, mask_size: int
 ) -> dict[str, torch.Tensor]:
-    """What a `hamr.Output` says, as `network_estimator` describes it; maps only if it has any."""
+    """Return what a `hamr.Output` says, as `network_estimator` describes it."""
     last = output.estimates[-1]
-    found = {
-        "joints_3d": last.joints_3d,
-        "joints_2d": last.joints_2d,
-        "camera": last.camera,
-    }
+    names = ["joints_3d", "joints_2d", "camera"]
+    if last.vertices is not None:
+        names += ["global_orient", "hand_pose", "betas", "vertices"]
+    found = {name: getattr(last, name) for name in names}
     if output.heatmaps:
         found["peaks_2d"] = heatmap_peaks(output.heatmaps[-1])
     if last.vertices is not None:
-        found |= {
-            "global_orient": last.global_orient,
-            "hand_pose": last.hand_pose,
-            "betas": last.betas,
-            "vertices": last.vertices,
-            "mask": silhouette(last.vertices, faces, last.camera, mask_size),
-        }
+        found["mask"] = silhouette(last.vertices, faces, last.camera, mask_size)
     return found
 
 
@@ -113,26 +102,19 @@ def predict(
     faces: torch.Tensor | np.ndarray | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, np.ndarray]:
-    """Run a method over a set of crops.
+    """Run a method over a set of crops; returns the dict described at the top of this file.
 
     Args:
         estimate: a function like `network_estimator` gives.
-        crops: `data.crops.Crops`, cut without or with a margin.
-        settings: `Settings`; the image size, and the section `evaluate`.
         dataset: display name; a stand-in's starts with "open-".
-        split: name of the split.
-        method, seed: which method, trained from which seed.
         faces: (F, 3), where the method predicts vertices.
-
-    Returns:
-        The dict described at the top of this file.
 
     Raises:
         HamrError: naming the image, where a prediction is not finite.
     """
     size, options = settings.model.image_size, settings.evaluate
     kept = np.unique(np.linspace(0, len(crops) - 1, min(options.examples, len(crops))).round())
-    columns, examples = {}, {}
+    columns = defaultdict(list)
     for batch in EvenBatches(crops, options.batch_size):
         indices = batch["index"].numpy()
         batch = centre_crop({k: v.to(device) for k, v in batch.items()}, size)
@@ -142,13 +124,12 @@ def predict(
             if bad.any():
                 image = crops.keys[indices[int(bad.nonzero()[0])]]
                 raise HamrError(f"{method}: {name} of {dataset} {image} is not finite")
-        rows, pictures = _rows(found, {k: v.cpu() for k, v in batch.items()}, options.mask_size)
         shown = np.isin(indices, kept)
+        rows = _rows(found, {k: v.cpu() for k, v in batch.items()}, options.mask_size)
         for name, values in rows.items():
-            columns.setdefault(name, []).append(np.asarray(values))
-        for name, values in pictures.items():
-            examples.setdefault(name, []).append(np.asarray(values)[shown])
-    stacked = {k: np.concatenate(v) for k, v in (columns | examples).items()}
+            values = np.asarray(values)
+            columns[name].append(values[shown] if name.startswith("example_") else values)
+    stacked = {name: np.concatenate(values) for name, values in columns.items()}
     if "example_vertices" in stacked:
         stacked["faces"] = np.asarray(faces.cpu() if torch.is_tensor(faces) else faces)
     is_stb = "stb" in dataset.lower()
@@ -162,33 +143,31 @@ def predict(
 
 
 def _rows(found, batch, mask_size):
-    """Return the rows of one batch, and the pictures of which some are kept as examples."""
+    """Return the rows of one batch, those of its example pictures last."""
     rows = {f"true_{name}": batch[name] for name in ("joints_3d", "joints_2d")}
     rows |= {name: batch[name] for name in ("valid_3d", "valid_2d", "visible")}
     rows |= {"mirrored": batch["left"], "true_pixels": _photo_pixels(batch["joints_2d"], batch)}
     for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
         if name in found:
             rows[pixels] = _photo_pixels(found[name], batch)
-    true = F.interpolate(
-        batch["mask"][:, None], size=mask_size, mode="bilinear", antialias=True, align_corners=False
-    )[:, 0].numpy() >= 0.5  # fmt: skip
+    rows |= {name: found[name] for name in found if name not in ("mask", "vertices")}
     has_mask = batch["has_mask"].numpy()
-    pictures = {
-        "example_images": (255 * batch["image"]).round().byte().permute(0, 2, 3, 1),
-        "example_masks": true & has_mask[:, None, None],
-    }
-    overlap = np.full((2, len(true)), np.nan)
+    true = F.interpolate(batch["mask"][:, None], size=mask_size, mode="bilinear", antialias=True)
+    true = true[:, 0].numpy() >= 0.5
+    rows["iou"] = rows["iou_background"] = np.full(len(true), np.nan)
+    rows["example_images"] = (255 * batch["image"]).round().byte().permute(0, 2, 3, 1)
+    rows["example_masks"] = true & has_mask[:, None, None]
     if "mask" in found:
-        pictures["example_predicted"] = found["mask"].numpy() >= 0.5
-        overlap = np.where(has_mask, metrics.iou(pictures["example_predicted"], true), np.nan)
+        predicted = rows["example_predicted"] = found["mask"].numpy() >= 0.5
+        overlap = np.where(has_mask, metrics.iou(predicted, true), np.nan)
+        rows["iou"], rows["iou_background"] = overlap
     if "vertices" in found:
-        pictures["example_vertices"] = found["vertices"]
-    rows |= {k: v for k, v in found.items() if k not in ("mask", "vertices")}
-    return rows | dict(zip(("iou", "iou_background"), overlap, strict=True)), pictures
+        rows["example_vertices"] = found["vertices"]
+    return rows
 
 
 def _photo_pixels(points, batch):
-    """Crop units of the (mirrored) crop to pixels of the photo."""
+    """(B, 21, 2) crop units of the (mirrored) crop -> pixels of the photo."""
     flip = torch.where(batch["left"], -1.0, 1.0)
     points = points * torch.stack([flip, torch.ones_like(flip)], dim=-1)[:, None]
     return crop_to_pixels(points, batch["center"], batch["side"])
@@ -205,27 +184,3 @@ def load_predictions(path: str | Path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise HamrError(f"{path} is missing: run the evaluation first")
     return read_arrays(path, REQUIRED)
-
-
-class Timed:
-    """A method that remembers how long it took, ms an image of each batch."""
-
-    def __init__(self, estimate):
-        self.estimate, self.times = estimate, []
-
-    def __call__(self, images):
-        started = time.perf_counter()
-        found = self.estimate(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        self.times.append(1000 * (time.perf_counter() - started) / len(images))
-        return found
-
-
-@torch.no_grad()
-def gigaflops(estimate: Callable, size: int, device: torch.device | str = "cpu") -> float:
-    """What one image of `size` pixels costs a method, as torch counts: a multiplication and its
-    addition are two. Drawing a silhouette is not counted."""
-    with FlopCounterMode(display=False) as counter:
-        estimate(torch.zeros(1, 3, size, size, device=device))
-    return counter.get_total_flops() / 1e9

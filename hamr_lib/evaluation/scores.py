@@ -1,8 +1,6 @@
-"""The numbers that follow from saved predictions (Sections 4.3-4.5), as rows of `metrics.csv`.
+"""The numbers that follow from saved predictions (Sections 4.3-4.5), as rows of `metrics.csv`."""
 
-`score` needs no network, data set or hand model: only what `predict` saved.
-"""
-
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hamr_lib.config import Evaluate, Settings
 from hamr_lib.data import photographs
@@ -17,14 +16,13 @@ from hamr_lib.data.crops import BOX_FACTOR, load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics, protocols
 from hamr_lib.evaluation.predict import (
-    Timed,
     best_device,
-    gigaflops,
     network_estimator,
     predict,
     predictions_path,
     save_predictions,
 )
+from hamr_lib.evaluation.protocols import BOXES, HAND3D, PIXELS, Protocol
 from hamr_lib.files import commit, write_aside, write_json
 from hamr_lib.joints import WRIST
 from hamr_lib.model.hamr import HAMR, load_model
@@ -52,182 +50,122 @@ METRICS = {
 
 
 def is_stand_in(dataset: str) -> bool:
-    """Whether a data set's display name is that of a rendered stand-in."""
+    """Tell whether a data set's display name is that of a rendered stand-in."""
     return dataset.startswith("open-")
 
 
-def main_protocol(predictions: dict) -> protocols.Protocol:
-    """Our reading of the paper's protocol: by the wrist where it is labelled, else by the tips."""
+def main_protocol(predictions: dict) -> Protocol:
+    """Return our reading of the paper's: by the wrist, or, where it has no label, by the tips."""
     return protocols.PAPER if predictions["valid_3d"][:, WRIST].any() else protocols.TIPS
 
 
-def errors_3d(predictions: dict, protocol: protocols.Protocol) -> np.ndarray:
-    """(N, 21) millimetres under a protocol, NaN where unscored; all of it without joints."""
-    if "joints_3d" not in predictions:
-        return np.full(predictions["valid_3d"].shape, np.nan)
-    names = ("joints_3d", "true_joints_3d", "valid_3d")
-    return protocols.joint_errors_3d(
-        *(predictions[name] for name in names),
-        protocol,
-        predictions.get("visible"),
-        predictions.get("palm", protocols.PALM),
-    )
+def errors(predictions: dict, protocol: Protocol, points: str = "pixels") -> np.ndarray:
+    """Measure errors (N, 21), NaN where unscored; of a method that gives no such points all NaN.
 
-
-def errors_2d(predictions: dict, points: str = "pixels") -> np.ndarray:
-    """(N, 21) pixels of the photo, of the projected joints or of the heat maps' "peak_pixels".
-
-    All NaN for a method that gives no joints.
+    Args:
+        protocol: a 3-D one for millimetres, `PIXELS` for pixels of the photo, or `BOXES` for
+            fractions of `predictions["boxes"]`, (N, 1) pixels.
+        points: which points are scored in 2-D: those of the mesh, or "peak_pixels".
     """
-    if points not in predictions:
-        return np.full(predictions["valid_2d"].shape, np.nan)
-    return protocols.joint_errors_2d(
-        predictions[points], predictions["true_pixels"], predictions["valid_2d"]
-    )
+    names = (points, "true_pixels", "valid_2d")
+    if protocol.root:
+        names = ("joints_3d", "true_joints_3d", "valid_3d")
+    if names[0] not in predictions:
+        return np.full(predictions[names[2]].shape, np.nan)
+    found = [predictions[name] for name in names]
+    if protocol.root:
+        visible, palm = predictions.get("visible"), predictions.get("palm", protocols.PALM)
+        return protocols.joint_errors_3d(*found, protocol, visible, palm)
+    flat = protocols.joint_errors_2d(*found)
+    return flat / predictions["boxes"] if protocol == BOXES else flat
+
+
+def areas(runs: list[dict], protocol: Protocol, points: str = "pixels") -> list[np.ndarray]:
+    """Compute each joint's own AUC, (N, 21) a run; their `joint_mean` is the AUC of the PCK."""
+    grid = protocol.grid
+    return [metrics.auc(metrics.hits(errors(run, protocol, points), grid), grid) for run in runs]
 
 
 def row_means(errors: np.ndarray) -> np.ndarray:
-    """(N, J) with NaN -> (N,) means, NaN where a row has nothing else."""
-    known = np.isfinite(errors)
-    total = np.where(known, errors, 0).sum(1)
-    return np.divide(total, known.sum(1), out=np.full(len(errors), np.nan), where=known.any(1))
+    """Average (N, J) over what is known of each row: (N,), NaN where nothing is."""
+    return pd.DataFrame(errors).mean(axis=1).to_numpy()
 
 
 def score(runs: list[dict], settings: Evaluate) -> pd.DataFrame:
-    """What a method reaches on a set: rows of `metrics.csv`.
-
-    Args:
-        runs: predictions dicts of one method and set, one a training seed. With several, values
-            are means over them, and the 95 % intervals are of images and of seeds.
-        settings: `settings.evaluate`.
-
-    Returns:
-        DataFrame with `COLUMNS`: AUC, mean and median error in 3-D under our reading of the
-        paper's protocol, AUC under hand3d's, 2-D AUC and error in pixels of the photo, and mIoU.
-        What the method does not predict or the set does not label has no row. `n` counts the
-        images that were scored.
-    """
+    """Score a method on a set, its runs one a training seed: rows as `tabulate` makes them."""
     protocol = main_protocol(runs[0])
-    pixels = protocols.THRESHOLDS[protocols.PIXELS.thresholds]
-    rows = Rows(runs, settings)
-
-    errors = [errors_3d(run, protocol) for run in runs]
-    rows.add_auc(protocol)
-    rows.add("epe_mean", protocol.name, errors)
-    rows.add_median("epe_median", protocol.name, errors)
-    rows.add_auc(protocols.HAND3D, "auc_hand3d")
-    flat = [errors_2d(run) for run in runs]
-    rows.add("auc_2d", protocols.PIXELS.name, [joint_areas(e, pixels) for e in flat])
-    rows.add("epe_2d", protocols.PIXELS.name, flat)
-    if "peak_pixels" in runs[0]:
-        peaks = [joint_areas(errors_2d(run, "peak_pixels"), pixels) for run in runs]
-        rows.add("auc_2d_heatmaps", protocols.PIXELS.name, peaks)
     mask = f"{int(runs[0]['mask_size'])} px crop, coverage >= 0.5, mean over images"
+    millimetres = [errors(run, protocol) for run in runs]
     overlap = [np.stack([run["iou"], run["iou_background"]], axis=1) for run in runs]
-    rows.add("miou", mask, [both[:, :1] for both in overlap])
-    rows.add("miou_classes", mask, overlap)
-    return rows.table()
+    measures = [
+        ("auc", protocol.name, areas(runs, protocol)),
+        ("epe_mean", protocol.name, millimetres),
+        ("epe_median", protocol.name, millimetres),
+        ("auc_hand3d", HAND3D.name, areas(runs, HAND3D)),
+        ("auc_2d", PIXELS.name, areas(runs, PIXELS)),
+        ("epe_2d", PIXELS.name, [errors(run, PIXELS) for run in runs]),
+        ("auc_2d_heatmaps", PIXELS.name, areas(runs, PIXELS, "peak_pixels")),
+        ("miou", mask, [both[:, :1] for both in overlap]),
+        ("miou_classes", mask, overlap),
+    ]
+    return tabulate(runs, measures, settings)
 
 
 def score_protocols(runs: list[dict], settings: Evaluate) -> pd.DataFrame:
-    """The AUC of the same predictions under every protocol of the literature, as rows."""
-    rows = Rows(runs, settings)
-    for protocol in protocols.protocol_matrix():
-        rows.add_auc(protocol)
-    return rows.table()
+    """Score the 3-D AUC of the same runs under every protocol of the literature."""
+    measures = [("auc", p.name, areas(runs, p)) for p in protocols.protocol_matrix()]
+    return tabulate(runs, measures, settings)
 
 
-def curve(
-    errors: list[np.ndarray], thresholds: np.ndarray, settings: Evaluate
-) -> tuple[np.ndarray, np.ndarray]:
-    """A PCK curve with its band.
+def tabulate(runs: list[dict], measures: list[tuple], settings: Evaluate) -> pd.DataFrame:
+    """Make rows of `metrics.csv`, each with its 95 % interval over images (and seeds).
 
     Args:
-        errors: a list of (N, 21), one a training seed.
-        thresholds: (T,).
-        settings: `settings.evaluate`.
+        runs: predictions dicts of one method and set, one a training seed.
+        measures: (metric, name of the protocol, values (N, J), one array a run). They are averaged
+            over images and joints, those of "epe_median" by the median over images.
 
     Returns:
-        The curve (T,), and its 95 % interval (2, T) over images (and seeds, where several).
+        DataFrame with `COLUMNS`; `n` counts the scored images. What is nowhere known has no row.
     """
-    hits = [metrics.hits(e, thresholds) for e in errors]
-    draws = metrics.draw(len(errors[0]), settings.bootstrap)
-    band = metrics.interval(metrics.bootstrap(hits, draws))
-    return np.mean([metrics.joint_mean(h) for h in hits], axis=0), band
+    first, rows = runs[0], []
+    for run in runs[1:]:
+        if list(run["keys"]) != list(first["keys"]):
+            raise HamrError(f"{first['method']}: its runs were scored on different images")
+    about = [str(first[name]) for name in ("dataset", "split")]
+    seeds = " ".join(str(run["seed"]) for run in runs)
+    commits = " ".join(sorted({str(run["commit"]) for run in runs}))
+    draws = metrics.draw(len(first["keys"]), settings.bootstrap)
+    for metric, protocol, values in measures:
+        if np.isnan(values[0]).all():
+            continue
+        if metric == "epe_median":
+            value = np.mean([metrics.joint_median(v) for v in values])
+            resampled = np.mean([metrics.bootstrap_median(v, draws) for v in values], axis=0)
+        else:
+            value = np.mean([metrics.joint_mean(v) for v in values])
+            resampled = metrics.bootstrap(values, draws)
+        what = (*about, protocol_name(protocol, first), str(first["method"]), metric)
+        count = (~np.isnan(values[0])).any(1).sum()
+        rows.append((*what, value, *metrics.interval(resampled), count, seeds, "measured", commits))
+    numbers = {"value": float, "ci_low": float, "ci_high": float, "n": int}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(numbers)  # also without any row
 
 
 def protocol_name(name: str, predictions: dict) -> str:
-    """A protocol's name on a set: of STB it tells the camera, too."""
+    """Return a protocol's name on a set: of STB it tells the camera, too."""
     camera = str(predictions["stb_camera"])
     return f"{name}, {camera} camera" if camera else name
 
 
-def joint_areas(errors, thresholds):
-    """Each joint's own AUC: the mean of these is the AUC of the curve, since both are linear."""
-    return metrics.auc(metrics.hits(errors, thresholds), thresholds)
-
-
-class Rows:
-    """Collects the rows of one method on one set."""
-
-    def __init__(self, runs, settings):
-        for run in runs[1:]:
-            if list(run["keys"]) != list(runs[0]["keys"]):
-                raise HamrError(f"{runs[0]['method']}: its runs were scored on different images")
-        self.runs, self.rows = runs, []
-        self.draws = metrics.draw(len(runs[0]["keys"]), settings.bootstrap)
-
-    def add(self, metric, protocol, values):
-        """A mean over images and joints of (N, J) values, one array a run."""
-        if not np.isnan(values[0]).all():
-            value = np.mean([metrics.joint_mean(v) for v in values])
-            self._row(metric, protocol, values, value, metrics.bootstrap(values, self.draws))
-
-    def add_auc(self, protocol, metric="auc"):
-        """The AUC under a 3-D protocol."""
-        thresholds = protocols.THRESHOLDS[protocol.thresholds]
-        areas = [joint_areas(errors_3d(run, protocol), thresholds) for run in self.runs]
-        self.add(metric, protocol.name, areas)
-
-    def add_median(self, metric, protocol, values):
-        """The same for the median over images."""
-        if not np.isnan(values[0]).all():
-            value = np.mean([metrics.joint_median(v) for v in values])
-            resampled = np.mean([metrics.bootstrap_median(v, self.draws) for v in values], axis=0)
-            self._row(metric, protocol, values, value, resampled)
-
-    def _row(self, metric, protocol, values, value, resampled):
-        low, high = metrics.interval(resampled)
-        first = self.runs[0]
-        self.rows.append({
-            "dataset": str(first["dataset"]),
-            "split": str(first["split"]),
-            "protocol": protocol_name(protocol, first),
-            "method": str(first["method"]),
-            "metric": metric,
-            "value": float(value),
-            "ci_low": float(low),
-            "ci_high": float(high),
-            "n": int((~np.isnan(values[0])).any(1).sum()),
-            "seeds": " ".join(str(run["seed"]) for run in self.runs),
-            "source": "measured",
-            "commit": " ".join(sorted({str(run["commit"]) for run in self.runs})),
-        })  # fmt: skip
-
-    def table(self):
-        numbers = {"value": float, "ci_low": float, "ci_high": float, "n": int}
-        return pd.DataFrame(self.rows, columns=COLUMNS).astype(numbers)  # also without any row
-
-
-def unlabelled(predictions: dict) -> dict[str, int]:
-    """How many images and joints of a set were left out of the 3-D score for want of a label."""
-    scored = ~np.isnan(errors_3d(predictions, main_protocol(predictions)))
-    return {
-        "images": len(scored),
-        "images_unscored": int((~scored.any(1)).sum()),
-        "joints": scored.size,
-        "joints_unscored": int((~scored).sum()),
-    }
+def curve(
+    runs: list[dict], protocol: Protocol, settings: Evaluate
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the PCK (T,) of runs, one a seed, and its 95 % interval (2, T)."""
+    hits = [metrics.hits(errors(run, protocol), protocol.grid) for run in runs]
+    draws = metrics.draw(len(hits[0]), settings.bootstrap)
+    band = metrics.interval(metrics.bootstrap(hits, draws))
+    return np.mean([metrics.joint_mean(one) for one in hits], axis=0), band
 
 
 def evaluate_method(
@@ -235,50 +173,44 @@ def evaluate_method(
     settings: Settings,
     folder: str | Path,
     sets: dict,
-    *,
-    method: str,
-    seed: int,
-    faces: torch.Tensor | None = None,
-    device: torch.device | str = "cpu",
     network: torch.nn.Module | None = None,
+    **about,
 ) -> pd.DataFrame:
-    """Predict, save and score every test set.
+    """Predict, save and score every test set; returns the content of `metrics.csv`.
 
     Args:
-        estimate, method, seed, faces, device: as in `predict`.
         folder: receives `predictions-<set>.npz`, `metrics.csv`, `protocols.csv` and `cost.json`
             (trained parameters, GFLOP and median ms an image, and where that was measured).
-        sets: dict of (display name, split) to `Crops`.
+        sets: (display name, split) -> `Crops`.
         network: the module behind the method, if there is one.
-
-    Returns:
-        The content of `metrics.csv`.
+        estimate, about: as in `predict`.
     """
-    rows, matrix = [], []
-    timed = Timed(estimate)
+    rows, matrix, times = [], [], []
+
+    def timed(images):
+        started = time.perf_counter()
+        found = estimate(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - started) / len(images))
+        return found
+
     for (dataset, split), crops in sets.items():
-        predictions = predict(
-            timed, crops, settings, dataset=dataset, split=split, method=method, seed=seed,
-            faces=faces, device=device,
-        )  # fmt: skip
-        save_predictions(predictions_path(folder, dataset), predictions)
-        if "joints_3d" in predictions:
-            left = unlabelled(predictions)
-            print(
-                f"{method} on {dataset}: {left['images']} images, {left['images_unscored']} of "
-                f"them unscored; {left['joints_unscored']} of {left['joints']} joints carry no "
-                "label"
-            )
-        else:
-            print(f"{method} on {dataset}: {len(crops)} images, masks alone")
-        rows.append(score([predictions], settings.evaluate))
-        matrix.append(score_protocols([predictions], settings.evaluate))
+        found = predict(timed, crops, settings, dataset=dataset, split=split, **about)
+        save_predictions(predictions_path(folder, dataset), found)
+        missing = np.isnan(errors(found, main_protocol(found)))
+        unscored = f"{missing.all(1).sum()} of them unscored; {missing.sum()} of {missing.size}"
+        told = f"{unscored} joints carry no label" if "joints_3d" in found else "masks alone"
+        print(f"{about['method']} on {dataset}: {len(crops)} images, {told}")
+        rows.append(score([found], settings.evaluate))
+        matrix.append(score_protocols([found], settings.evaluate))
+    on_gpu = torch.device(about.get("device", "cpu")).type == "cuda"
     cost = {
-        "parameters": 0 if network is None else sum(p.numel() for p in network.parameters()),
-        "gflop": 0 if network is None else gigaflops(estimate, settings.model.image_size, device),
-        "ms_an_image": float(np.median(timed.times)),
+        "parameters": sum(p.numel() for p in network.parameters()) if network else 0,
+        "gflop": gigaflops(estimate, network, settings.model.image_size) if network else 0,
+        "ms_an_image": float(np.median(times)),
         "batch_size": settings.evaluate.batch_size,
-        "device": torch.cuda.get_device_name() if torch.device(device).type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "commit": commit(),
     }
     write_json(Path(folder) / "cost.json", cost)
@@ -286,35 +218,42 @@ def evaluate_method(
     return write_rows(Path(folder) / "metrics.csv", pd.concat(rows, ignore_index=True))
 
 
+@torch.no_grad()
+def gigaflops(estimate: Callable, network: torch.nn.Module, size: int) -> float:
+    """Count what one image costs, a multiply-add twice; drawing a silhouette is not counted."""
+    image = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    with FlopCounterMode(display=False) as counter:
+        estimate(image)
+    return counter.get_total_flops() / 1e9
+
+
 def evaluate_network(
     model: HAMR, settings: Settings, folder: str | Path, sets: dict
 ) -> pd.DataFrame:
     """Evaluate a trained network into its run's folder, see `evaluate_method`.
 
-    It runs on the device it is on. The method is called by the folder's name, "main" or a variant
-    without its seed; only the main run keeps example pictures, for the figures show no others.
+    The method is called by the folder's name, "main" or a variant without its seed. Only the main
+    run keeps example pictures.
     """
-    device = next(model.parameters()).device
     method = Path(folder).name.rpartition("-s")[0] or Path(folder).name
     if method != "main":
         settings = replace(settings, evaluate=replace(settings.evaluate, examples=0))
     return evaluate_method(
-        network_estimator(model, settings.evaluate.mask_size), settings, folder, sets,
-        method=method, seed=settings.train.seed, faces=model.hand.faces, device=device,
-        network=model,
+        network_estimator(model, settings.evaluate.mask_size), settings, folder, sets, model,
+        method=method, seed=settings.train.seed, faces=model.hand.faces,
+        device=next(model.parameters()).device,
     )  # fmt: skip
 
 
 def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataFrame | None:
-    """Score a network on the hands of photographs (`data.photographs`), where these are there.
+    """Score a network on the hands of photographs (`data.photographs`), into photographs.csv.
 
-    Errors are box-normalised: divided by the longer side of the box of the labelled joints, from
-    which the crop is cut as for any other set. Scored are the network's mesh and heat maps,
-    and the mesh of `pipeline.recover`, which is given that box and the side.
+    Errors are box-normalised: divided by the longer side of the box of the labelled joints. Scored
+    are the network's mesh, its heat maps, and the mesh of `recover`, given that box and the side.
 
     Args:
         checkpoint: path of the network.
-        folder: the run's, into which photographs.csv is written.
+        folder: the run's.
 
     Returns:
         Rows of `metrics.csv`; None, and nothing written, where there are no photographs.
@@ -333,18 +272,15 @@ def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataF
         dataset=photographs.TITLE, split="seen joints", method="main", seed=settings.train.seed,
         device=next(model.parameters()).device,
     )  # fmt: skip
-    boxes = crops.labels["side"][:, None] / BOX_FACTOR
-    rows = Rows([run], options)
-    thresholds = protocols.THRESHOLDS[protocols.BOXES.thresholds]
-    for metric, points in (("auc_2d_box", "pixels"), ("auc_2d_box_heatmaps", "peak_pixels")):
-        rows.add(
-            metric, protocols.BOXES.name, [joint_areas(errors_2d(run, points) / boxes, thresholds)]
-        )
     found = [recover(f.image, frame_box(f), f.side, checkpoint)[0] for f in frames]
     run["recovered_pixels"] = np.stack([recovery.joints_2d for recovery in found])
-    errors = errors_2d(run, "recovered_pixels") / boxes
-    rows.add("auc_2d_box_recover", protocols.BOXES.name, [joint_areas(errors, thresholds)])
-    return write_rows(Path(folder) / "photographs.csv", rows.table())
+    run["boxes"] = crops.labels["side"][:, None] / BOX_FACTOR
+    points = {"": "pixels", "_heatmaps": "peak_pixels", "_recover": "recovered_pixels"}
+    measures = [
+        (f"auc_2d_box{suffix}", BOXES.name, areas([run], BOXES, name))
+        for suffix, name in points.items()
+    ]
+    return write_rows(Path(folder) / "photographs.csv", tabulate([run], measures, options))
 
 
 def write_rows(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -356,8 +292,7 @@ def write_rows(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
 
 def read_rows(path: str | Path) -> pd.DataFrame:
     """Read rows of metrics; a missing or foreign file is a `HamrError`."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise HamrError(f"{path} is missing: run the evaluation first")
     try:
         table = pd.read_csv(path, dtype={"seeds": str, "commit": str, "split": str})
@@ -369,23 +304,15 @@ def read_rows(path: str | Path) -> pd.DataFrame:
 
 
 def published() -> pd.DataFrame:
-    """What the literature reports, as in `published.csv`."""
+    """Read what the literature reports, `published.csv`."""
     return pd.read_csv(PUBLISHED)
 
 
 def merge_metrics(results_dir: str | Path) -> pd.DataFrame:
-    """Put the rows of all runs and comparisons and the published ones into one `metrics.csv`.
-
-    Returns:
-        DataFrame with `COLUMNS`.
-
-    Raises:
-        HamrError: where nothing was evaluated yet.
-    """
+    """Put the rows of all runs and baselines and the published ones into one `metrics.csv`."""
     results_dir = Path(results_dir)
-    found = sorted(results_dir.glob("runs/*/metrics.csv"))
-    found += sorted(results_dir.glob("comparisons/*/metrics.csv"))
-    found += sorted(results_dir.glob("runs/main/photographs.csv"))
+    patterns = ("runs/*/metrics.csv", "comparisons/*/metrics.csv", "runs/main/photographs.csv")
+    found = [path for pattern in patterns for path in sorted(results_dir.glob(pattern))]
     if not found:
         raise HamrError(f"{results_dir} holds no runs/*/metrics.csv: run the evaluation first")
     literature = published()[["dataset", "protocol", "method", "metric", "value"]]

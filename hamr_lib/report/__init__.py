@@ -1,9 +1,9 @@
 """The report: figures, tables and a page of pictures, drawn from the files of a run.
 
-figures  one function a figure of the paper
-tables   one function a table
-learning  what each part brings along the training
-gallery  `write_gallery`: a page of test images with their meshes
-pictures  published pictures made small
+figures     one function a figure of the paper
+tables      one function a table
+gallery     `write_gallery`: a page of test images with their meshes
+finder      how well hands are found in photographs
+pictures    published pictures made small
 deviations  docs/deviations.md: where each profile departs from the paper
 """

@@ -93,9 +93,9 @@ def main(folder, out):
     finds, pictures = find_all(paths)
     write_image(Path(out) / "finds.png", contact_sheet(pictures, 10, 200))
     finds.to_csv(Path(out) / "finds.csv", index=False)
-    caption = f"Finds in {len(paths)} photographs of BSDS500 (`python -m hamr_lib.report.finder`)."
     table = summary(finds, labels, judged)
-    print(write_table(table, caption, ROOT / "results" / "reference" / "bench", "finder"))
+    out_dir = ROOT / "results" / "reference" / "bench"
+    print(write_table(table, out_dir, "finder", photographs=len(paths)))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from string import Template
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from hamr_lib.config import Settings
 from hamr_lib.data import registry
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
-from hamr_lib.evaluation.scores import errors_3d, is_stand_in, main_protocol, row_means
+from hamr_lib.evaluation.scores import errors, is_stand_in, main_protocol, row_means
 from hamr_lib.files import write_aside
 from hamr_lib.recovery.result import SKIN, Recovery
 from hamr_lib.render import render
@@ -29,10 +30,9 @@ PAGE = Path(__file__).with_suffix(".html")  # a template
 
 
 def write_gallery(settings: Settings, results_dir: Path) -> Path:
-    """Write `gallery.html` from the main run's predictions and network; returns its path.
+    """Write `gallery.html`, samples ordered by their mean 3-D error; returns its path.
 
-    Samples are ordered by their mean 3-D error under the set's main protocol. The network runs
-    anew for those that are shown, as the saved predictions hold no pictures of them.
+    The network runs anew for those that are shown, as the predictions hold no pictures of them.
 
     Raises:
         HamrError: where the main run was not evaluated, or on other data.
@@ -41,9 +41,8 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
     parts = []
     for found in registry.find_sets(settings).values():
         predictions = load_predictions(predictions_path(run, found.title))
-        error = row_means(errors_3d(predictions, main_protocol(predictions)))
-        order = np.argsort(error, kind="stable")
-        order = order[: np.isfinite(error).sum()]
+        error = row_means(errors(predictions, main_protocol(predictions)))
+        order = np.argsort(error, kind="stable")[: np.isfinite(error).sum()]
         if not len(order):
             raise HamrError(f"{run}: no sample of {found.title} has a 3-D label to rank it by")
         kind = "rendered stand-in, not photographs" if is_stand_in(found.title) else "real"
@@ -54,10 +53,9 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
             frame, steps = recover_sample(run, frames, predictions, index)
             parts.append(_row(f"{name} of {len(order)}", error[index], frame, steps[-1]))
         parts.append("</section>")
-    text = Template(PAGE.read_text()).substitute(
-        profile=html.escape(settings.profile), rows="".join(parts), size=SIZE, views=VIEWS,
-        strip=VIEWS * SIZE,
-    )  # fmt: skip
+    profile, sizes = html.escape(settings.profile), {"size": SIZE, "strip": VIEWS * SIZE}
+    page = Template(PAGE.read_text())
+    text = page.substitute(profile=profile, rows="".join(parts), views=VIEWS, **sizes)
     path = results_dir / "gallery.html"
     with write_aside(path) as aside:
         aside.write_text(text)
@@ -65,17 +63,16 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
 
 
 def turntable(recovery: Recovery) -> np.ndarray:
-    """(SIZE, VIEWS * SIZE, 3) uint8: a recovered mesh from all around, side by side."""
+    """Draw a recovered mesh from all around, side by side: (SIZE, VIEWS * SIZE, 3) uint8."""
     low, high = recovery.vertices.min(0), recovery.vertices.max(0)
     vertices = recovery.vertices - (low + high) / 2
     camera = np.array([0.9 / np.linalg.norm(vertices, axis=1).max(), 0.0, 0.0])
-    views = []
-    for angle in np.arange(VIEWS) * 2 * np.pi / VIEWS:
-        c, s = np.cos(angle), np.sin(angle)
-        turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    angles, views = 2 * np.pi * np.arange(VIEWS)[:, None] / VIEWS, []
+    for turn in Rotation.from_euler("y", angles).as_matrix():
         # The wrist is open: its inside is seen from behind.
-        views.append(render(vertices @ turn.T, recovery.faces, camera, SIZE, SKIN, cull=False))
-    return np.hstack([np.rint(255 * view.colour).astype(np.uint8) for view in views])
+        view = render(vertices @ turn.T, recovery.faces, camera, SIZE, SKIN, cull=False)
+        views.append(np.rint(255 * view.colour).astype(np.uint8))
+    return np.hstack(views)
 
 
 def _row(name, error, frame, recovery):

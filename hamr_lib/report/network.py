@@ -10,88 +10,94 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.report.style import COLOURS, WIDTH, caption, save_figure, styled
+from hamr_lib.report.style import COLOURS, WIDTH, save_figure, styled
+
+CENTRED = {"ha": "center", "va": "center", "fontsize": 7}
+BOX = {"lw": 0.7, "edgecolor": "0.3", "facecolor": COLOURS[4], "alpha": 0.5}
 
 
 @styled
 def fig2(model: HAMR, out_dir: Path | None) -> Figure:
-    """Fig. 2: the network as it is built: every block with its output's shape and parameters."""
-    blocks = pd.DataFrame(describe_blocks(model), columns=["block", "shape", "parameters"])
-    of_regression = blocks.block.str.startswith(("encoder", "joint_features", "layers"))
-    pose, regression = blocks[~of_regression], blocks[of_regression]
-    branch = regression.block == "joint_features"
-    tall = 0.9 * branch.any()  # inches, for what is drawn above the chain
-    fig, axes = plt.subplots(2, 1, figsize=(WIDTH, 3.8 + tall), height_ratios=(1.9, 1.9 + tall))
-    _boxes(axes[0], pose, "2-D pose module (Section 3.3)", "image", (3, *[model.image_size] * 2))
-    joined = blocks[blocks.block.str.startswith(("features", "maps"))]
-    channels = sum(shape[0] for shape in joined["shape"].iloc[-2:])
-    side = joined["shape"].iloc[-1][-1]
-    _boxes(axes[1], regression[~branch], "iterative regression (Section 3.2)", "features + maps",
-           (channels, side, side), last="hand layer")  # fmt: skip
-    _feedback(axes[1], (~branch).sum(), model.regressor.iterations)
-    if branch.any():
-        _branch(axes[1], *regression[branch].iloc[0], (~branch).sum())
+    """Draw Fig. 2: the network as it is built, each block with its output's shape and weights."""
+    blocks = describe_blocks(model)
+    of_regression = ("encoder", "joint_features", "layers")
+    pose = [block for block in blocks if not block[0].startswith(of_regression)]
+    branch = [block for block in blocks if block[0] == "joint_features"]
+    chain = [block for block in blocks if block not in (*pose, *branch)]
+    tall = 0.9 * len(branch)  # inches, for what is drawn above the chain
+    size = (WIDTH, 3.8 + tall)
+    fig, (above, below) = plt.subplots(2, 1, figsize=size, height_ratios=(1.9, 1.9 + tall))
+    image = ("image", (3, model.image_size, model.image_size), None)
+    _chain(above, "2-D pose module (Section 3.3)", [image, *pose])
+    *_, features, maps = (row[1] for row in pose if row[0].startswith(("features", "maps")))
+    joined = ("features + maps", (features[0] + maps[0], *maps[1:]), None)
+    last = ("hand layer", None, None)
+    _chain(below, "iterative regression (Section 3.2)", [joined, *chain, last])
+    place = len(chain)  # of the layers, into which the estimate goes back
+    _arrow(below, (place + 0.75, 0.36), (place + 0.3, 0.36), connectionstyle="arc3,rad=0.9")
+    told = f"last estimate,\n{model.regressor.iterations} iterations"
+    below.text(place + 0.85, 0.62, told, fontsize=7, va="center")
+    for row in branch:
+        _branch(below, *row, place)
     fig.tight_layout(h_pad=0.5)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    data = blocks.assign(shape=["x".join(map(str, s)) for s in blocks["shape"]])
-    return save_figure(fig, data, caption("fig2", millions=total / 1e6), out_dir, "fig2_network")
+    rows = [(name, "x".join(map(str, shape)), count) for name, shape, count in blocks]
+    data = pd.DataFrame(rows, columns=["block", "shape", "parameters"])
+    return save_figure(fig, data, out_dir, "fig2_network", millions=total / 1e6)
 
 
 @styled
 def fig3(model: HAMR, out_dir: Path | None) -> Figure:
-    """Fig. 3: what is regressed, and how an estimate becomes a mesh and its projection."""
-    components = model.hand.pose_components
+    """Draw Fig. 3: what is regressed, and how an estimate becomes a mesh and its projection."""
     turn = 3 if model.rotation == "axis_angle" else 6
-    parts = [("camera", 3), ("rotation", turn), ("pose", components), ("shape", 10)]
-    if not model.mesh:
-        parts = [("camera", 3), ("joints", 63)]
+    parts = [("camera", 3), ("joints", 63)]
+    steps = ["21 joints", "projection\n(Eq. 4-5)"]
+    if model.mesh:
+        components = model.hand.pose_components
+        parts[1:] = [("rotation", turn), ("pose", components), ("shape", 10)]
+        steps[:1] = ["hand layer\n(Section 3.1)", "mesh, then\njoints (Eq. 3)"]
     total = sum(n for _, n in parts)
     fig, ax = plt.subplots(figsize=(WIDTH, 1.5))
     left = 0.0
     for (name, size), colour in zip(parts, COLOURS, strict=False):
         width = 0.12 + 0.3 * size / total
-        ax.add_patch(Rectangle((left, 0.55), width, 0.3, facecolor=colour, alpha=0.35, lw=0.6,
-                               edgecolor=colour))  # fmt: skip
-        ax.text(left + width / 2, 0.7, f"{name}\n{size}", ha="center", va="center", fontsize=7)
+        style = {"facecolor": colour, "edgecolor": colour, "alpha": 0.35, "lw": 0.6}
+        ax.add_patch(Rectangle((left, 0.55), width, 0.3, **style))
+        ax.text(left + width / 2, 0.7, f"{name}\n{size}", **CENTRED)
         left += width
     times = f"{model.regressor.iterations} iteration{'s' * (model.regressor.iterations > 1)}"
     _arrow(ax, (left - 0.02, 0.9), (0.02, 0.9), connectionstyle="arc3,rad=0.12")
     ax.text(0, 1.1, f"{times}: the layers see the last estimate and add to it", fontsize=7)
-    steps = ["hand layer\n(Section 3.1)", "mesh, then\njoints (Eq. 3)", "projection\n(Eq. 4-5)"]
-    for k, text in enumerate(steps if model.mesh else ["21 joints", "projection\n(Eq. 4-5)"]):
+    style = {"boxstyle": "round,pad=0.01", "lw": 0.7, "facecolor": "white", "edgecolor": "0.3"}
+    for k, text in enumerate(steps):
         x = left + 0.09 + 0.29 * k
-        ax.add_patch(FancyBboxPatch((x, 0.56), 0.2, 0.28, boxstyle="round,pad=0.01", lw=0.7,
-                                    facecolor="white", edgecolor="0.3"))  # fmt: skip
-        ax.text(x + 0.1, 0.7, text, ha="center", va="center", fontsize=7)
+        ax.add_patch(FancyBboxPatch((x, 0.56), 0.2, 0.28, **style))
+        ax.text(x + 0.1, 0.7, text, **CENTRED)
         _arrow(ax, (x - 0.08, 0.7), (x - 0.01, 0.7))
     ax.set(xlim=(-0.01, left + 0.9), ylim=(0.53, 1.2))
     ax.axis("off")
-    form = (
-        "three axis-angle numbers" if turn == 3 else "given in the 6-D form of Zhou et al. (2019)"
-    )
-    words = caption("fig3", total=total, times=times, turn=form)
+    forms = {3: "three axis-angle numbers", 6: "given in the 6-D form of Zhou et al. (2019)"}
     data = pd.DataFrame(parts, columns=["part", "numbers"])
-    return save_figure(fig, data, words, out_dir, "fig3_regression")
+    words = {"total": total, "times": times, "turn": forms[turn]}
+    return save_figure(fig, data, out_dir, "fig3_regression", **words)
 
 
-def _boxes(ax, blocks, title, start, shape, last=None):
-    """A row of boxes joined by arrows; heights go by the logarithm of the output's side."""
-    rows = [(start, shape, None), *blocks.itertuples(index=False, name=None)]
-    rows += [(last, None, None)] if last else []
-    for i, (name, size, count) in enumerate(rows):
-        side = size[-1] if size is not None and len(size) == 3 else 1
-        height = 0.7 + 0.05 * np.log2(side)
-        flat = size is None or count is None
-        ax.add_patch(Rectangle((i + 0.2, -height / 2), 0.6, height, lw=0.7, edgecolor="0.3",
-                               facecolor="0.95" if flat else COLOURS[4],
-                               alpha=1 if flat else 0.5))  # fmt: skip
-        ax.text(i + 0.5, 0, name.replace(" + ", "\n+ "), rotation=90, ha="center", va="center",
-                fontsize=7)  # fmt: skip
+def _chain(ax, title, rows):
+    """A row of boxes joined by arrows; heights go by the logarithm of the output's side.
+
+    Args:
+        rows: (name, shape of the output or None, trained parameters or None) of each box.
+    """
+    for i, (name, shape, count) in enumerate(rows):
+        height = 0.7 + 0.05 * np.log2(shape[-1] if shape and len(shape) == 3 else 1)
+        style = BOX | ({"facecolor": "0.95", "alpha": 1} if count is None else {})
+        ax.add_patch(Rectangle((i + 0.2, -height / 2), 0.6, height, **style))
+        ax.text(i + 0.5, 0, name.replace(" + ", "\n+ "), rotation=90, **CENTRED)
         text = []
-        if size is not None:  # the channels, then height and width where there are such
-            text = [str(size[0])] + ["x".join(map(str, size[1:]))] * (len(size) > 1)
+        if shape:  # the channels, then height and width where there are such
+            text = [str(shape[0])] + ["x".join(map(str, shape[1:]))] * (len(shape) > 1)
         text += [_thousands(count)] if count else []
-        ax.text(i + 0.5, -0.6, "\n".join(text), rotation=0, ha="center", va="top", fontsize=7)
+        ax.text(i + 0.5, -0.6, "\n".join(text), ha="center", va="top", fontsize=7)
         if i:
             _arrow(ax, (i - 0.2, 0), (i + 0.2, 0))
     ax.set(xlim=(0, len(rows)), ylim=(-1.05, 0.62))
@@ -99,22 +105,16 @@ def _boxes(ax, blocks, title, start, shape, last=None):
     ax.axis("off")
 
 
-def _feedback(ax, place, iterations):
-    """The estimate that goes back into the layers, whose box is the one at `place`."""
-    _arrow(ax, (place + 0.75, 0.36), (place + 0.3, 0.36), connectionstyle="arc3,rad=0.9")
-    ax.text(place + 0.85, 0.62, f"last estimate,\n{iterations} iterations", fontsize=7, va="center")
-
-
-def _branch(ax, name, size, count, place):
+def _branch(ax, name, shape, count, place):
     """A box above the chain, from its first box to the one at `place`."""
-    ax.add_patch(Rectangle((place / 2, 0.8), 1.2, 0.34, lw=0.7, edgecolor="0.3",
-                           facecolor=COLOURS[4], alpha=0.5))  # fmt: skip
-    ax.text(place / 2 + 0.6, 0.97, name, ha="center", va="center", fontsize=7)
-    ax.text(place / 2 + 1.3, 0.97, f"{'x'.join(map(str, size))}, {_thousands(count)}",
-            va="center", fontsize=7)  # fmt: skip
+    x = place / 2
+    ax.add_patch(Rectangle((x, 0.8), 1.2, 0.34, **BOX))
+    ax.text(x + 0.6, 0.97, name, **CENTRED)
+    told = f"{'x'.join(map(str, shape))}, {_thousands(count)}"
+    ax.text(x + 1.3, 0.97, told, va="center", fontsize=7)
     ax.plot([0.5, 0.5], [0.5, 0.97], "k", lw=0.7)
-    _arrow(ax, (0.5, 0.97), (place / 2, 0.97), shrinkA=0, shrinkB=0)
-    ax.plot([place / 2 + 0.6, place / 2 + 0.6, place + 0.25], [1.14, 1.25, 1.25], "k", lw=0.7)
+    _arrow(ax, (0.5, 0.97), (x, 0.97), shrinkA=0, shrinkB=0)
+    ax.plot([x + 0.6, x + 0.6, place + 0.25], [1.14, 1.25, 1.25], "k", lw=0.7)
     _arrow(ax, (place + 0.25, 1.25), (place + 0.25, 0.38), shrinkA=0, shrinkB=0)
     ax.set_ylim(-1.05, 1.3)
 

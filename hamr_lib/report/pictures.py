@@ -14,16 +14,11 @@ SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 
 
 def shrink_notebook(text: str, limit: int = NOTEBOOK) -> str:
-    """Encode the pictures of an executed notebook as JPEG, where that is smaller than PNG.
+    """Encode the pictures of an executed notebook (its JSON) as JPEG, where that is smaller.
 
     Args:
-        text: the notebook's JSON.
         limit: bytes; where the notebook is larger, its pictures are scaled down, by four at most.
-
-    Returns:
-        The notebook's JSON.
     """
-    shrunk = text
     for scale in SCALES:
         notebook = json.loads(text)
         for cell in notebook["cells"]:
@@ -54,7 +49,7 @@ def shrink_png(path: Path, limit: int = FIGURE) -> None:
         aside.write_bytes(content.getvalue())
 
 
-def _jpeg(png: bytes, scale: float) -> str:
+def _jpeg(png, scale):
     with Image.open(io.BytesIO(png)) as picture:
         colours = picture.convert("RGBA")
     white = Image.new("RGBA", colours.size, "white")
@@ -64,6 +59,6 @@ def _jpeg(png: bytes, scale: float) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def _scaled(picture: Image.Image, scale: float) -> Image.Image:
+def _scaled(picture, scale):
     size = [max(1, round(scale * side)) for side in picture.size]
     return picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,6 +1,7 @@
-"""The look of the figures, and their files: PDF, PNG, the plotted numbers and the caption."""
+"""The look of the figures, their captions and their files."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -36,47 +37,43 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 WIDTH = 7.2  # inches, both columns of a page
 
 
-def caption(name: str, **words) -> str:
-    """Fill in the words under a table or figure, from captions.yaml."""
-    return read_yaml(CAPTIONS)[name].format(**words)
+def caption(kind: str, name: str, cells: Iterable, **words) -> str:
+    """Fill in the words under a table or figure: those of captions.yaml, by kind and name.
+
+    Where one of the `cells` that it shows is a stand-in's name, they say what that means.
+    """
+    text = read_yaml(CAPTIONS)[kind][name].format(**words)
+    return f"{text} {STAND_IN}" if any(is_stand_in(str(cell)) for cell in cells) else text
 
 
-def save_figure(
-    fig: Figure, data: pd.DataFrame, caption: str, out_dir: Path | None, name: str
-) -> Figure:
-    """Write a figure as `<name>.pdf`, `.png`, `.csv` and `.md`, each aside and renamed.
+def save_figure(fig: Figure, data: pd.DataFrame, folder: Path | None, name: str, **words) -> Figure:
+    """Write a figure as `<name>.pdf`, `.png`, `.csv` and `.md`, each aside and renamed; return it.
 
     Args:
-        fig: matplotlib figure.
-        data: DataFrame, exactly what is plotted. Where its column `dataset` holds a stand-in, the
-            caption is completed by what that means.
-        caption: Markdown.
-        out_dir: None writes nothing.
-
-    Returns:
-        `fig`.
+        data: exactly what is plotted; a column `dataset` holds the sets' display names.
+        folder: None writes nothing.
+        words: of the caption.
     """
-    if out_dir is None:
+    if folder is None:
         return fig
-    out_dir = Path(out_dir)
-    if "dataset" in data and data.dataset.map(is_stand_in).any():
-        caption = f"{caption} {STAND_IN}"
-    with write_aside(out_dir / f"{name}.pdf") as aside:  # without a date: the same every time
-        fig.savefig(aside, metadata={"CreationDate": None}, bbox_inches="tight", pad_inches=0.02)
-    with write_aside(out_dir / f"{name}.png") as aside:
-        fig.savefig(aside, bbox_inches="tight", pad_inches=0.02)
-    with write_aside(out_dir / f"{name}.csv") as aside:
+    text = caption("figures", name, data.get("dataset", ()), **words)
+    tight = {"bbox_inches": "tight", "pad_inches": 0.02}
+    with write_aside(folder / f"{name}.pdf") as aside:  # without a date: the same every time
+        fig.savefig(aside, metadata={"CreationDate": None}, **tight)
+    with write_aside(folder / f"{name}.png") as aside:
+        fig.savefig(aside, **tight)
+    with write_aside(folder / f"{name}.csv") as aside:
         data.to_csv(aside, index=False, float_format="%.6g")
-    with write_aside(out_dir / f"{name}.md") as aside:
-        aside.write_text(caption + "\n")
+    with write_aside(folder / f"{name}.md") as aside:
+        aside.write_text(text + "\n")
     return fig
 
 
 def styled(draw):
     """Draw under `STYLE`.
 
-    Not by `plt.rc_context`, which afterwards puts back all settings: among them those by which
-    Jupyter, at a notebook's first figure, sees to it that figures are shown.
+    `plt.rc_context` also puts back the settings by which Jupyter, at a notebook's first figure,
+    sees to it that figures are shown.
     """
 
     @functools.wraps(draw)

@@ -14,7 +14,8 @@ from hamr_lib.data import registry
 from hamr_lib.data.crops import cut
 from hamr_lib.data.frame import Frame
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
-from hamr_lib.evaluation.scores import errors_2d, errors_3d, main_protocol, row_means
+from hamr_lib.evaluation.protocols import PIXELS
+from hamr_lib.evaluation.scores import errors, main_protocol, row_means
 from hamr_lib.files import ROOT
 from hamr_lib.joints import FINGERS, NAMES
 from hamr_lib.recovery.result import SKIN, Recovery
@@ -30,8 +31,8 @@ BARS = 368  # pixels a side of the errors by joint; the plot beside it needs to 
 
 # What samples can be ordered by: a predictions dict -> (N,).
 MEASURES = {
-    "3-D error (mm)": lambda found: row_means(errors_3d(found, main_protocol(found))),
-    "2-D error (px)": lambda found: row_means(errors_2d(found)),
+    "3-D error (mm)": lambda found: row_means(errors(found, main_protocol(found))),
+    "2-D error (px)": lambda found: row_means(errors(found, PIXELS)),
     "IoU": lambda found: found["iou"],
 }
 ORDERS = ("worst first", "best first", "file order")
@@ -105,7 +106,7 @@ class Browser:
         flip = np.array([-1.0 if recovery.side == "left" else 1.0, 1, 1])
         found = {name: self.predictions[name][[index]] for name in ("true_joints_3d", "valid_3d")}
         found["joints_3d"] = (recovery.joints_3d * flip)[None]
-        [errors] = errors_3d(found, main_protocol(self.predictions))
+        [joint_errors] = errors(found, main_protocol(self.predictions))
         value = f"{self.values[index]:.3g}" if np.isfinite(self.values[index]) else "no label"
         self._text.value = (
             f"<b>{html.escape(frame.key)}</b>, {frame.side} hand; {measure}: {value}. From left to "
@@ -113,7 +114,7 @@ class Browser:
             f"{slider.value}."
         )
         self._image.value = encode(panels(frame, recovery))
-        self._bars.value = _bars(errors)
+        self._bars.value = _bars(joint_errors)
         if self._scene is None:
             self._scene = Scene(recovery.faces)
             self._plot.children = [self._scene.plot]
