@@ -92,7 +92,7 @@ def draw_photograph(rng: np.random.Generator, split: str, shape: tuple) -> np.nd
     paths = photographs(split)
     image = _read(paths[rng.integers(len(paths))])
     height, width = shape
-    # At least a quarter of the photograph's shorter side, which limits the magnification.
+    # At least 0.35 of the photograph's shorter side, which limits the magnification.
     side = rng.uniform(0.35, 1.0) * min(image.shape[:2])
     scale = max(height, width) / side
     center = [rng.uniform(side / 2, length - side / 2) for length in image.shape[1::-1]]
