@@ -1,6 +1,7 @@
 """The command `hamr` (also `python -m hamr_lib`): meshes from photos and videos."""
 
 import argparse
+import os
 import signal
 import sys
 from collections import Counter
@@ -112,8 +113,8 @@ def _box(text):
 def _recover(args):
     photos, skipped = list_photos(args.photos)
     check_folder(args.out)
-    inputs = {path.resolve() for path in (*args.photos, *photos)}
-    if args.out.resolve() in inputs:
+    inputs = {os.path.realpath(path) for path in (*args.photos, *photos)}
+    if os.path.realpath(args.out) in inputs:
         raise HamrError(f"--out {shown(args.out)} is a folder of photos: expected another one")
     for path in skipped:
         print(f"skipped, neither image nor video: {shown(path)}", file=sys.stderr)

@@ -23,7 +23,6 @@ PALM, SCORE = 0.1, 0.6  # least probability of a palm, and of a hand
 SAME = 0.5  # intersection over union from which two finds are of the same hand
 MOST = 16  # hands in a photo
 LONGEST = 1600  # pixels of a photo's longer side: what is larger is shrunk before the search
-AROUND = 1.0  # margin of the search in a box, of its longer side
 
 GRAPH = "modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
 PARTS = ("handlandmarkcpu__hand_presence_score", "single_hand_landmarks",
@@ -116,7 +115,7 @@ def find_hands(photo: np.ndarray) -> list[Find]:
 def find_in_box(photo: np.ndarray, box: Box) -> Find | None:
     """Find the hand that overlaps most with a box (x0, y0, x1, y1), pixels."""
     x0, y0, x1, y1 = box
-    margin = AROUND * max(x1 - x0, y1 - y0)
+    margin = max(x1 - x0, y1 - y0)
     left, top = (max(0, int(low - margin)) for low in (x0, y0))
     right, bottom = (max(0, int(high + margin + 2)) for high in (x1, y1))
     best = None

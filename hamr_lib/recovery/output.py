@@ -22,13 +22,13 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def whole_set(folder: str | Path, keep: set[Path] | None = None) -> Iterator[tuple[Path, list]]:
+def whole_set(folder: str | Path, keep: set[str] | None = None) -> Iterator[tuple[Path, list]]:
     """Yield a hidden folder for files, and a list that their paths are added to in the end.
 
     They move into `folder` when the block ends. Where the block or a move fails, none is left.
 
     Args:
-        keep: resolved paths that are not overwritten; those of the files are added.
+        keep: real paths that are not overwritten; those of the files are added.
     """
     folder, paths, keep = Path(folder), [], set() if keep is None else keep
     hidden = {"prefix": f".hamr-{os.getpid()}-", "suffix": ".part", "dir": folder}
@@ -38,7 +38,7 @@ def whole_set(folder: str | Path, keep: set[Path] | None = None) -> Iterator[tup
             yield Path(aside), paths
             files = {folder / file.name: file for file in sorted(Path(aside).iterdir())}
             for path in files:
-                if path.is_dir() or path.resolve() in keep:
+                if path.is_dir() or os.path.realpath(path) in keep:
                     raise HamrError(f"cannot write {shown(path)}: another file or folder is there")
             try:
                 for path, file in files.items():
@@ -48,7 +48,7 @@ def whole_set(folder: str | Path, keep: set[Path] | None = None) -> Iterator[tup
                 for path in paths:
                     path.unlink(missing_ok=True)
                 raise
-            keep.update(path.resolve() for path in paths)
+            keep.update(map(os.path.realpath, paths))
     except OSError as error:
         raise HamrError(f"cannot write into {shown(folder)}: {reason(error)}") from error
 

@@ -119,7 +119,7 @@ def save_photo(
     stem: str,
     overlay_kind: str = "all",
     html: bool = True,
-    keep: set[Path] | None = None,
+    keep: set[str] | None = None,
 ) -> list[Path]:
     """Write the files of all hands of a photo: all of them, or none.
 
