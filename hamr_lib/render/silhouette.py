@@ -92,8 +92,7 @@ class _Deodr(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         points, weak = (saved.detach().cpu().numpy() for saved in ctx.saved_tensors)
-        device = gradient.device
-        gradient = gradient.cpu().numpy()
+        device, gradient = gradient.device, gradient.cpu().numpy()
         moved = np.zeros((*points.shape[:2], 2))
         for i, scene in enumerate(ctx.scenes):
             if scene is not None:
@@ -142,7 +141,7 @@ def _outline_scenes(vertices, camera, topology, size):
     points = np.ascontiguousarray(np.stack([x.T, y.T], axis=-1), np.float64)
     reaches_in = (points.max(1) > -FADE) & (points.min(1) < size - 1 + FADE)
     ones = np.ones((len(x), 1))
-    scenes = []
+    scenes, options = [], {"shape": (size, size), "backface_culling": True}
     for ij, is_front, inside in zip(points, front, reaches_in.all(1), strict=True):
         kept = np.flatnonzero(is_front)
         scene = None
@@ -150,9 +149,7 @@ def _outline_scenes(vertices, camera, topology, size):
             corners = topology.faces.take(kept, axis=0).astype(np.uint32)
             edges = ~is_front.take(topology.across.take(kept, axis=0))
             # All is white and equally deep: what lies in front makes no difference.
-            scene = deodr_scene(
-                ij, ones[:, 0], corners, ones, edges, (size, size), backface_culling=True
-            )
+            scene = deodr_scene(ij, ones[:, 0], corners, ones, edges, **options)
         scenes.append(scene)
     return scenes
 

@@ -120,16 +120,11 @@ def _arm_frames(upper, fore):
     return np.stack([np.stack([bone, hinge, np.cross(bone, hinge)], axis=1) for bone in bones])
 
 
-@functools.cache
-def _shapes():
-    return shape_distribution(rigged()[0])
-
-
 def sample_phenotypes(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
     """Draw gender, age, muscle, weight, height and proportions of people, in [0, 1] as Anny's."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(int(rng.integers(2**62)))
-        _, values = _shapes().sample(count)
+        _, values = shape_distribution(rigged()[0]).sample(count)
     return [{key: float(value[i]) for key, value in values.items()} for i in range(count)]
 
 
