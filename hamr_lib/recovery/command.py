@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
@@ -120,6 +121,7 @@ def _recover(args):
         print(f"skipped, neither image nor video: {shown(path)}", file=sys.stderr)
 
     # Here, so that --help and a mistyped option do not wait for torch.
+    _import_roma()
     from hamr_lib.recovery.pipeline import NoHandError, checked_box, load_network
 
     args.box, args.keep = checked_box(args.box), inputs
@@ -148,6 +150,16 @@ def _recover(args):
     if done:
         return PARTLY if failures else DONE
     return NO_HAND if all(isinstance(error, NoHandError) for error in failures) else FAILED
+
+
+def _import_roma():
+    """Import roma without torch's compiler, which it asks for and which takes a second."""
+    import torch
+
+    torch._dynamo = SimpleNamespace(disable=lambda function: function)
+    import roma  # noqa: F401
+
+    del torch._dynamo
 
 
 def _recover_photo(path, args):

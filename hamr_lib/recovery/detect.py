@@ -60,9 +60,8 @@ class Detector:
         from mediapipe.python import packet_creator, packet_getter
         from mediapipe.python._framework_bindings.image_frame import ImageFormat
 
-        scale = min(1.0, LONGEST / max(photo.shape[:2]))
-        if scale < 1:
-            photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        factor = -(-max(photo.shape[:2]) // LONGEST)
+        photo = shrunk(photo, factor)
         size = np.array(photo.shape[1::-1])
         hands, finds = {}, []  # the packets of a hand have a time of their own
         self.outputs.clear()
@@ -79,12 +78,22 @@ class Detector:
             with warnings.catch_warnings():  # MediaPipe's, of protobuf
                 warnings.simplefilter("ignore", UserWarning)
                 flat, world, sides = (packet_getter.get_proto(parts[n]) for n in PARTS[1:])
-            points = np.array([(point.x, point.y) for point in flat.landmark]) * size / scale - 0.5
+            points = np.array([(point.x, point.y) for point in flat.landmark]) * size * factor - 0.5
             solid = np.array([(point.x, point.y, point.z) for point in world.landmark])
             # MediaPipe takes each image for that of a mirror.
             side = {"Left": "right", "Right": "left"}[sides.classification[0].label]
             finds.append(Find(_around(points), side, score, points, solid))
         return distinct(finds)
+
+
+def shrunk(photo: np.ndarray, factor: int) -> np.ndarray:
+    """Average squares of `factor` pixels of a photo (H, W, 3) uint8; what is left over is cut off.
+
+    OpenCV is several times as fast where the factor is a whole number.
+    """
+    height, width = (max(1, n // factor) for n in photo.shape[:2])
+    photo = photo[: height * factor, : width * factor]
+    return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else photo
 
 
 def _around(points):

@@ -101,7 +101,7 @@ def _to_rgb(image, name):
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         image = white
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def free_memory() -> int:

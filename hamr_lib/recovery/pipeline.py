@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from hamr_lib.data.crops import BOX_FACTOR, crop_square, cut
 from hamr_lib.data.frame import Frame
@@ -22,7 +21,7 @@ from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.model.checkpoint import pretrained
 from hamr_lib.model.hamr import HAMR, Estimate, Output, load_model
 from hamr_lib.recovery import refine
-from hamr_lib.recovery.detect import SIDES, Box, Find, find_hands, find_in_box
+from hamr_lib.recovery.detect import SIDES, Box, Find, find_hands, find_in_box, shrunk
 from hamr_lib.recovery.photo import PhotoError, read_photo
 from hamr_lib.recovery.result import Recovery
 
@@ -177,9 +176,8 @@ def _cut(photo, center, side, size, mirror):
     if factor > 1 or max(photo.shape) > OPENCV_LARGEST:
         limits = photo.shape[1::-1]
         low = np.clip(np.floor(center - side / 2) - 1, 0, limits).astype(int)
-        high = np.clip(np.ceil(center + side / 2) + 2, 0, limits).astype(int)
-        photo = np.ascontiguousarray(photo[low[1] : high[1], low[0] : high[0]])
-        photo = np.asarray(Image.fromarray(photo).reduce(factor))
+        high = np.clip(np.ceil(center + side / 2) + 1 + factor, 0, limits).astype(int)
+        photo = shrunk(photo[low[1] : high[1], low[0] : high[0]], factor)
         center, side = (center - low + 0.5) / factor - 0.5, side / factor
     return cut(photo, center, side, size, mirror)
 

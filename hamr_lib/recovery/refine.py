@@ -109,11 +109,14 @@ def joints_and_slopes(hand: Hand, betas: Tensor, rotation: Tensor, hand_pose: Te
     pose = hand_pose @ layer.hand_components if layer.use_pca else hand_pose
     pose = (pose + layer.pose_mean[3:]).view(-1, 3)
     local = roma.rotvec_to_rotmat(pose).view(batch, 15, 3, 3)
-    turns, heads = [rotation], [rest[:, 0].expand(batch, -1, -1)]
-    for bone, parent in enumerate(MANO_PARENTS[1:], start=1):
-        heads.append(heads[parent] + (rest[:, bone] - rest[:, parent]) @ turns[parent].mT)
-        turns.append(turns[parent] @ local[:, bone - 1])
-    turns, heads = torch.stack(turns, 1), torch.stack(heads, 2)  # (B, 16, 3, 3), (B, 11, 16, 3)
+    turns = rotation[:, None].repeat(1, 16, 1, 1)  # (B, 16, 3, 3)
+    heads = rest[:, :1].expand(batch, -1, 16, -1).clone()  # (B, 11, 16, 3)
+    for k in range(3):  # a bone of each finger: 1, 4, ..., whose parent is 0, then 2, 5, ...
+        bones, above = slice(k + 1, None, 3), slice(k, 13 + k, 3) if k else slice(0, 1)
+        steps = rest[:, bones] - rest[:, above]
+        heads[:, :, bones] = torch.einsum("bjrc,njc->bnjr", turns[:, above], steps)
+        heads[:, :, bones] += heads[:, :, above]
+        turns[:, bones] = turns[:, above] @ local[:, k::3]
     # By template and shapes: each joint's part that follows each bone, about that bone's head.
     about = torch.einsum("bjrc,nkjc->bnkjr", turns, means - shares[..., None] * rest[:, None])
     total = about.sum(3) + torch.einsum("kj,bnjr->bnkr", shares, heads)
@@ -208,14 +211,16 @@ def fit(network: HAMR, starts: Estimate, seen: Seen) -> tuple[Estimate, Tensor]:
     """
     change = starts.camera.new_zeros(len(starts.camera), 7 + NUM_BETAS + starts.hand_pose.shape[1])
     damping = torch.full_like(change[:, :1], DAMPING)
-    off, slopes = residuals(network.hand, starts, seen, change)
+    poses = network.hand.poses.to(change)
+    usual = poses.mean(0), poses.std(0)
+    off, slopes = residuals(network.hand, usual, starts, seen, change)
     for _ in range(STEPS):
         curvature, slope = slopes.mT @ slopes, (slopes.mT @ off[..., None])[..., 0]
         damped = curvature + (damping * curvature.diagonal(dim1=1, dim2=2)).diag_embed()
         step = -torch.linalg.solve(damped, slope)
         tried = change + step
         tried[:, TURNS] = roma.rotvec_composition([step[:, TURNS], change[:, TURNS]])
-        new_off, new_slopes = residuals(network.hand, starts, seen, tried)
+        new_off, new_slopes = residuals(network.hand, usual, starts, seen, tried)
         better = (new_off.square().sum(1) < off.square().sum(1))[:, None]
         change, off = torch.where(better, tried, change), torch.where(better, new_off, off)
         slopes = torch.where(better[..., None], new_slopes, slopes)
@@ -233,16 +238,17 @@ def moved(starts: Estimate, change: Tensor) -> tuple[Tensor, ...]:
     return camera, rotation, starts.hand_pose + bend, starts.betas + shape, ratio.exp()
 
 
-def residuals(hand: Hand, starts: Estimate, seen: Seen, change: Tensor) -> tuple[Tensor, Tensor]:
+def residuals(
+    hand: Hand, poses: tuple[Tensor, Tensor], starts: Estimate, seen: Seen, change: Tensor
+) -> tuple[Tensor, Tensor]:
     """Compute what E squares and sums, (B, M), and its derivatives (B, M, N) by d and log m.
 
-    The last N are those that keep the change (B, N) small.
+    The last N are those that keep the change (B, N) small; `poses` are mean and spread (P,).
     """
     camera, rotation, pose, betas, ratio = moved(starts, change)
     joints, bent = joints_and_slopes(hand, betas, rotation, pose)
     batch, count, size = len(change), change.shape[1], pose.shape[1]
-    poses = hand.poses.to(pose)
-    mean, spread = poses.mean(0), poses.std(0)
+    mean, spread = poses
     usual = torch.cat([spread, torch.ones_like(betas[0])])
     near = torch.cat([
         usual.new_tensor([CAMERA] * 3 + [TURN] * 3), POSE * usual[:size], SHAPE * usual[size:],
