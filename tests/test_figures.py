@@ -40,6 +40,10 @@ def closed():
     plt.close("all")
 
 
+def load(results, run, dataset):
+    return predict.load_predictions(predict.predictions_path(results / "runs" / run, dataset))
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_leaves_four_files_and_names_its_stand_ins(results, name):
     fig = DRAWN[name](results)
@@ -76,8 +80,7 @@ def test_published_numbers_stand_under_real_sets_only(results, tmp_path):
     names = {"open-stb": "STB", "open-rhd": "RHD", "open-dexter": "Dexter+Object"}
     run = tmp_path / "runs" / "main"
     for stand_in, real in names.items():
-        path = predict.predictions_path(results / "runs" / "main", stand_in)
-        found = predict.load_predictions(path) | {"dataset": np.array(real)}
+        found = load(results, "main", stand_in) | {"dataset": np.array(real)}
         predict.save_predictions(predict.predictions_path(run, real), found)
     fig = figures.fig6(tmp_path, SETTINGS)
     data = pd.read_csv(tmp_path / "figures" / "fig6_pck_3d.csv")
@@ -106,8 +109,8 @@ def test_the_ablations_are_means_over_seeds(results):
     assert set(data.method) == {"full", "no-mesh", "no-camera"}
     curves = []
     for seed in (0, 1):
-        path = predict.predictions_path(results / "runs" / f"no-mesh-s{seed}", "open-rhd")
-        errors = scores.errors(predict.load_predictions(path), protocols.PAPER)
+        found = load(results, f"no-mesh-s{seed}", "open-rhd")
+        errors = scores.errors(found, protocols.PAPER)
         curves.append([np.mean(errors <= t) for t in protocols.PAPER.grid])
     rows = data[(data.dataset == "open-rhd") & (data.method == "no-mesh")]
     np.testing.assert_allclose(rows.pck, np.mean(curves, axis=0), atol=1e-5)
@@ -116,8 +119,7 @@ def test_the_ablations_are_means_over_seeds(results):
 
 def test_a_left_hand_is_shown_as_a_left_hand(results):
     """The crop was mirrored for the network; the picture of it must not be."""
-    path = predict.predictions_path(results / "runs" / "main", "open-dexter")
-    found = predict.load_predictions(path)
+    found = load(results, "main", "open-dexter")
     assert found["mirrored"].all()
     for what in ("image", "overlay", "left", "mesh"):
         shown = meshes._tile(found, 0, what)
@@ -127,8 +129,7 @@ def test_a_left_hand_is_shown_as_a_left_hand(results):
 
 def test_an_overlay_lies_where_the_camera_says(results):
     """Blue where the mesh projects to, and the photo where it does not."""
-    path = predict.predictions_path(results / "runs" / "main", "open-rhd")
-    found = predict.load_predictions(path)
+    found = load(results, "main", "open-rhd")
     overlay, image = (meshes._tile(found, 0, what) for what in ("overlay", "image"))
     changed = np.abs(overlay - image).max(-1) > 0.1
     flat = 9.0 * found["example_vertices"][0][:, :2] + [0, 0.7]
@@ -179,8 +180,7 @@ def test_missing_results_are_named(tmp_path, draw, message):
 
 def test_missing_sets_and_meshes_are_named(results, tmp_path):
     run = tmp_path / "runs" / "main"
-    path = predict.predictions_path(results / "runs" / "no-mesh-s0", "open-stb")
-    found = predict.load_predictions(path)
+    found = load(results, "no-mesh-s0", "open-stb")
     predict.save_predictions(predict.predictions_path(run, "open-stb"), found)
     with pytest.raises(HamrError, match="no predictions for 'rhd', only for open-stb"):
         figures.fig4(tmp_path)

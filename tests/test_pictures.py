@@ -53,7 +53,6 @@ def test_a_notebook_keeps_all_but_the_encoding_of_its_pictures():
         assert picture.size == (320, 240)
 
     tiny = json.loads(shrink_notebook(text, limit=1))
-    with Image.open(
-        io.BytesIO(base64.b64decode(tiny["cells"][1]["outputs"][0]["data"]["image/jpeg"]))
-    ) as picture:
+    jpeg = base64.b64decode(tiny["cells"][1]["outputs"][0]["data"]["image/jpeg"])
+    with Image.open(io.BytesIO(jpeg)) as picture:
         assert picture.size == (320 * SCALES[-1], 240 * SCALES[-1])
