@@ -88,7 +88,8 @@ def render_open_sets(
                 done, passed = done + count, time.monotonic() - started
                 if passed > shown + 20 or done == total:
                     left, shown = passed * (total / done - 1) / 60, passed
-                    print(f"{dataset.title}: {done} of {total} images, {left:.1f} min left")
+                    told = f"{dataset.title}: {done} of {total} images, {left:.1f} min left"
+                    print(told, flush=True)
             _finish(dataset, factors, blocks)
 
 
