@@ -67,9 +67,8 @@ def test_warp_by_hand():
     # The metric hand turns with the picture; neither zoom nor shift moves it.
     torch.testing.assert_close(out["joints_3d"][0, 0], torch.tensor([-0.01, 0.02, 0.1]))
     found = centroid(out["mask"])[0]
-    torch.testing.assert_close(
-        found, crop_units_to_grid(torch.tensor([0.1, 0.4]), SIZE), atol=0.1, rtol=0
-    )
+    expected = crop_units_to_grid(torch.tensor([0.1, 0.4]), SIZE)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
 
 
 def test_without_any_change_it_is_the_centre_crop():
@@ -173,9 +172,8 @@ def test_draws_follow_the_settings():
         ("hue", -0.1, 0.1),
     ):  # fmt: skip
         least, most = getattr(drawn, name).aminmax()
-        assert (
-            low <= least < low + 0.01 * (high - low) and high - 0.01 * (high - low) < most <= high
-        )
+        near = 0.01 * (high - low)
+        assert low <= least < low + near and high - near < most <= high
     assert (drawn.patch[:, 2:] > 0).all(1).float().mean() == pytest.approx(0.3, abs=0.03)
     assert (drawn.coarse > 0).float().mean() == pytest.approx(0.2, abs=0.03)
     assert 0.99 < drawn.coarse.max() <= 1 and drawn.patch[:, 2:].max() <= 0.5

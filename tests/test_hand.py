@@ -44,9 +44,8 @@ def volume(vertices, faces):
 
 def test_against_plain_numpy(open_hand_data):
     # The open hand has no pose blend shapes; give it some, so that they are tested too.
-    data = open_hand_data | {
-        "posedirs": 1e-3 * np.random.default_rng(1).normal(size=(1649, 3, 135))
-    }
+    blends = 1e-3 * np.random.default_rng(1).normal(size=(1649, 3, 135))
+    data = open_hand_data | {"posedirs": blends}
     hand = open_layer(data)
     betas, orient, pose = inputs(45)
     mesh = hand(betas, orient, pose)

@@ -79,10 +79,8 @@ def read_image(path: Path, mode: str = "RGB") -> np.ndarray:
         raise HamrError(f"cannot read {path}: {error.strerror}") from error
     # What Pillow raises for a broken file is not bounded.
     except Exception as error:
-        raise HamrError(
-            f"{path} is not a readable image; it may be truncated, expected {', '.join(FORMATS)} "
-            f"({str(error)[:200]})"
-        ) from error
+        expected = f"expected {', '.join(FORMATS)} ({str(error)[:200]})"
+        raise HamrError(f"{path} is not a readable image, or truncated; {expected}") from error
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -98,9 +98,7 @@ def shape_distribution(model):
     )
 
 
-def people(
-    model, n: int, seed: int, pose: dict[str, np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def people(model, n: int, seed: int, pose: dict | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Draw the right hands of n people with the model `rigged_hand()`, as Anny itself skins them.
 
     Each has its `pose` of `anatomy.anny_pose`; None is the reference pose.

@@ -50,10 +50,8 @@ def load_pickle(path: Path):
         raise HamrError(f"{path}: {error}") from error
     # What a broken pickle raises is not bounded: it is whatever the broken step met.
     except Exception as error:
-        raise HamrError(
-            f"{path} is not a readable pickle, it may be truncated: "
-            f"{type(error).__name__}: {str(error)[:200]}"
-        ) from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise HamrError(f"{path} is not a readable pickle, or truncated: {reason}") from error
 
 
 class _Record:
@@ -73,10 +71,8 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module, name):
         found = _ALLOWED.fullmatch(f"{module} {name}")
         if not found:
-            raise HamrError(
-                f"refused the pickled name '{f'{module}.{name}'[:100]}'; expected only NumPy "
-                "arrays, SciPy sparse matrices, chumpy arrays and plain containers"
-            )
+            asked = f"{module}.{name}"[:100]
+            raise HamrError(f"refused the pickled name '{asked}'; expected arrays and containers")
         return functools.partial(_Record, found[found.lastindex])
 
     def load_build(self):
