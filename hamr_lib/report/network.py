@@ -39,6 +39,11 @@ def fig2(model: HAMR, out_dir: Path | None) -> Figure:
     below.text(place + 0.85, 0.62, told, fontsize=7, va="center")
     for row in branch:
         _branch(below, *row, place)
+    pooled = model.regressor.sizes[0] - chain[-2][1][0]  # beside the features of the encoder
+    if pooled:
+        told = f"{pooled} pooled features\nof the stem"
+        below.text(place - 0.15, 0.62, told, fontsize=7, ha="right", va="center")
+        _arrow(below, (place - 0.12, 0.62), (place + 0.22, 0.37))
     fig.tight_layout(h_pad=0.5)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = [(name, "x".join(map(str, shape)), count) for name, shape, count in blocks]
