@@ -103,14 +103,22 @@ class Recovery:
 
     def save_html(self, path: str | Path) -> None:
         """Write one HTML file that draws the mesh with its joints, without a network."""
-        # Here, since k3d takes a second to import.
-        from hamr_lib.render.viewer3d import Scene, write_html
+        from hamr_lib.render.viewer3d import write_html  # here, as k3d takes a second to import
 
-        scene = Scene(self.faces)
+        scene = _scene(self.faces.tobytes(), self.faces.dtype.str)
         scene.show(self.vertices, self.joints_3d, np.tile(SKIN, (len(self.vertices), 1)))
-        scene.show_skeleton(True)
         scene.look_at(self.vertices)
         write_html(path, scene.plot, f"A {self.side} hand, recovered by HAMR")
+
+
+@functools.lru_cache(maxsize=2)  # of a left and a right hand: making it takes as long as the rest
+def _scene(faces, kind):
+    """A k3d scene of a mesh with its joints; the faces (F, 3) as bytes of that dtype."""
+    from hamr_lib.render.viewer3d import Scene
+
+    scene = Scene(np.frombuffer(faces, kind).reshape(-1, 3))
+    scene.show_skeleton(True)
+    return scene
 
 
 def save_photo(
