@@ -98,7 +98,7 @@ class Upload:
             # Its size is told, as the plot beside it takes what width is left, once.
             height, width = picture.shape[:2]
             overlay = widgets.Image(value=encode(picture), width=width, height=height)
-            overlay.layout.object_fit = "contain"  # its box is as high as the plot beside it
+            overlay.layout.align_self = "flex-start"  # else as high as the plot beside it
             box = ",".join(f"{value:.0f}" for value in hand.box)
             text = f"A {hand.side} hand in {box}, confidence {hand.confidence.mean():.2f}"
             rows += [widgets.HTML(text), widgets.HBox([overlay, plot_recovery(hand)])]
