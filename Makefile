@@ -4,7 +4,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# The paper-size network where there is a GPU, a small one elsewhere.
+# `gpu` where there is a GPU, `cpu` elsewhere.
 ifeq ($(origin PROFILE),undefined)
 PROFILE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 endif
@@ -34,8 +34,7 @@ INSTALLED := $(VENV)/.hamr-installed
 UV := uv==0.13.9
 
 # A training step asks for the same hundreds of megabytes again and again. glibc would give them back
-# in between and clear every page anew, some 8 % of a step's time. Kept, in huge pages, they cost up to
-# 3 % more memory. Other C libraries do not look at this.
+# in between and clear every page anew. This keeps them, in huge pages. Other C libraries ignore it.
 MALLOC := glibc.malloc
 export GLIBC_TUNABLES ?= $(MALLOC).mmap_threshold=1073741824:$(MALLOC).trim_threshold=4294967296:$(MALLOC).top_pad=268435456:$(MALLOC).hugetlb=1
 
@@ -93,7 +92,7 @@ ifneq ($(filter BROKEN,$(RUNS) $(METHODS)),)
 $(error the profile $(PROFILE) cannot be used, see above)
 endif
 # Runs that go side by side (make -j2) share the cores. If each took them all, threads would wait in a
-# loop for others that have no core to run on, and a step would take ten times as long.
+# loop for others that have no core to run on.
 JOBS = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 SHARE = $(if $(JOBS),OMP_NUM_THREADS=$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )))

@@ -2,8 +2,8 @@
 
     import hamr_lib
     hand = hamr_lib.load_hand()
-    for recovery in hamr_lib.recover("photo.jpg"):  # one a hand
-        recovery.save("results", f"{recovery.side}-hand")
+    for i, recovery in enumerate(hamr_lib.recover("photo.jpg")):  # one a hand
+        recovery.save("meshes", f"hand{i}")
 
 The packages follow the data: `hand`, `data`, `synth`, `render`, `model`, `training`, `evaluation`,
 `baselines`, `recovery`, `report`, `widgets`. A public name is imported when it is first asked for,

@@ -238,7 +238,7 @@ def test_recover_photo_runs(tiny_checkpoint, tmp_path):
         box=[50, 20, 120, 90], side="left", checkpoint=str(tiny_checkpoint),
         out=str(tmp_path / "out"),
     )  # fmt: skip
-    assert "a left hand, laid onto network" in done and f"by {tiny_checkpoint}" in done
+    assert "a left hand, fitted to network" in done and f"by {tiny_checkpoint}" in done
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 

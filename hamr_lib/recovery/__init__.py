@@ -3,7 +3,7 @@
 photo     `read_photo`: any common format as upright RGB
 detect    `find_hands`: boxes, sides and landmarks, by MediaPipe
 pipeline  `recover`, `recover_frame`: one image in, one `Recovery` a hand out
-refine    `lay`: the hand model laid onto heat maps and landmarks
+refine    `lay`: the hand model fitted to heat maps and landmarks
 result    `Recovery`: a hand's mesh, its pictures and its files
 video     `recover_video`: hands that keep their identity, smoothed over time
 container `open_video`: FFmpeg on listed containers alone

@@ -37,7 +37,7 @@ A second hand's files are called NAME_hand2.*, and so on. For every video NAME.*
 
 MediaPipe finds the hands and their sides unless --box and --side say them. With --side alone the
 hands of that side are recovered; if all are of the other side, the most certain one as of that
-side. The mesh is laid onto the --evidence: the network's heat maps, MediaPipe's landmarks, or both.
+side. The mesh is fitted to the --evidence: the network's heat maps, MediaPipe's landmarks, or both.
 
 Joints, in the order of all files:
   {", ".join(NAMES[:5])},

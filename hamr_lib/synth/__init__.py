@@ -1,4 +1,4 @@
-"""The open stand-ins for RHD, STB and Dexter+Object: rendered by us, free of any licence.
+"""The open stand-ins for RHD, STB and Dexter+Object, rendered without licensed data.
 
 sets     `render_open_sets`: whole sets in the real file formats
 blocks   a few samples of a set, rendered by one process
