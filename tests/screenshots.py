@@ -1,7 +1,7 @@
-"""Screenshots of both interactive notebooks and of the gallery, for the README.
+"""Take screenshots of both interactive notebooks and of the gallery.
 
 `python tests/screenshots.py PROFILE PHOTO` (in the project's environment, with chromium installed)
-takes them of a finished study, into results/reference/screenshots/.
+takes them of a finished study and writes them to results/reference/screenshots/.
 """
 
 import sys

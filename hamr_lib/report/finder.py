@@ -62,17 +62,17 @@ def summary(finds: pd.DataFrame, labels: pd.DataFrame, judged: pd.DataFrame) -> 
     true, false = (finds[(verdict.hand == hand) & (verdict.iou >= SAME)] for hand in (1, 0))
     rows = {
         "labelled hands": len(hands),
-        "of these found": len(seen),
-        f"of these found with IoU >= {SAME}": (hands.iou >= SAME).sum(),
-        "of these found, side right": (seen.side == seen.side_).sum(),
-        "finds": len(finds),
+        "of these detected": len(seen),
+        f"of these detected with IoU >= {SAME}": (hands.iou >= SAME).sum(),
+        "of these detected, side correct": (seen.side == seen.side_).sum(),
+        "detections": len(finds),
         "of hands, by eye": len(true),
         "of something else, by eye": len(false),
         "not judged": len(finds) - len(true) - len(false),
     }
     for name in ("score", "confidence"):
         lost = (true[name] <= false[name].max()).sum()
-        rows[f"hands lost if a threshold on `{name}` drops every false find"] = lost
+        rows[f"hands lost if a threshold on `{name}` drops all false detections"] = lost
     return pd.DataFrame({"what": rows.keys(), "count": rows.values()})
 
 
