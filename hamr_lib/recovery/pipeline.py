@@ -1,8 +1,8 @@
 """`recover`: from a photo to the meshes of its hands.
 
 MediaPipe finds the hands, or a box says where one is. The network sees a crop of each, cut by the
-rule of the data sets (`data.crops`). The mesh is then laid onto the network's heat maps, onto
-MediaPipe's landmarks, or onto both.
+rule of the data sets (`data.crops`). The mesh is then fitted to the network's heat maps, to
+MediaPipe's landmarks, or to both.
 """
 
 import functools
@@ -53,7 +53,7 @@ def recover(
             takes the hands of that side; where there is none, the most certain hand as one of it.
         checkpoint: path of a checkpoint; None takes `checkpoint.pretrained()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
-        evidence: what the mesh is laid onto: the heat maps of the "network", MediaPipe's
+        evidence: what the mesh is fitted to: the heat maps of the "network", MediaPipe's
             "landmarks", or "both". Where MediaPipe sees no hand in a box it is the network alone.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A hand model laid onto what is seen of a hand: heat maps, landmarks, or both.
+"""Fit the hand model to what is seen of a hand: heat maps, landmarks, or both.
 
 A change d of the network's estimate moves the camera (log scale and offset), the wrist's rotation
 (to exp(w) R), the pose and the shape. Let x_k(d) be the projected joints (Eq. 4-5), p_k where the

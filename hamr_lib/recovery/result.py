@@ -41,7 +41,7 @@ class Recovery:
     box: tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels, as it was given or found
     score: float | None  # probability that there is a hand; None where it was not found
     confidence: np.ndarray  # (21,) what the joints' heat maps hold near `joints_2d`, 0 to 1
-    evidence: str  # "network", "landmarks" or "both": what the mesh was laid onto
+    evidence: str  # "network", "landmarks" or "both": what the mesh was fitted to
     square: tuple[float, float, float]  # centre (u, v) and side, pixels: what the network saw
     joints_3d: np.ndarray  # (21, 3)
     vertices: np.ndarray  # (V, 3)
