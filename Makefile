@@ -57,7 +57,7 @@ $(VENV)/bin/python:
 
 # The stamp holds a copy of the lock file, so that a changed lock installs anew.
 $(INSTALLED): requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo "installing the locked packages into $(VENV) (about 6 GB)"
+	@echo "installing the locked packages into $(VENV) (about 7 GB)"
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
 	$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes \
 	  -r requirements.lock

@@ -3,7 +3,8 @@
     python -m hamr_lib.bench [network] [silhouette] [recover --photos FOLDER]
 
 prints a table and writes it to results/reference/bench.csv and bench/speed.md. Times are medians
-of `torch.utils.benchmark`; what is compared takes turns in one process.
+of `torch.utils.benchmark`, those of the command `hamr recover` single runs. The training loop and
+the bare network take turns in one process.
 """
 
 import argparse
