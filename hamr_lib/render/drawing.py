@@ -121,6 +121,20 @@ def enlarged(camera: np.ndarray, factor: int) -> np.ndarray:
     return camera
 
 
+def _draw_rows(points, depths, shape, pinhole):
+    """Draw triangles, three points each, coloured with row and first two weights; their depth."""
+    count = len(points) // 3
+    colours = np.zeros((count, 3, 3))
+    colours[..., 0] = np.arange(count)[:, None]
+    colours[:, 0, 1] = colours[:, 1, 2] = 1
+    triangles = np.arange(3 * count, dtype=np.uint32).reshape(-1, 3)
+    scene = deodr_scene(
+        points, depths, triangles, colours.reshape(-1, 3), np.zeros(triangles.shape, bool), shape,
+        perspective_correct=pinhole,
+    )  # fmt: skip
+    return scene.render(sigma=0.0)
+
+
 def rasterize(
     vertices: np.ndarray, faces: np.ndarray, camera: np.ndarray, size: int | tuple[int, int],
     cull: bool = True,
@@ -164,16 +178,7 @@ def rasterize(
     high = np.minimum([int(np.ceil(column.max())) + 1 for column in points.T], shape[::-1])
     # DEODR sees only positive depths; a weak camera sees all.
     nearest = 0.0 if pinhole else depths.min() - 1
-    colours = np.zeros((len(kept), 3, 3))
-    colours[..., 0] = np.arange(len(kept))[:, None]
-    colours[:, 0, 1] = colours[:, 1, 2] = 1
-    triangles = np.arange(len(corners), dtype=np.uint32).reshape(-1, 3)
-    scene = deodr_scene(
-        points - low, depths - nearest, triangles, colours.reshape(-1, 3),
-        np.zeros(triangles.shape, bool), (high - low)[::-1], perspective_correct=pinhole,
-    )  # fmt: skip
-    image, depth = scene.render(sigma=0.0)
-
+    image, depth = _draw_rows(points - low, depths - nearest, (high - low)[::-1], pinhole)
     covered = np.flatnonzero(np.isfinite(depth))
     seen = image.reshape(-1, 3).take(covered, axis=0)
     # A pixel centre on an edge may fall a rounding error outside its face.

@@ -101,4 +101,7 @@ def main(folder, out):
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except HamrError as error:
+        sys.exit(f"error: {error}")
