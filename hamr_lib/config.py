@@ -272,10 +272,14 @@ def load_settings(profile, variant="full", **overrides) -> Settings:
 
     Args:
         profile: a name in `notebooks/profiles/`, or the path of a YAML file; `base: <profile>` in
-            it names the one that it changes.
+            it names the one that it changes. "auto" is `gpu` where there is a GPU, else `cpu`.
         overrides: dotted settings with `.` written `__`, e.g. `train__seed=1`.
     """
     check_names([variant], VARIANTS, "variant")
+    if profile == "auto":
+        import torch  # here, as nothing else in this module needs it
+
+        profile = "gpu" if torch.cuda.is_available() else "cpu"
     path, values = _read(profile)
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     for key, value in {**VARIANTS[variant].changes, **overrides}.items():

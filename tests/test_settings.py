@@ -120,3 +120,9 @@ def test_a_base_that_goes_round_in_circles_is_refused(tmp_path, monkeypatch):
         (tmp_path / f"{name}.yaml").write_text(f"base: {base}")
     with pytest.raises(HamrError, match="b.yaml: base: 'a' is itself based on 'b'"):
         load_settings("a")
+
+
+@pytest.mark.parametrize("there, name", [(True, "gpu"), (False, "cpu")])
+def test_auto_is_what_the_machine_would_use(monkeypatch, there, name):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    assert load_settings("auto") == load_settings(name)
