@@ -1,4 +1,4 @@
-"""What is counted of finds in photographs."""
+"""What is counted of detections in photographs."""
 
 import numpy as np
 import pandas as pd
@@ -13,32 +13,32 @@ from hamr_lib.report import finder
 BOXES = {"a": (0, 0, 40, 40), "b": (50, 0, 90, 40), "c": (0, 50, 40, 90)}
 
 
-def finds(*rows):
-    """A table of finds (photograph, name of a box, side, score)."""
+def detections(*rows):
+    """A table of detections (photograph, name of a box, side, score)."""
     return pd.DataFrame(
         [(name, *BOXES[box], side, score, 1 - score) for name, box, side, score in rows],
         columns=finder.COLUMNS,
     )
 
 
-def test_finds_are_counted_by_the_hands_that_they_show():
+def test_detections_are_counted_by_the_hands_that_they_show():
     corners = [("1", "h", "left", x, y) for x, y in ((0, 0), (40, 30))]
     corners += [("1", "k", "right", x, y) for x, y in ((50, 30), (90, 70))]  # touches box b
     corners += [("2", "h", "left", x, y) for x, y in ((0, 0), (40, 40))]
     labels = pd.DataFrame(corners, columns=["photograph", "hand", "side", "x", "y"])
     judged = pd.DataFrame([("1", *BOXES["a"], 1), ("1", *BOXES["b"], 1), ("2", *BOXES["c"], 0)],
                           columns=["photograph", *finder.BOX, "hand"])  # fmt: skip
-    found = finds(("1", "a", "left", 0.9), ("1", "b", "left", 0.7), ("2", "c", "left", 0.8),
+    found = detections(("1", "a", "left", 0.9), ("1", "b", "left", 0.7), ("2", "c", "left", 0.8),
                   ("3", "a", "left", 0.9))  # fmt: skip
     counts = finder.summary(found, labels, judged)["count"].tolist()
-    # 3 hands: 2 found, 1 of them well, 1 with its side; 4 finds: 2 of hands, 1 not, 1 not judged.
+    # 3 hands: 2 detected, 1 of them well, 1 with its side; 4 detections: 2 of hands, 1 not, 1 not judged.
     assert counts == [3, 2, 1, 1, 4, 2, 1, 1, 1, 1]
 
 
-def test_finds_are_listed_and_pictured(tiny_checkpoint, tmp_path):
+def test_detections_are_listed_and_pictured(tiny_checkpoint, tmp_path):
     Image.fromarray(photo()).save(tmp_path / "noise.png")
     paths = [example_photographs()[0], tmp_path / "noise.png"]
-    table, [picture] = finder.find_all(paths, tiny_checkpoint)
+    table, [picture] = finder.detect_all(paths, tiny_checkpoint)
     assert table.photograph.tolist() == [paths[0].stem] and table.side.tolist() == ["left"]
     assert picture.shape == (200, 200, 3) and np.ptp(picture) > 100
 

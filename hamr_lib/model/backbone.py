@@ -16,7 +16,8 @@ from hamr_lib.model.depthwise import Depthwise
 STRIDES = (4, 8, 16, 32)
 # EfficientNet-Lite0's block after which a map of each stride ends: its channels.
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-POOLED = {"efficientnet_lite0": 1280, "hand_landmark": 1152}  # pooled features of each encoder
+# Pooled features of each encoder.
+POOLED = {"efficientnet_lite0": 1280, "hand_landmark": hand_landmark.LAST}
 
 
 class Encoder(NamedTuple):

@@ -1,10 +1,11 @@
-"""Measure how well hands are found in the 500 photographs of BSDS500.
+"""Measure how well `recover` detects the hands in the 500 photographs of BSDS500.
 
     python -m hamr_lib.report.finder FOLDER OUT
 
-writes `finds.csv` and a contact sheet, `finds.png`, into OUT, and the table `finder`, which
-`hamr_lib.study publish` inserts into the docs. `data/judged.csv` holds the finds that were judged
-by eye on such a sheet; its column `hand` is 1 where a find is of a hand.
+writes `detections.csv` and a contact sheet, `detections.png`, into OUT, and the table `finder`,
+which `hamr_lib.study publish` inserts into the docs. `data/judged.csv` holds the detections that
+were judged by eye on such a sheet; its column `hand` is 1 where one is of a hand. The confidence is
+that of the network that comes with the package.
 """
 
 import sys
@@ -18,7 +19,8 @@ from rich.progress import track
 from hamr_lib.data.frame import write_image
 from hamr_lib.data.photographs import LABELS
 from hamr_lib.errors import HamrError
-from hamr_lib.files import ROOT
+from hamr_lib.files import ROOT, commit
+from hamr_lib.model.checkpoint import SHIPPED
 from hamr_lib.recovery.detect import SAME, overlap
 from hamr_lib.recovery.pipeline import NoHandError, recover
 from hamr_lib.render.draw2d import contact_sheet
@@ -27,13 +29,15 @@ from hamr_lib.report.tables import write_table
 JUDGED = LABELS.with_name("judged.csv")
 BOX = ["x0", "y0", "x1", "y1"]  # pixels
 COLUMNS = ["photograph", *BOX, "side", "score", "confidence"]  # confidence: mean over joints
-TOUCH = 0.1  # least intersection over union of a find with the labelled hand that it shows
+TOUCH = 0.1  # least intersection over union of a detection with the labelled hand that it shows
 
 
-def find_all(paths: list[Path], checkpoint=None) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """The finds in photographs: a row each (`COLUMNS`), and pictures (H, W, 3) uint8 of them."""
+def detect_all(
+    paths: list[Path], checkpoint: Path = SHIPPED
+) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Detect the hands in photographs: a row each (`COLUMNS`), and (H, W, 3) uint8 of each."""
     rows, pictures = [], []
-    for path in track(paths, "finding hands"):
+    for path in track(paths, "detecting hands"):
         try:
             hands = recover(path, checkpoint=checkpoint)
         except NoHandError:
@@ -51,24 +55,24 @@ def find_all(paths: list[Path], checkpoint=None) -> tuple[pd.DataFrame, list[np.
     return pd.DataFrame(rows, columns=COLUMNS), pictures
 
 
-def summary(finds: pd.DataFrame, labels: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
-    """Count finds against `LABELS`, whose boxes are those of visible joints, and `JUDGED`."""
+def summary(detected: pd.DataFrame, labels: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """Count detections against `LABELS`, whose boxes are those of visible joints, and `JUDGED`."""
     hands = labels.groupby(["photograph", "hand"], as_index=False).agg(
         x0=("x", "min"), y0=("y", "min"), x1=("x", "max"), y1=("y", "max"), side=("side", "first")
     )
-    hands = _best_match(hands, finds)
+    hands = _best_match(hands, detected)
     seen = hands[hands.iou >= TOUCH]
-    verdict = _best_match(finds, judged)
-    true, false = (finds[(verdict.hand == hand) & (verdict.iou >= SAME)] for hand in (1, 0))
+    verdict = _best_match(detected, judged)
+    true, false = (detected[(verdict.hand == hand) & (verdict.iou >= SAME)] for hand in (1, 0))
     rows = {
         "labelled hands": len(hands),
         "of these detected": len(seen),
         f"of these detected with IoU >= {SAME}": (hands.iou >= SAME).sum(),
         "of these detected, side correct": (seen.side == seen.side_).sum(),
-        "detections": len(finds),
+        "detections": len(detected),
         "of hands, by eye": len(true),
         "of something else, by eye": len(false),
-        "not judged": len(finds) - len(true) - len(false),
+        "not judged": len(detected) - len(true) - len(false),
     }
     for name in ("score", "confidence"):
         lost = (true[name] <= false[name].max()).sum()
@@ -90,12 +94,12 @@ def main(folder, out):
     paths = sorted(Path(folder).rglob("*.jpg"))
     if missing := set(labels.photograph) - {path.stem for path in paths}:
         raise HamrError(f"{folder}: expected BSDS500, {min(missing)}.jpg is missing")
-    finds, pictures = find_all(paths)
-    write_image(Path(out) / "finds.png", contact_sheet(pictures, 10, 200))
-    finds.to_csv(Path(out) / "finds.csv", index=False)
-    table = summary(finds, labels, judged)
+    detected, pictures = detect_all(paths)
+    write_image(Path(out) / "detections.png", contact_sheet(pictures, 10, 200))
+    detected.to_csv(Path(out) / "detections.csv", index=False)
+    table = summary(detected, labels, judged)
     out_dir = ROOT / "results" / "reference" / "bench"
-    print(write_table(table, out_dir, "finder", photographs=len(paths)))
+    print(write_table(table, out_dir, "finder", photographs=len(paths), commit=commit()))
 
 
 if __name__ == "__main__":
