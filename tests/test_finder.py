@@ -28,10 +28,13 @@ def test_detections_are_counted_by_the_hands_that_they_show():
     labels = pd.DataFrame(corners, columns=["photograph", "hand", "side", "x", "y"])
     judged = pd.DataFrame([("1", *BOXES["a"], 1), ("1", *BOXES["b"], 1), ("2", *BOXES["c"], 0)],
                           columns=["photograph", *finder.BOX, "hand"])  # fmt: skip
-    found = detections(("1", "a", "left", 0.9), ("1", "b", "left", 0.7), ("2", "c", "left", 0.8),
-                  ("3", "a", "left", 0.9))  # fmt: skip
+    found = detections(
+        ("1", "a", "left", 0.9), ("1", "b", "left", 0.7), ("2", "c", "left", 0.8),
+        ("3", "a", "left", 0.9),
+    )  # fmt: skip
     counts = finder.summary(found, labels, judged)["count"].tolist()
-    # 3 hands: 2 detected, 1 of them well, 1 with its side; 4 detections: 2 of hands, 1 not, 1 not judged.
+    # Of 3 hands 2 are detected, 1 of them well and 1 with its side. Of 4 detections 2 are of hands,
+    # 1 is not, and 1 is not judged.
     assert counts == [3, 2, 1, 1, 4, 2, 1, 1, 1, 1]
 
 
