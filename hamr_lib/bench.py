@@ -79,7 +79,7 @@ def noise_crops(settings, count, seed=0):
         "center": np.full((count, 2), size / 2, np.float32),
         "side": np.full(count, size, np.float32),
     }  # fmt: skip
-    rows = np.stack([0 * np.arange(count), np.arange(count)], axis=1)
+    rows = np.stack([np.zeros(count, int), np.arange(count)], axis=1)
     return Crops([pixels], rows, labels, [str(i) for i in range(count)], "noise", size)
 
 
@@ -144,24 +144,25 @@ def median(function):
 def silhouettes(count=8, sizes=(64, 256)):
     """Rows: forward and backward of DEODR's silhouette and of PyTorch3D's own soft one."""
     hands = random_hands(count)
-    draw = {"DEODR, CPU": partial(silhouette, backend="deodr"), "PyTorch3D, CPU": soft_silhouette}
+    deodr, pytorch3d = (partial(silhouette, backend=name) for name in ("deodr", "pytorch3d"))
+    drawn = {"DEODR, CPU": (deodr, "cpu"), "PyTorch3D, CPU": (soft_silhouette, "cpu")}
     if torch.cuda.is_available():
-        draw["PyTorch3D, CUDA"] = partial(silhouette, backend="pytorch3d")
+        drawn["PyTorch3D, CUDA"] = pytorch3d, "cuda"
     for size in sizes:
         times = {}
-        for name, function in draw.items():
-            times[name] = median(silhouette_step(function, hands, size, name[-4:] == "CUDA"))
+        for name, (draw, device) in drawn.items():
+            times[name] = median(silhouette_step(draw, hands, size, device))
             yield f"{name}, batch {count}, {size} px", 1e3 * times[name] / count, "ms an image"
-        deodr, soft = times["DEODR, CPU"], times["PyTorch3D, CPU"]
-        yield f"PyTorch3D / DEODR, CPU, {size} px", soft / deodr, "times"
+        ratio = times["PyTorch3D, CPU"] / times["DEODR, CPU"]
+        yield f"PyTorch3D / DEODR, CPU, {size} px", ratio, "times"
 
 
-def silhouette_step(draw, hands, size, cuda):
-    """A function that draws silhouettes and takes the gradient."""
-    parts = hands.vertices().detach().requires_grad_(), hands.hand.faces, hands.camera
-    mesh = [part.to("cuda" if cuda else "cpu") for part in parts]
-    weights = torch.rand(len(mesh[0]), size, size).to(mesh[0])
-    return lambda: draw(*mesh, size).backward(weights)
+def silhouette_step(draw, hands, size, device):
+    """A function that draws silhouettes and takes the gradient, all on one device."""
+    vertices = hands.vertices().detach().to(device).requires_grad_()
+    faces, camera = hands.hand.faces.to(device), hands.camera.to(device)
+    weights = torch.rand(len(vertices), size, size).to(device)
+    return lambda: draw(vertices, faces, camera, size).backward(weights)
 
 
 def recovering(folder):

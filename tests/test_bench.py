@@ -86,9 +86,7 @@ def test_a_section_is_written_beside_the_others(tmp_path):
     bench.save([("training", *row)], tmp_path)
     bench.save([("renderer", "m", 2.0, *row[2:])], tmp_path)
     found = pd.read_csv(tmp_path / "bench.csv")
-    assert found.section.tolist() == ["training", "renderer"] and found.value.tolist() == [
-        1017.9,
-        2,
-    ]
+    assert found.section.tolist() == ["training", "renderer"]
+    assert found.value.tolist() == [1017.9, 2]
     shown = (tmp_path / "bench" / "speed.md").read_text()
     assert "1018" in shown and "on a machine." in shown

@@ -48,8 +48,7 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
         loss (unweighted, and total), val_<val_metric>, images_per_second.
 
     Raises:
-        HamrError: for settings, data or a task other than the run's, and a broken checkpoint;
-            `Diverged`; `Stopped`.
+        HamrError: another run's settings, data or task; a broken checkpoint; `Diverged`, `Stopped`.
     """
     task, run_dir, steps = task or Task(), Path(run_dir), settings.train.steps
     ends, asked = time.monotonic() + 60 * minutes, run_dir / "stop"
@@ -91,8 +90,9 @@ def fit(settings, run_dir, train_crops, val_crops, hand, task=None, minutes=math
             if row:
                 write_records(run_dir, run.history, run.errors)
             progress.show(run.done, row and _told(row, task.val_metric))
-        if stop and run.done < steps:
+        if stop:
             asked.unlink(missing_ok=True)
+        if stop and run.done < steps:
             raise Stopped(f"{run_dir} stopped at step {run.done} of {steps}: run again to resume")
     return run.history
 
