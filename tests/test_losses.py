@@ -230,6 +230,9 @@ def test_total_is_the_weighted_sum_and_weight_zero_switches_a_part_off():
                "silhouette": 10}  # fmt: skip
     expected = sum(weights[name] * losses[name] for name in PARTS)
     torch.testing.assert_close(losses["total"], expected)
+    stacks = [output._replace(heatmaps=[maps]) for maps in output.heatmaps]
+    each = [hamr_losses(one, labels(), settings, faces)["heatmap"] for one in stacks]
+    torch.testing.assert_close(losses["heatmap"], sum(each))
     flat = output._replace(estimates=[output.estimates[0]._replace(vertices=None)])
     fewer = hamr_losses(flat, labels(), Losses(silhouette=0.0, camera=0.0), faces)
     assert {*PARTS, "total"} - set(fewer) == {"silhouette", "camera"}

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tiny import tiny_settings
 
 from hamr_lib.errors import HamrError
-from hamr_lib.training.schedule import WARM_STEPS, cosine, trapezoid
+from hamr_lib.model.backbone import PretrainedStem
+from hamr_lib.training.schedule import WARM_STEPS, cosine, make_optimizer, trapezoid
 from hamr_lib.training.watch import Progress, Watch
 
 
@@ -34,6 +36,14 @@ def test_schedules():
     assert rates[700] == 0.5 and rates[999] == pytest.approx(1 / 800, rel=1e-3)
     # A longer run does the same for as long as this one's rate does not fall.
     assert rates[:601] == [trapezoid(step, 5000) for step in range(601)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_pretrained_blocks_have_a_rate_of_their_own(optimizer):
+    network = PretrainedStem(8, pretrained=False)
+    train = tiny_settings(optimizer=optimizer, learning_rate=1e-3, stem_rate=0.2).train
+    rates = [group["lr"] for group in make_optimizer(network, train).param_groups]
+    assert rates == pytest.approx([1e-3, 2e-4])
 
 
 def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):

@@ -23,7 +23,7 @@ from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.training import loop, task
 from hamr_lib.training.run import Run
-from hamr_lib.training.schedule import WeightAverage
+from hamr_lib.training.schedule import SCHEDULES, WeightAverage
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 AVERAGED = {"average": 0.9}
@@ -159,6 +159,11 @@ def test_a_stopped_run_goes_on_to_the_same_end(unbroken, crops, tmp_path):
     with pytest.raises(HamrError, match="stopped at step 2 of 12"):
         fit(tmp_path, crops)
     assert_same_run(tmp_path, fit(tmp_path, crops), unbroken)
+    # A run that the file meets at its last step is whole, and the file does not stop another one.
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "stop").touch()
+    assert len(fit(tmp_path / "one", crops, tiny_settings(steps=1, validate_every=1))) == 1
+    assert not (tmp_path / "one" / "stop").exists()
 
 
 @pytest.mark.parametrize("lost", ["best.ckpt", "last.ckpt", "log.csv"])
@@ -334,6 +339,8 @@ def test_what_the_profiles_optimise_with_works_together(profile, crops, tmp_path
     options = {name: getattr(chosen, name) for name in names}
     history = fit(tmp_path, crops, tiny_settings(**{**options, "steps": 4}))
     assert math.isfinite(history[-1]["train_total"])
+    factor = SCHEDULES[chosen.schedule](3, 4) if chosen.schedule in SCHEDULES else 1  # last step
+    assert history[-1]["learning_rate"] == pytest.approx(factor * chosen.learning_rate)
     assert torch.bfloat16 not in {v.dtype for v in saved(tmp_path)["state_dict"].values()}
 
 
