@@ -91,7 +91,7 @@ class Model:
     hidden: int = within(2048, 1, 16384)  # width of the two fully connected layers
     dropout: float = within(0.4, 0, 0.99)
     iterations: int = within(3, 1, 32)
-    # The fully connected layers also see where the maps find the joints, the features there, and
+    # The fully connected layers also see the keypoints of the heat maps, the features there, and
     # how far off the last estimate's projection is.
     joint_features: StrictBool = False
     # And a pretrained encoder's last features, averaged over the image.
@@ -139,7 +139,7 @@ class Augment:
 
     scale: Interval = (0.9, 1.2)
     rotation: float = within(60.0, 0, 180)  # degrees either way
-    # The paper does not shift crops; found boxes are never exact, so a profile may.
+    # The paper does not shift crops; detected boxes are never exact, so a profile may.
     shift: float = within(0.0, 0, 1)  # fraction of the crop's side either way
     brightness: Interval = (0.2, 1.8)
     contrast: Interval = (0.3, 1.7)

@@ -4,9 +4,9 @@
 
 All cores but two render. They first render the training images of another seed. While they render
 those of the profile, the network trains on the first, without the silhouette loss where PyTorch3D
-is missing: the CPU's takes longer than the rest of a step. Then it goes on with the profile's own
-images and losses. Both runs take as many steps as the time gives. OUT receives both runs (`first`,
-`main`) with a checkpoint a minute, bench.csv, and at the end model.pt and session.json.
+is missing: a GPU would wait for the CPU to draw. Then it goes on with the profile's own images and
+losses. Both take as many steps as the time gives. OUT receives both runs (`first`, `main`) with a
+checkpoint a minute, bench.csv, and at the end model.pt and session.json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Stopped
 
 FIRST = 0.6  # of the time that training has, for the first run
-SLOWER = 0.4  # the learning rate of the main run, which goes on from a trained network
+SLOWER = 0.4  # factor on the learning rate of the main run, which goes on from a trained network
 RESERVE = 30  # seconds at the end, for what is brought back
 
 
@@ -54,7 +54,7 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     """Render, measure the `sections` of `bench`, and train; returns the history of the main run."""
     out, ends = Path(out), time.monotonic() + 60 * minutes
     settings = load_settings(profile)
-    # Another seed: no image of the first part may be among those that validate the whole.
+    # Another seed: no image of the first run may be among those that validate the main run.
     seed = settings.data.open.seed + 1
     few = replace(settings.data.open, seed=seed, rhd_evaluation=2, stb_frames=1, dexter_frames=1)
     first = replace(settings, profile=f"{profile}-first", data=replace(settings.data, open=few))

@@ -133,7 +133,7 @@ def publish(profile):
     # Names with a dot before them are what a killed run left half-written.
     for path in source.glob("[!.]*.ipynb"):
         (target / path.name).write_text(shrink_notebook(without_paths(path.read_text())))
-    for name in ("metrics.csv", "run.json", *["gallery.html"] * evaluated):
+    for name in ("metrics.csv", "run.json", *(["gallery.html"] if evaluated else [])):
         (target / name).write_text(without_paths((source / name).read_text()))
     for folder in ("tables", "figures"):
         if (source / folder).is_dir():  # figures come last

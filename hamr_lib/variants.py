@@ -68,7 +68,7 @@ VARIANTS = {
         {"train.optimizer": "rmsprop", "train.learning_rate": 2e-4, "train.weight_decay": 0.0,
          "train.schedule": "plateau", "train.clip": 0.0}),
 }  # fmt: skip
-# The methods that the network is compared with (see `comparisons`), and their labels; the first is
+# The methods that the network is compared with (see `baselines`), and their labels; the first is
 # HAMR itself, trained for as many steps as the others.
 COMPARISONS = {
     "hamr": "HAMR, same budget",

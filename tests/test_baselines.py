@@ -17,7 +17,7 @@ from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict
 from hamr_lib.joints import WRIST
-from hamr_lib.model.checkpoint import read as load_file
+from hamr_lib.model import checkpoint
 from hamr_lib.model.hamr import load_model
 from hamr_lib.model.heatmaps import soft_argmax
 from hamr_lib.training.loop import fit
@@ -90,7 +90,7 @@ def test_hamr_with_the_budget_of_the_others_is_trained_as_the_main_run_is(crops,
     settings = dataclasses.replace(settings, model=model, train=train)
     method = baselines.METHODS["hamr"].fit(settings, *crops[:2], TinyHand(), tmp_path / "method")
     fit(settings, tmp_path / "main", *crops[:2], TinyHand())
-    theirs = load_file(tmp_path / "main" / "checkpoints" / "best.ckpt")["state_dict"]
+    theirs = checkpoint.read(tmp_path / "main" / "checkpoints" / "best.ckpt")["state_dict"]
     for name, weight in method.network.state_dict().items():
         assert torch.equal(weight.cpu(), theirs[name]), name
 

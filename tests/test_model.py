@@ -70,7 +70,8 @@ def test_shapes(changes):
     maps = [tuple(m.shape) for m in output.heatmaps]
     assert maps == [(2, settings.maps, side, side)] * settings.stacks
     assert len(output.estimates) == settings.iterations
-    shapes = [(3,), *[(3, 3), (pose,), (10,), (84, 3)] * settings.mesh, (21, 3), (21, 2)]
+    mesh = [(3, 3), (pose,), (10,), (84, 3)] if settings.mesh else []
+    shapes = [(3,), *mesh, (21, 3), (21, 2)]
     for estimate in output.estimates:
         assert [t.shape[1:] for t in estimate if t is not None] == shapes
     torch.testing.assert_close(output.estimates[-1].joints_3d, model(seen).estimates[0].joints_3d)

@@ -1,11 +1,11 @@
-"""SMPLify: the hand model is fitted to joints that a network finds in the image.
+"""SMPLify: the hand model is fitted to keypoints that a network detects in the image.
 
 The energy of a hand is
 
     E = sum_j c_j rho(x_j - x_j(camera, rotation, pose, shape))
         + a (|pose|^2 + |shape|^2) + g L_geo(joints)
 
-with rho Geman and McClure's, which a joint found in a wrong place hardly pulls, c_j the confidence
+with rho Geman and McClure's, which a misplaced keypoint hardly pulls, c_j the confidence
 of a joint, |shape|^2 a mean, and L_geo the paper's Eq. 6-7: fingers bend in one plane and one way.
 """
 
@@ -24,7 +24,7 @@ from hamr_lib.losses import difference, geometric_loss, heatmaps_loss
 from hamr_lib.model.hamr import HAMR, START_SCALE, Output
 from hamr_lib.model.heatmaps import heatmap_peaks
 
-VIEWS = 200  # directions from which the mean hand is compared with the joints found
+VIEWS = 200  # directions from which the mean hand is compared with the keypoints
 STARTS = 2  # views from which a fit starts; after the first stage the better goes on
 APART = 0.5  # least cosine that a second start's view may not exceed with the first
 STAGES = ((1.0, 30), (0.1, 30), (0.02, 40))  # weight a of the priors, and steps of Adam

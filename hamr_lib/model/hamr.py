@@ -123,7 +123,8 @@ class HAMR(nn.Module):
         if not self.mesh:
             joints = raw[:, 3:].unflatten(1, (NUM_JOINTS, 3)) / 10  # decimetres, of order 1
             joints = joints - joints[:, WRIST, None]
-            return Estimate(camera, *4 * [None], joints, project_weak(joints, camera))
+            flat = project_weak(joints, camera)
+            return Estimate(camera, None, None, None, None, joints, flat)
         vector = self.rotation == "axis_angle"
         sizes = [3 if vector else 6, self.hand.pose_components, NUM_BETAS]
         turn, pose, betas = raw[:, 3:].split(sizes, dim=1)
