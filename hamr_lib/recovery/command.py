@@ -219,5 +219,5 @@ def list_photos(paths: list[Path]) -> tuple[list[Path], list[Path]]:
         if not found:
             raise HamrError(f"{shown(path)} is a folder without photos or videos")
         photos += found
-        skipped += [file for file in files if file not in found]
+        skipped += [file for file in files if file.suffix.lower() not in PHOTOS + VIDEOS]
     return photos, skipped
