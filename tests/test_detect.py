@@ -9,7 +9,7 @@ import pytest
 from test_photo import photo
 
 from hamr_lib.data.photographs import example_photographs
-from hamr_lib.recovery.detect import Detector, Find, distinct, find_hands, find_in_box, overlap
+from hamr_lib.recovery.detect import Detection, Detector, distinct, find_hands, find_in_box, overlap
 from hamr_lib.recovery.photo import read_photo
 
 
@@ -59,15 +59,15 @@ def test_a_tracked_hand_is_found_in_each_frame(left):
         assert found.side == "left"
 
 
-def test_finds_that_overlap_are_one():
+def test_detections_that_overlap_are_one():
     assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0 == overlap((1, 1, 1, 1), (1, 1, 1, 1))
-    finds = [
-        Find((0, 0, 10, 10), "left", 0.7),
-        Find((1, 1, 11, 11), "right", 0.9),
-        Find((8, 8, 20, 20), "left", 0.8),
+    detections = [
+        Detection((0, 0, 10, 10), "left", 0.7),
+        Detection((1, 1, 11, 11), "right", 0.9),
+        Detection((8, 8, 20, 20), "left", 0.8),
     ]
-    assert distinct(finds) == finds[1:]
+    assert distinct(detections) == detections[1:]
 
 
 def test_mediapipe_is_imported_late_and_says_nothing():

@@ -13,9 +13,7 @@ from hamr_lib.recovery.photo import read_photo
 from hamr_lib.recovery.pipeline import EVIDENCE
 
 
-def test_labels_that_are_mediapipes_own_are_met_by_it_and_nearly_by_what_is_laid_onto_it(
-    tiny_checkpoint,
-):
+def test_labels_that_are_mediapipes_own_are_met_by_it_and_nearly_by_a_fit_to_it(tiny_checkpoint):
     """3-D labels are its landmarks, scaled and moved, which the alignments undo."""
     image = read_photo(example_photographs()[0])
     [found] = find_hands(image)

@@ -12,33 +12,33 @@ from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.recovery import video
 from hamr_lib.recovery.container import open_video, read_frames
-from hamr_lib.recovery.detect import Find
+from hamr_lib.recovery.detect import Detection
 from hamr_lib.recovery.photo import read_photo
 from hamr_lib.recovery.pipeline import load_network
 from hamr_lib.recovery.video import OneEuro, Tracks, recover_video
 
 
-def find(x, side="left", score=0.9):
+def detection(x, side="left", score=0.9):
     points = np.stack([x + np.arange(21.0), 50 + np.arange(21.0)], 1)
-    return Find((*points.min(0), *points.max(0)), side, score, points, np.zeros((21, 3)))
+    return Detection((*points.min(0), *points.max(0)), side, score, points, np.zeros((21, 3)))
 
 
 def test_hands_keep_their_numbers():
     tracks = Tracks()
-    assert list(tracks([find(0), find(100, "right")], 0.0)) == [0, 1]
+    assert list(tracks([detection(0), detection(100, "right")], 0.0)) == [0, 1]
     # Two that move, in another order, and a third.
-    assert list(tracks([find(105, "right"), find(300), find(4)], 0.1)) == [1, 2, 0]
+    assert list(tracks([detection(105, "right"), detection(300), detection(4)], 0.1)) == [1, 2, 0]
     # One that was lost for a moment, and one that was lost for longer.
-    assert list(tracks([find(6)], 0.4)) == [0]
-    assert list(tracks([find(6), find(300)], 2.0)) == [3, 4]
+    assert list(tracks([detection(6)], 0.4)) == [0]
+    assert list(tracks([detection(6), detection(300)], 2.0)) == [3, 4]
 
 
 def test_the_side_of_a_hand_is_the_one_seen_most():
     tracks = Tracks()
-    sides = [tracks([find(0, side)], 0.1 * i)[0].side for i, side in
+    sides = [tracks([detection(0, side)], 0.1 * i)[0].side for i, side in
              enumerate(("left", "left", "right", "left"))]  # fmt: skip
     assert sides == ["left"] * 4
-    assert tracks([find(0, "left")], 0.4, side="right")[0].side == "right"
+    assert tracks([detection(0, "left")], 0.4, side="right")[0].side == "right"
 
 
 def test_the_one_euro_filter_is_steady_at_rest_and_follows_motion():

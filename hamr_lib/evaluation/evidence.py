@@ -31,15 +31,15 @@ PROTOCOLS = {
 def evaluate_evidence(checkpoint, folder, settings) -> pd.DataFrame:
     """Score `recover` by its evidence, and MediaPipe's landmarks, into `evidence.csv`.
 
-    Scored are the boxes in which MediaPipe sees a hand, so that all rows are of the same hands:
-    of the photographs, and of the evaluation split of the set in RHD's format.
+    All rows are of the same hands: those that MediaPipe detects, of the photographs and of the
+    evaluation split of the set in RHD's format.
 
     Args:
         checkpoint: path of the network.
         folder: the run's.
 
     Returns:
-        Rows as of `metrics.csv`, and "of", the number of hands that were looked at.
+        Rows as of `metrics.csv`, and "of", the number of hands with and without a detection.
     """
     dataset = find_sets(settings)["rhd"]
     frames = dataset.load("evaluation", settings.data)
@@ -53,8 +53,8 @@ def evaluate_evidence(checkpoint, folder, settings) -> pd.DataFrame:
 
 def score_frames(checkpoint, frames, dataset, split, settings) -> pd.DataFrame:
     """Score one set, each of `EVIDENCE` and `MEDIAPIPE`: rows as of `evaluate_evidence`."""
-    finds = [find_in_box(frame.image, frame_box(frame)) for frame in frames]
-    seen = [frame for frame, found in zip(frames, finds, strict=True) if found]
+    detections = [find_in_box(frame.image, frame_box(frame)) for frame in frames]
+    seen = [frame for frame, found in zip(frames, detections, strict=True) if found]
     if not seen:
         return pd.DataFrame(columns=[*COLUMNS, "of"])
     answers = {}
@@ -64,7 +64,7 @@ def score_frames(checkpoint, frames, dataset, split, settings) -> pd.DataFrame:
             for frame in seen
         )
         answers[evidence] = [(hand.joints_2d, hand.joints_3d) for hand in hands]
-    answers[MEDIAPIPE] = [(found.landmarks, found.world) for found in finds if found]
+    answers[MEDIAPIPE] = [(found.landmarks, found.world) for found in detections if found]
     flat, solid = (
         np.stack([getattr(frame, name) for frame in seen]).astype(float)
         for name in ("joints_2d", "joints_3d")

@@ -20,7 +20,7 @@ import numpy as np
 SIDES = ("left", "right")
 # Chosen with the photographs of BSDS500 in sight, by eye.
 PALM, SCORE = 0.1, 0.6  # least probability of a palm, and of a hand
-SAME = 0.5  # intersection over union from which two finds are of the same hand
+SAME = 0.5  # intersection over union from which two detections are of the same hand
 MOST = 16  # hands in a photo
 LONGEST = 1600  # pixels of a photo's longer side: what is larger is shrunk before the search
 
@@ -32,7 +32,7 @@ PARTS = ("handlandmarkcpu__hand_presence_score", "single_hand_landmarks",
 Box = tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels
 
 
-class Find(NamedTuple):
+class Detection(NamedTuple):
     """A hand found in a photo; where only its box and side are given, the rest is None."""
 
     box: Box
@@ -55,7 +55,7 @@ class Detector:
         with _quiet():
             self.graph = _start(track, lambda *output: self.outputs.append(output))
 
-    def __call__(self, photo: np.ndarray) -> list[Find]:
+    def __call__(self, photo: np.ndarray) -> list[Detection]:
         """Find the hands of a photo (H, W, 3) uint8 RGB, the best scores first."""
         from mediapipe.python import packet_creator, packet_getter
         from mediapipe.python._framework_bindings.image_frame import ImageFormat
@@ -63,7 +63,7 @@ class Detector:
         factor = -(-max(photo.shape[:2]) // LONGEST)
         photo = shrunk(photo, factor)
         size = np.array(photo.shape[1::-1])
-        hands, finds = {}, []  # the packets of a hand have a time of their own
+        hands, detections = {}, []  # the packets of a hand have a time of their own
         self.outputs.clear()
         self.time += 33_333  # microseconds; they must grow
         image = packet_creator.create_image_frame(photo, image_format=ImageFormat.SRGB)
@@ -82,8 +82,8 @@ class Detector:
             solid = np.array([(point.x, point.y, point.z) for point in world.landmark])
             # MediaPipe takes each image for that of a mirror.
             side = {"Left": "right", "Right": "left"}[sides.classification[0].label]
-            finds.append(Find(_around(points), side, score, points, solid))
-        return distinct(finds)
+            detections.append(Detection(_around(points), side, score, points, solid))
+        return distinct(detections)
 
 
 def shrunk(photo: np.ndarray, factor: int) -> np.ndarray:
@@ -100,10 +100,10 @@ def _around(points):
     return (*points.min(0).tolist(), *points.max(0).tolist())
 
 
-def distinct(finds: list[Find]) -> list[Find]:
-    """Of finds that overlap by `SAME` or more keep the one with the best score; best first."""
+def distinct(detections: list[Detection]) -> list[Detection]:
+    """Keep the best of the detections that overlap by `SAME` or more; the best scores first."""
     kept = []
-    for found in sorted(finds, key=lambda found: -found.score):
+    for found in sorted(detections, key=lambda found: -found.score):
         if all(overlap(found.box, other.box) < SAME for other in kept):
             kept.append(found)
     return kept
@@ -116,12 +116,12 @@ def overlap(a: Box, b: Box) -> float:
     return inner / max((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner, 1e-12)
 
 
-def find_hands(photo: np.ndarray) -> list[Find]:
+def find_hands(photo: np.ndarray) -> list[Detection]:
     """Find the hands of a photo (H, W, 3) uint8 RGB, the best scores first."""
     return _detector()(photo)
 
 
-def find_in_box(photo: np.ndarray, box: Box) -> Find | None:
+def find_in_box(photo: np.ndarray, box: Box) -> Detection | None:
     """Find the hand that overlaps most with a box (x0, y0, x1, y1), pixels."""
     x0, y0, x1, y1 = box
     margin = max(x1 - x0, y1 - y0)

@@ -21,15 +21,15 @@ from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.model.checkpoint import pretrained
 from hamr_lib.model.hamr import HAMR, Estimate, Output, load_model
 from hamr_lib.recovery import refine
-from hamr_lib.recovery.detect import SIDES, Box, Find, find_hands, find_in_box, shrunk
+from hamr_lib.recovery.detect import SIDES, Box, Detection, find_hands, find_in_box, shrunk
 from hamr_lib.recovery.photo import PhotoError, read_photo
 from hamr_lib.recovery.result import Recovery
 
 EVIDENCE = ("network", "landmarks", "both")
 FARTHEST = 20  # longer sides of the photo that a box may reach
-# When to crop again (see `_see_again`): where joints take up less of a box's side than this, or lie
+# When to crop again (`_crop_again`): where joints take up less of a box's side than this, or lie
 # further beside its middle; but not where they are next to nothing.
-LOOKS, SMALL, BESIDE, LEAST = 3, 0.8, 0.12, 0.25
+CROPS, SMALL, BESIDE, LEAST = 3, 0.8, 0.12, 0.25
 # A square much larger than the network's image is first shrunk to this many times its size.
 FINEST = 8
 OPENCV_LARGEST = 32767  # pixels a side of what OpenCV resamples
@@ -70,10 +70,10 @@ def recover(
     photo = read_photo(image)
     if box is not None:
         return [recover_box(model, photo, box, side, evidence)]
-    finds = of_side(find_hands(photo), side)
-    if not finds:
+    detections = of_side(find_hands(photo), side)
+    if not detections:
         raise NoHandError("no hand was found; if there is one, give the box around it")
-    return [recover_find(model, photo, found, evidence) for found in finds]
+    return [recover_detection(model, photo, found, evidence) for found in detections]
 
 
 def recover_frame(frame: Frame, checkpoint: str | Path | None = None) -> list[Recovery]:
@@ -84,7 +84,7 @@ def recover_frame(frame: Frame, checkpoint: str | Path | None = None) -> list[Re
     """
     model, photo, box = load_network(checkpoint), read_photo(frame.image), frame_box(frame)
     _, output = _see(model, photo, box, frame.side, all_iterations=True)
-    found = Find(box, frame.side)
+    found = Detection(box, frame.side)
     return [
         _recovery(model, photo, found, box, output.heatmaps[-1], estimate, "network")
         for estimate in output.estimates
@@ -98,14 +98,14 @@ def frame_box(frame: Frame) -> Box:
     return (*(center - reach), *(center + reach))
 
 
-def of_side(finds: list[Find], side: str) -> list[Find]:
-    """Take the finds of a side; where none is, the most certain one as of that side."""
-    chosen = [found for found in finds if side in ("auto", found.side)]
-    return chosen or [found._replace(side=side) for found in finds[:1]]
+def of_side(detections: list[Detection], side: str) -> list[Detection]:
+    """Take the detections of a side; where none is, the most certain one as of that side."""
+    chosen = [found for found in detections if side in ("auto", found.side)]
+    return chosen or [found._replace(side=side) for found in detections[:1]]
 
 
-def recover_find(model: HAMR, photo: np.ndarray, found: Find, evidence: str) -> Recovery:
-    """Recover a hand that was found."""
+def recover_detection(model: HAMR, photo: np.ndarray, found: Detection, evidence: str) -> Recovery:
+    """Recover a detected hand."""
     _, output = _see(model, photo, found.box, found.side)
     return _lay(model, photo, found, found.box, output, evidence)
 
@@ -119,14 +119,14 @@ def recover_box(model: HAMR, photo: np.ndarray, box: Box, side: str, evidence: s
         raise PhotoError(f"box={box}: expected a box in the photo, which has {found}")
     found = find_in_box(photo, box) if evidence != "network" else None
     if found is None:
-        side, seen, output = _see_again(model, photo, box, side)
-        return _lay(model, photo, Find(box, side), seen, output, "network")
+        side, seen, output = _crop_again(model, photo, box, side)
+        return _lay(model, photo, Detection(box, side), seen, output, "network")
     if side not in ("auto", found.side):  # as the other hand its depths are another's
         found = found._replace(side=side, world=None)
-    return replace(recover_find(model, photo, found, evidence), box=box)
+    return replace(recover_detection(model, photo, found, evidence), box=box)
 
 
-def _see_again(model, photo, box, side):
+def _crop_again(model, photo, box, side):
     """See the hand in a box, and again where its joints lie if the box does not fit them.
 
     The network was trained on boxes that fit their hands. People draw them wider: then the first
@@ -134,7 +134,7 @@ def _see_again(model, photo, box, side):
     its crop makes up for it.
     """
     around = box
-    for _ in range(LOOKS):
+    for _ in range(CROPS):
         seen, (center, width) = around, square_of(around)
         found, output = _see(model, photo, seen, side)
         joints = center + _numbers(output.estimates[-1].joints_2d) * _flip(found)[:2] * width / 2
@@ -198,7 +198,7 @@ def _numbers(tensor):
 
 
 def _lay(model, photo, found, seen, output, evidence):
-    """Lay the mesh onto the evidence of a hand that was seen in a box."""
+    """Fit the mesh to the evidence of a hand that was seen in a box."""
     landmarks = world = None
     if evidence != "network":
         center, width = square_of(seen)

@@ -14,13 +14,13 @@ from scipy.optimize import linear_sum_assignment
 from hamr_lib.joints import NAMES
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.recovery.container import open_video, read_frames
-from hamr_lib.recovery.detect import SIDES, Detector, Find
+from hamr_lib.recovery.detect import SIDES, Detection, Detector
 from hamr_lib.recovery.output import plain_name, shown, whole_set
 from hamr_lib.recovery.pipeline import (
     NoHandError,
     of_side,
     recover_box,
-    recover_find,
+    recover_detection,
     with_parameters,
 )
 from hamr_lib.recovery.result import Recovery, overlay
@@ -66,8 +66,8 @@ def recover_video(
     for index, image in enumerate(read_frames(video, shown(path))):
         time = index / fps
         if box is None:
-            finds = tracks(of_side(detector(image), side), time, side)
-            hands = {n: recover_find(model, image, found, evidence) for n, found in finds.items()}
+            found = tracks(of_side(detector(image), side), time, side)
+            hands = {n: recover_detection(model, image, f, evidence) for n, f in found.items()}
         else:
             hands = {0: recover_box(model, image, box, side, evidence)}
         if smoothing:
@@ -77,21 +77,23 @@ def recover_video(
 
 
 class Tracks:
-    """Gives each find the number of the hand that it shows."""
+    """Gives each detection the number of the hand that it shows."""
 
     def __init__(self):
         self.last = {}  # number: (time, landmarks)
         self.votes = {}  # number: the sum of the scores of each side
 
-    def __call__(self, finds: list[Find], time: float, side: str = "auto") -> dict[int, Find]:
-        """Number finds; the side of each is the one as which its hand was seen most."""
+    def __call__(
+        self, detections: list[Detection], time: float, side: str = "auto"
+    ) -> dict[int, Detection]:
+        """Number detections; the side of each is the one as which its hand was detected most."""
         old = [n for n, (then, _) in self.last.items() if time - then <= GAP]
-        off = np.array([[_distance(f.landmarks, self.last[n][1]) for n in old] for f in finds])
-        off = off.reshape(len(finds), len(old)).clip(max=NEAR)
+        off = np.array([[_distance(f.landmarks, self.last[n][1]) for n in old] for f in detections])
+        off = off.reshape(len(detections), len(old)).clip(max=NEAR)
         same = {i: old[k] for i, k in zip(*linear_sum_assignment(off), strict=True)
                 if off[i, k] < NEAR}  # fmt: skip
         numbered = {}
-        for i, found in enumerate(finds):
+        for i, found in enumerate(detections):
             number = same.get(i, len(self.votes))
             votes = self.votes.setdefault(number, dict.fromkeys(SIDES, 0.0))
             votes[found.side] += found.score
