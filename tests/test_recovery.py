@@ -69,7 +69,7 @@ def test_hands_are_found_with_their_side(tiny_checkpoint, two_hands):
     for hand in found.values():
         assert hand.score > 0.9 and hand.evidence == "both"
         assert hand.confidence.shape == (21,) and 0 <= hand.confidence.min()
-        # Laid onto the landmarks, joints lie in their box even of a network that knows nothing.
+        # Fitted to the landmarks, joints lie in their box even of a network that knows nothing.
         assert overlap(hand.box, (*hand.joints_2d.min(0), *hand.joints_2d.max(0))) > 0.7
 
 

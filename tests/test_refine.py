@@ -1,4 +1,4 @@
-"""The hand model laid onto heat maps and landmarks: its derivatives, its energy, its ends."""
+"""The hand model fitted to heat maps and landmarks: its derivatives, its energy, its ends."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_peak_and_spread_of_gaussian_maps_are_read():
     torch.testing.assert_close(variance, expected[:, None].expand(-1, 21), atol=0, rtol=0.01)
 
 
-def test_confidence_is_the_share_of_a_map_near_a_joint():
+def test_confidence_is_the_fraction_of_a_map_near_a_joint():
     maps = torch.full((1, 21, 32, 32), -30.0)
     maps[:, :, 8, 24] = 0.0  # x = 17 / 32, y = -15 / 32
     place = torch.tensor([17.0, -15.0]).expand(1, 21, 2) / 32
@@ -161,7 +161,7 @@ def test_from_afar_the_steps_go_down(network, monkeypatch):
 
 
 @pytest.mark.parametrize("evidence", ["network", "landmarks", "both"])
-def test_a_hand_is_laid_onto_what_is_seen_of_it(network, evidence):
+def test_a_hand_is_fitted_to_what_is_seen_of_it(network, evidence):
     """Maps and landmarks are those of one hand, the network's estimate is of another."""
     off = []
     for seed in range(5):

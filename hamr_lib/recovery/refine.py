@@ -6,11 +6,12 @@ k-th is seen, X_k(d) the centred joints, W_k MediaPipe's 3-D landmarks and m a f
 is the least of
 
     E(d, m) = sum_k |x_k(d) - p_k|^2 / v_k + sum_k |X_k(d) - m W_k|^2 / SIGMA_3D^2
-              + |pose - mean|^2 / POSES^2 + |betas|^2 + |d|^2 / NEAR^2,
+              + |pose - mean|^2 / spread^2 + |betas|^2 + |d|^2 / near^2,
 
 found by damped Gauss-Newton (Levenberg-Marquardt) steps. Where maps and landmarks both show a
-joint, p_k is their weighted mean, which leaves the least where it was. The paper has nothing of
-this: the evaluation sees the network alone, and `recover` ends with it.
+joint, p_k is their weighted mean, which has the same minimum. Mean and spread are those of the
+poses that gave the hand's components; near is made of CAMERA, TURN, POSE and SHAPE. The paper has
+no such fit: `recover` does it, and the study's own tables are of the network alone.
 """
 
 from typing import NamedTuple
@@ -151,7 +152,7 @@ def left_jacobian(rotvec: Tensor) -> Tensor:
 
 
 def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None) -> Estimate:
-    """Lay one hand onto its evidence.
+    """Fit one hand to its evidence.
 
     Args:
         network: with a mesh.
@@ -200,14 +201,14 @@ def aligned(network: HAMR, landmarks: Tensor, world: Tensor) -> Estimate:
 
 
 def fit(network: HAMR, starts: Estimate, seen: Seen) -> tuple[Estimate, Tensor]:
-    """Lay a hand onto what is seen of it, from several starts.
+    """Fit a hand to what is seen of it, from several starts.
 
     Args:
         network: with a mesh.
-        starts: (B, ...), from which the steps begin and depart with reluctance.
+        starts: (B, ...), where the steps begin; E holds the change d from there small.
 
     Returns:
-        `Estimate` (B, ...) with meshes, and the energies (B,), the reluctance left out.
+        `Estimate` (B, ...) with meshes, and E (B,) without its last term, |d|^2 / near^2.
     """
     change = starts.camera.new_zeros(len(starts.camera), 7 + NUM_BETAS + starts.hand_pose.shape[1])
     damping = torch.full_like(change[:, :1], DAMPING)
@@ -257,19 +258,19 @@ def residuals(
 
     scaled = camera[:, None, :1] * joints[..., :2]
     solid, bent_solid = (x - x.mean(1, keepdim=True) for x in (joints, bent))
-    world, sure = ratio[..., None] * seen.world, seen.world_weight**0.5
-    weight = seen.weights.sqrt()[..., None]
+    world = ratio[..., None] * seen.world
+    weight_2d, weight_3d = seen.weights.sqrt()[..., None], seen.world_weight**0.5
     off = [
-        weight * (scaled + camera[:, None, 1:] - seen.points),
-        sure * (solid - world),
+        weight_2d * (scaled + camera[:, None, 1:] - seen.points),
+        weight_3d * (solid - world),
         torch.cat([pose - mean, betas], 1) / usual,
         change / near,
     ]
     flat, deep, likely, small = slopes = [change.new_zeros(*x.shape, count) for x in off]
     flat[..., 0], flat[..., 1:3] = scaled, torch.eye(2).to(change)
     flat[..., 3:-1] = camera[:, None, :1, None] * bent[:, :, :2]
-    flat *= weight[..., None]
-    deep[..., 3:-1], deep[..., -1] = sure * bent_solid, -sure * world
+    flat *= weight_2d[..., None]
+    deep[..., 3:-1], deep[..., -1] = weight_3d * bent_solid, -weight_3d * world
     likely[..., 6:-1], small[:] = (1 / usual).diag(), (1 / near).diag()
     off = torch.cat([part.flatten(1) for part in off], 1)
     return off, torch.cat([part.view(batch, -1, count) for part in slopes], 1)

@@ -72,8 +72,8 @@ def save_figure(fig: Figure, data: pd.DataFrame, folder: Path | None, name: str,
 def styled(draw):
     """Draw under `STYLE`.
 
-    `plt.rc_context` also puts back the settings by which Jupyter, at a notebook's first figure,
-    sees to it that figures are shown.
+    Without `plt.rc_context`, which also undoes what Jupyter sets at a notebook's first figure so
+    that figures are shown.
     """
 
     @functools.wraps(draw)

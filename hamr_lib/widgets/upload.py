@@ -49,7 +49,7 @@ class Upload:
         self.photo = None  # its name and content
         self.file = widgets.FileUpload(accept="image/*", description="photo")
         self.side = widgets.Dropdown(options=("auto", "left", "right"), description="side")
-        empty = "x0,y0,x1,y1 in pixels; empty: found"
+        empty = "x0,y0,x1,y1 in pixels; empty: detected"
         self.box = widgets.Text(placeholder=empty, description="box", continuous_update=False)
         self.webcam = Webcam()
         self.message = widgets.HTML("Choose a photo with a hand, or take one.")
