@@ -86,7 +86,9 @@ class PretrainedStem(nn.Module):
         first, blocks, last, taps, self.scale, self.shift = ENCODERS[encoder](pretrained)
         self.taps = [tap for tap, at in zip(taps, STRIDES, strict=True) if at >= stride]
         self.pooled = pooled
-        blocks = blocks[: self.taps[-1] + 1] + [last] * pooled
+        blocks = blocks[: self.taps[-1] + 1]
+        if pooled:
+            blocks.append(last)
         self.first = -len(first)  # index of the first layer, where blocks count from 0
         self.frozen = nn.Sequential(*first, *blocks[:frozen])
         self.blocks = nn.ModuleList(blocks[frozen:])
