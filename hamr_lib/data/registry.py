@@ -117,8 +117,8 @@ def find_sets(settings: Settings, folder: Path = ROOT / "data") -> dict[str, Dat
         HamrError: naming what the set that should be used lacks. Under auto, a real set that is
             there but incomplete is such a set: no stand-in takes its place.
     """
-    names = {name: real_set(name, settings, folder) for name in TITLES}
-    return {name: real or _rendered(name, settings, folder) for name, real in names.items()}
+    sets = {name: real_set(name, settings, folder) for name in TITLES}
+    return {name: real or _rendered(name, settings, folder) for name, real in sets.items()}
 
 
 def _rendered(name, settings, folder):

