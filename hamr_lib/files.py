@@ -140,7 +140,8 @@ def numbers(
         raise HamrError(f"{where}: expected {what} of shape {shape}, got {kind} of shape {found}")
     dense = value.toarray() if hasattr(value, "toarray") else value
     if not (np.isfinite(dense) & (np.abs(dense) <= largest)).all():
-        raise HamrError(f"{where}: expected finite numbers up to {largest:g}")
+        most = "" if largest == np.inf else f" up to {largest:g}"
+        raise HamrError(f"{where}: expected finite numbers{most}")
     return dense
 
 
@@ -187,10 +188,11 @@ def digest(*parts) -> str:
 def commit() -> str:
     """Name this checkout's commit, with a '+' when tracked files differ; 'unknown' outside git."""
     git = ["git", "-C", str(ROOT)]
-    asked = ["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]
+    head, status = ["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain"]
+    options = {"stderr": subprocess.DEVNULL, "text": True}
     try:
-        name, changes = (subprocess.check_output([*git, *one], stderr=subprocess.DEVNULL, text=True)
-                         for one in asked)  # fmt: skip
+        name = subprocess.check_output([*git, *head], **options).strip()
+        changes = subprocess.check_output([*git, *status, "--untracked-files=no"], **options)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return name.strip() + "+" * bool(changes)
+    return f"{name}+" if changes else name

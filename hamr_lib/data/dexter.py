@@ -68,7 +68,9 @@ class Dexter(Frames):
         paths = [annotation_path(self.root, name, "2D") for name in SEQUENCES]
         labels = np.concatenate([_read_lines(path, 2) for path in paths])
         if len(labels) != len(self.tips):
-            raise HamrError(f"{self.root} has 2-D labels of {len(labels)} frames, 3-D of others")
+            raise HamrError(
+                f"{self.root} has 2-D labels of {len(labels)} frames, 3-D ones of {len(self.tips)}"
+            )
         labelled = np.isfinite(self.tips).all(-1)
         uv = project_pinhole(self.tips[labelled], K_DEPTH)
         return np.linalg.norm(uv - labels[labelled], axis=-1)

@@ -56,11 +56,12 @@ def silhouette(
         good = isinstance(value, torch.Tensor) and value.is_floating_point()
         good = good and value.ndim == dims.count(",") + 1 and value.shape[-1] == 3
         good = good and value.device == device and len(value) == len(vertices)
-        check(good and 0 not in value.shape[1:], name, value, f"floats {dims} on {device}")
+        expected = f"floats {dims} on {device}, one B for vertices and camera"
+        check(good and 0 not in value.shape[1:], name, value, expected)
         check(value.isfinite().all(), name, "NaN or infinite", "finite numbers")
     check_size(size)
     if isinstance(faces, torch.Tensor):
-        check(faces.device == device, "faces", faces, f"them on {device} as vertices")
+        check(faces.device == device, "faces", faces, f"a tensor on {device}, as vertices")
         faces = faces.cpu().numpy()
     count = vertices.shape[1]
     topology = _topology(check_faces(faces, count).tobytes(), count)
