@@ -3,7 +3,8 @@
 The Berkeley Segmentation Data Set 500 (research and education use) is not shipped;
 `photographs.csv` holds our labels: the joints that can be seen, in pixels, of hands that are large
 and clear enough. They were placed on enlarged crops, we think to a twentieth of a hand's box.
-There is no depth. Nothing is trained on them.
+There is no depth. Nothing is trained on these labels. Where `BACKGROUNDS` names the set, its
+photographs stand behind rendered hands, in training too.
 
 To try things on there are also the photographs of DEODR's examples, which come with its package.
 """
@@ -22,7 +23,12 @@ from hamr_lib.joints import NAMES, NUM_JOINTS
 
 LABELS = Path(__file__).with_name("photographs.csv")
 TITLE = "BSDS500 hands"
-EXAMPLES = (*(f"hand_multiview/IMG-{number}.jpg" for number in (1842, 1843, 1844)), "hand.png")
+EXAMPLES = (
+    "hand_multiview/IMG-1842.jpg",
+    "hand_multiview/IMG-1843.jpg",
+    "hand_multiview/IMG-1844.jpg",
+    "hand.png",
+)
 SIZES = ((321, 481), (481, 321))  # (height, width) pixels of every photograph of the set
 
 
