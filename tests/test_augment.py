@@ -141,17 +141,17 @@ def test_noise_is_normal_and_differs_between_samples():
 
 def test_a_patch_shows_the_picture_upside_down_and_hides_the_mask():
     images, mask = random_images(count=2, size=SIZE), torch.ones(2, SIZE, SIZE)
-    patch = torch.tensor([[0.25, -0.5, 0.25, 0.125], [0.5, 0.5, 0.0, 0.0]])
-    out = occlude(images, mask, patch)
+    patch = torch.tensor([[0.25, -0.5, 0.25, 0.125], [0.5, 0.5, 0.25, 0.25]])
+    shown, mask = occlude(images, mask, patch)
     # Its middle is column 40, row 16 of 64; half sides are 8 and 4 pixels.
-    inside = out["mask"][0] == 0
+    inside = mask[0] == 0
     rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (12, 19, 32, 47)
     assert not inside[12, 32]  # round corners
-    assert torch.equal(out["image"][0, :, 16, 40], images[0, :, 63 - 16, 63 - 40])
+    assert torch.equal(shown[0, :, 16, 40], images[0, :, 63 - 16, 63 - 40])
     kept = ~inside[None].expand(3, -1, -1)
-    assert torch.equal(out["image"][0][kept], images[0][kept])
-    assert torch.equal(out["image"][1], images[1]) and out["mask"][1].all()  # none of no size
+    assert torch.equal(shown[0][kept], images[0][kept])
+    assert mask[1, :32].all() and not mask[1, 48, 48]
 
 
 def test_a_coarse_picture_keeps_its_means_and_loses_its_detail():
@@ -174,12 +174,13 @@ def test_draws_follow_the_settings():
         least, most = getattr(drawn, name).aminmax()
         near = 0.01 * (high - low)
         assert low <= least < low + near and high - near < most <= high
-    assert (drawn.patch[:, 2:] > 0).all(1).float().mean() == pytest.approx(0.3, abs=0.03)
-    assert (drawn.coarse > 0).float().mean() == pytest.approx(0.2, abs=0.03)
-    assert 0.99 < drawn.coarse.max() <= 1 and drawn.patch[:, 2:].max() <= 0.5
+    assert len(drawn.covered) / 4000 == pytest.approx(0.3, abs=0.03)
+    assert len(drawn.coarsened) / 4000 == pytest.approx(0.2, abs=0.03)
+    assert 0.99 < drawn.weight.max() <= 1 and drawn.patch[:, 2:].max() <= 0.5
     # What the paper has is drawn as it always was.
     plain = draw(Augment(), 4000, 4, torch.Generator().manual_seed(0))
-    assert torch.equal(plain.scale, drawn.scale) and plain.patch is None and plain.coarse is None
+    assert torch.equal(plain.scale, drawn.scale)
+    assert not len(plain.covered) and not len(plain.coarsened)
 
 
 def test_one_seed_one_result_however_the_batch_is_cut():

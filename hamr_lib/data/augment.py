@@ -22,7 +22,7 @@ GRAY = (0.2989, 0.587, 0.114)  # as torchvision weighs red, green and blue
 
 
 class Draw(NamedTuple):
-    """The random numbers of a batch, one of each for a sample."""
+    """The random numbers of a batch of B samples."""
 
     scale: torch.Tensor  # (B,) enlargement of the picture
     angle: torch.Tensor  # (B,) radians, clockwise as seen
@@ -32,12 +32,14 @@ class Draw(NamedTuple):
     saturation: torch.Tensor
     hue: torch.Tensor  # (B,) turns of the hue circle
     noise: torch.Tensor  # (B, 3 * size * size) deviations, of an image in [0, 1]
-    patch: torch.Tensor | None = None  # (B, 4) x, y and half sides in crop units; 0 where none is
-    coarse: torch.Tensor | None = None  # (B,) weights of the coarse copy
+    covered: torch.Tensor  # (n,) which samples have a patch
+    patch: torch.Tensor  # (n, 4) x, y and half sides in crop units
+    coarsened: torch.Tensor  # (m,) which samples are mixed with a coarse copy
+    weight: torch.Tensor  # (m,) of the coarse copy
 
     def to(self, device: torch.device | str) -> "Draw":
         """Move the numbers to a device."""
-        return Draw(*(n if n is None else n.to(device, non_blocking=True) for n in self))
+        return Draw(*(numbers.to(device, non_blocking=True) for numbers in self))
 
 
 def draw(
@@ -53,29 +55,26 @@ def draw(
         unit = torch.rand(count, *shape, generator=generator, device=generator.device)
         return (low + (high - low) * unit)[part]
 
-    numbers = [
-        uniform(*augment.scale),
-        torch.deg2rad(uniform(-augment.rotation, augment.rotation)),
-        2 * uniform(-augment.shift, augment.shift, 2),  # a crop is 2 units wide
-        uniform(*augment.brightness),
-        uniform(*augment.contrast),
-        uniform(*augment.saturation),
-        (uniform(*augment.hue) - 1) / 8,  # see `Augment.hue`
-    ]
+    numbers = {
+        "scale": uniform(*augment.scale),
+        "angle": torch.deg2rad(uniform(-augment.rotation, augment.rotation)),
+        "shift": 2 * uniform(-augment.shift, augment.shift, 2),  # a crop is 2 units wide
+        "brightness": uniform(*augment.brightness),
+        "contrast": uniform(*augment.contrast),
+        "saturation": uniform(*augment.saturation),
+        "hue": (uniform(*augment.hue) - 1) / 8,  # see `Augment.hue`
+    }
     # Each sample reads its noise from its own random offset in one field of twice its size: normal
     # numbers for every pixel would cost as much as everything else.
     pixels = 3 * size * size
     field = torch.randn(2 * pixels, generator=generator, device=generator.device) * augment.noise
     start = uniform(0, pixels).long()
-    drawn = Draw(*numbers, field.unfold(0, pixels, 1)[start])
-    if augment.occlusion:
-        some = uniform(0, 1, 1) < augment.occlusion
-        middle, reach = uniform(-PATCH[1], PATCH[1], 2), uniform(*PATCH, 2)
-        drawn = drawn._replace(patch=torch.cat([middle, reach * some], dim=1))
-    if augment.coarse:
-        some = uniform(0, 1) < augment.coarse
-        drawn = drawn._replace(coarse=uniform(0, 1) * some)
-    return drawn
+    numbers["noise"] = field.unfold(0, pixels, 1)[start]
+    covered = (uniform(0, 1) < augment.occlusion).nonzero()[:, 0]
+    patch = torch.cat([uniform(-PATCH[1], PATCH[1], 2), uniform(*PATCH, 2)], dim=1)[covered]
+    coarsened = (uniform(0, 1) < augment.coarse).nonzero()[:, 0]
+    weight = uniform(0, 1)[coarsened]
+    return Draw(**numbers, covered=covered, patch=patch, coarsened=coarsened, weight=weight)
 
 
 def augment(
@@ -98,17 +97,15 @@ def augment(
     count = count or len(batch["image"])
     drawn = draw(settings, count, size, generator, part).to(batch["image"].device)
     moved = warp(batch, drawn.scale, drawn.angle, drawn.shift, size)
-    if drawn.patch is not None:
-        moved |= occlude(moved["image"], moved["mask"], drawn.patch)
-    image = moved["image"]
-    if drawn.coarse is not None:
-        image = coarsen(image, drawn.coarse)
+    image, mask, some = moved["image"], moved["mask"], drawn.covered
+    image[some], mask[some] = occlude(image[some], mask[some], drawn.patch)
+    image[drawn.coarsened] = coarsen(image[drawn.coarsened], drawn.weight)
     adjust_brightness(image, drawn.brightness)
     adjust_contrast(image, drawn.contrast)
     adjust_saturation(image, drawn.saturation)
     adjust_hue(image, drawn.hue)
-    image = image.add_(drawn.noise.view_as(image)).clamp_(0, 1)
-    return {**moved, "image": image}
+    image.add_(drawn.noise.view_as(image)).clamp_(0, 1)
+    return moved
 
 
 def centre_crop(batch: dict, size: int) -> dict:
@@ -140,7 +137,9 @@ def warp(
 
 def _sample(image, mask, theta, size):
     """Read image and mask together, (B, 4, size, size) in [0, 1], at theta (B, 2, 3) x grid."""
-    pixels = torch.cat([image, mask[:, None]], dim=1).float()
+    stored = image.shape[-1]
+    pixels = torch.empty(len(image), 4, stored, stored, device=image.device)
+    pixels[:, :3], pixels[:, 3] = image, mask
     # What F.affine_grid gives for align_corners=False, in a seventh of its time on a CPU.
     unit = _centres(size, theta.device)
     grid = theta.new_empty(len(theta), size, size, 2)
@@ -156,22 +155,23 @@ def _centres(size, device):
     return (torch.arange(size, device=device) * 2 + 1) / size - 1
 
 
-def occlude(image: torch.Tensor, mask: torch.Tensor, patch: torch.Tensor) -> dict:
+def occlude(
+    image: torch.Tensor, mask: torch.Tensor, patch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Lay a patch (B, 4) of each image, turned upside down, over its hand; see `Draw`.
 
     A patch of the image itself (background, arm, other fingers) has the image's sharpness and
     light, which a patch of one colour has not. Its corners are round.
 
     Returns:
-        {"image": (B, 3, size, size), "mask": (B, size, size) without what is hidden}.
+        The image (B, 3, size, size), and the mask (B, size, size) without what is hidden.
     """
     unit = _centres(mask.shape[-1], mask.device)
-    middle, reach = patch[:, :2, None], patch[:, 2:, None].clamp_min(1e-3)
+    middle, reach = patch[:, :2, None], patch[:, 2:, None]
     along_x, along_y = ((unit - middle) / reach).pow(4).unbind(1)
     hidden = ((along_x[:, None, :] + along_y[:, :, None]) < 1).to(image.dtype)
     # Choosing by lerp with 0 or 1 is exact, and far faster than torch.where on a CPU.
-    shown = image.lerp(image.flip((2, 3)), hidden[:, None])
-    return {"image": shown, "mask": mask * (1 - hidden)}
+    return image.lerp(image.flip((2, 3)), hidden[:, None]), mask * (1 - hidden)
 
 
 def coarsen(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
