@@ -10,7 +10,7 @@ from saved_results import drawn_sets, small_settings
 from tiny import STILL, TinyHand, draw_frames
 
 from hamr_lib import baselines, study
-from hamr_lib.baselines import bodynet, common, deeplab, iqbal, pavlakos
+from hamr_lib.baselines import bodynet, common, deeplab, iqbal, pavlakos, zimmermann
 from hamr_lib.config import from_dict, load_comparison, load_settings
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
@@ -244,6 +244,14 @@ def test_iqbal_focal_length_of_a_crop(crops):
     training = crops[0]
     side = np.median(training.labels["side"])
     assert iqbal.focal_length(training).item() == pytest.approx(2 * 300 / side, rel=0.1)
+
+
+def test_the_lifting_of_zimmermann_takes_maps_of_either_stride(crops):
+    values = SETTINGS.to_dict()
+    values["model"].update({"stem": "hand_landmark", "map_stride": 8, "image_size": 96, "depth": 2})
+    network = zimmermann.Zimmermann().build(from_dict(values), TinyHand(), crops[0]).eval()
+    heatmaps, canonical, _ = network(torch.rand(1, 3, 96, 96))
+    assert heatmaps[-1].shape[2:] == (12, 12) and canonical.shape == (1, 21, 3)
 
 
 def test_pavlakos_second_stage_sees_maps_alone(crops):

@@ -35,7 +35,7 @@ class Lifter(nn.Module):
         super().__init__()
         self.kind = settings.losses.heatmap_kind
         self.pose_module = PoseModule(settings.model)
-        size = math.ceil(settings.model.image_size / 32)
+        size = math.ceil(settings.model.image_size / settings.model.map_stride / 8)
         self.canonical, self.viewpoint = (_stream(size, n) for n in (3 * NUM_JOINTS, 3))
         self.register_buffer("length", length)
 
