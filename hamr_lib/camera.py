@@ -11,6 +11,7 @@ crop units: x = s X + t. The paper writes s (X + t), t in metres; `offset_in_met
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hamr_lib.joints import BONES
@@ -81,6 +82,17 @@ def crop_to_pixels(points: Tensor, center: Tensor, side: Tensor) -> Tensor:
 def crop_units_to_grid(points: Tensor, size: int) -> Tensor:
     """Convert crop units to pixel coordinates of that crop, drawn at `size` pixels a side."""
     return ((points + 1) * size - 1) / 2
+
+
+def turn_image(image: Tensor, angle: Tensor, mode: str = "bilinear") -> Tensor:
+    """Turn images (B, C, S, S) about their middle by angles (B,), as `rotate_in_plane` points.
+
+    What comes from beyond the border repeats it.
+    """
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([cos, sin, zero, -sin, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, image.shape, align_corners=False)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def rotate_in_plane(points: Tensor, angle: Tensor) -> Tensor:

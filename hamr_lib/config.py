@@ -202,6 +202,8 @@ class Evaluate:
 
     bootstrap: int = within(1000, 1, 10**6)  # resamples behind each 95 % interval
     mask_size: int = within(256, 8, 4096)  # pixels a side at which mIoU is taken
+    # The network looks at a crop a second time, turned until the fingers point up.
+    upright: StrictBool = False
     batch_size: int = within(64, 1, 2**16)
     # Images a set whose picture and mesh are kept for the figures.
     examples: int = within(16, 0, 10**5)
@@ -348,6 +350,7 @@ def _budget(profile, variant, name):
         "train__validate_every": min(steps, train.validate_every, study.validate_every),
         "train__lift_steps": min(train.lift_steps, study.lift_steps),
         "model__frozen_blocks": max(settings.model.frozen_blocks, study.frozen_blocks),
+        "evaluate__upright": False,  # no other method looks twice
     }
 
 

@@ -26,6 +26,21 @@ def test_ground_truth_camera_ignores_unlabelled_joints():
     assert camera.ground_truth_camera(points, points_2d, valid & False).isnan().all()
 
 
+def test_images_turn_as_points_do():
+    image = torch.zeros(1, 1, 64, 64)
+    image[0, 0, 20:23, 40:43] = 1.0  # a dot whose middle is the pixel (41, 21)
+    angle = torch.tensor([0.7])
+    grid = camera.crop_units_to_grid(torch.tensor([[[0.0, 0.0]]]), 64)
+    point = torch.tensor([[[41.0, 21.0]]])
+    expected = camera.rotate_in_plane(point - grid, angle) + grid
+    turned = camera.turn_image(image, angle)[0, 0]
+    pixel = torch.arange(64.0)
+    found = torch.stack([(turned.sum(0) * pixel).sum(), (turned.sum(1) * pixel).sum()])
+    torch.testing.assert_close(found / turned.sum(), expected[0, 0], atol=0.05, rtol=0)
+    quarter = camera.turn_image(image, torch.tensor([math.pi / 2]))
+    torch.testing.assert_close(quarter, image.rot90(-1, (2, 3)), atol=1e-5, rtol=0)
+
+
 def test_crop_round_trip_and_borders():
     pixels = torch.rand(2, 21, 2, generator=GENERATOR) * 320
     center, side = torch.tensor([[100.0, 120.0], [50.0, 60.0]]), torch.tensor([80.0, 120.0])

@@ -4,11 +4,11 @@ import torch
 from tiny import TinyHand
 from torch.utils.flop_counter import FlopCounterMode
 
-from hamr_lib.camera import project_weak
+from hamr_lib.camera import project_weak, rotate_in_plane
 from hamr_lib.config import Model
 from hamr_lib.errors import HamrError
 from hamr_lib.model.blocks import describe_blocks
-from hamr_lib.model.hamr import HAMR, rotation_from_6d
+from hamr_lib.model.hamr import HAMR, hand_tilt, rotation_from_6d
 from hamr_lib.model.heatmaps import (
     cell_centres,
     heatmap_peaks,
@@ -52,6 +52,44 @@ def test_paper_size_has_the_stated_layers_parameters_and_operations():
     assert trained == pytest.approx(69.8e6, rel=0.03)
     assert counter.get_total_flops() == pytest.approx(59e9, rel=0.05)
     assert not any(isinstance(m, torch.nn.MaxPool2d) for m in model.modules())
+
+
+@pytest.mark.parametrize("changes", [{}, {"mesh": False}])
+def test_a_crop_turned_upright_gives_the_hand_of_the_crop(changes):
+    model = small(**changes).eval()
+    torch.nn.init.normal_(model.regressor.layers[-1].weight, std=0.1)
+    tilt = torch.full((2,), torch.pi / 2)  # the fingers point right: a quarter turn, exact
+    with torch.no_grad():
+        seen = model(images().rot90(1, (2, 3)))
+        [estimate], maps = seen.estimates, seen.heatmaps[-1]
+        found = model.upright(images(), tilt)
+        plain, same = model(images()), model.upright(images(), torch.zeros(2))
+    [turned] = found.estimates
+    for name in ("joints_3d", "joints_2d", "vertices"):
+        if getattr(estimate, name) is not None:
+            expected = rotate_in_plane(getattr(estimate, name), tilt)
+            torch.testing.assert_close(getattr(turned, name), expected, atol=1e-4, rtol=1e-4)
+    projected = project_weak(turned.joints_3d, turned.camera)
+    torch.testing.assert_close(projected, turned.joints_2d, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.heatmaps[-1], maps.rot90(-1, (2, 3)), atol=1e-3, rtol=1e-3)
+    if model.mesh:
+        about_the_axis = roma.rotvec_to_rotmat(torch.tensor([0, 0, torch.pi / 2]))
+        expected = about_the_axis @ estimate.rotation
+        torch.testing.assert_close(turned.rotation, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        same.estimates[0].joints_3d, plain.estimates[0].joints_3d, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_the_first_look_tells_the_tilt():
+    model = small().eval()
+    joints = torch.zeros(2, 21, 2)
+    joints[:, 9] = torch.tensor([[0.0, -1.0], [0.5, 0.5]])  # up; right and down
+    torch.testing.assert_close(hand_tilt(joints), torch.tensor([0.0, 3 * torch.pi / 4]))
+    with torch.no_grad():
+        tilt = hand_tilt(model(images()).estimates[-1].joints_2d)
+        asked, found = model.upright(images(), tilt), model.upright(images())
+    assert torch.equal(asked.estimates[0].joints_3d, found.estimates[0].joints_3d)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Untrained:
         torch.manual_seed(settings.train.seed)
         method, method.faces = cls(), hand.faces
         method.network = HAMR(settings.model, hand).to(best_device())
-        method.estimate = network_estimator(method.network, settings.evaluate.mask_size)
+        method.estimate = network_estimator(method.network, settings.evaluate)
         return method
 
 

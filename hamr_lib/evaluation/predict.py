@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hamr_lib.camera import crop_to_pixels
-from hamr_lib.config import Settings
+from hamr_lib.config import Evaluate, Settings
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import Crops, EvenBatches
 from hamr_lib.data.stb import ROOT_SHIFTS
@@ -62,7 +62,7 @@ def predictions_path(folder: str | Path, dataset: str) -> Path:
     return Path(folder) / f"predictions-{dataset.lower()}.npz"
 
 
-def network_estimator(model: nn.Module, mask_size: int) -> Callable:
+def network_estimator(model: nn.Module, options: Evaluate) -> Callable:
     """Make the network what `predict` wants of a method: a function of images (B, 3, S, S).
 
     It returns a dict of tensors, each where there is such: joints_3d (B, 21, 3) metres, joints_2d
@@ -70,7 +70,8 @@ def network_estimator(model: nn.Module, mask_size: int) -> Callable:
     and mask (B, mask_size, mask_size), coverage of the projected mesh.
     """
     model.eval()
-    return lambda image: output_answer(model(image), model.hand.faces, mask_size)
+    look = model.upright if options.upright else model
+    return lambda image: output_answer(look(image), model.hand.faces, options.mask_size)
 
 
 def output_answer(

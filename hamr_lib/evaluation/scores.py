@@ -239,7 +239,7 @@ def evaluate_network(
     if method != "main":
         settings = replace(settings, evaluate=replace(settings.evaluate, examples=0))
     return evaluate_method(
-        network_estimator(model, settings.evaluate.mask_size), settings, folder, sets, model,
+        network_estimator(model, settings.evaluate), settings, folder, sets, model,
         method=method, seed=settings.train.seed, faces=model.hand.faces,
         device=next(model.parameters()).device,
     )  # fmt: skip
@@ -268,7 +268,7 @@ def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataF
     crops = load_crops(frames, identity, settings.model.image_size, name="photographs")
     options = replace(settings.evaluate, examples=0)
     run = predict(
-        network_estimator(model, options.mask_size), crops, replace(settings, evaluate=options),
+        network_estimator(model, options), crops, replace(settings, evaluate=options),
         dataset=photographs.TITLE, split="seen joints", method="main", seed=settings.train.seed,
         device=next(model.parameters()).device,
     )  # fmt: skip

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamr_lib.camera import project_weak
+from hamr_lib.camera import project_weak, rotate_in_plane, turn_image
 from hamr_lib.config import Model, Settings
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
-from hamr_lib.joints import NUM_JOINTS, WRIST
+from hamr_lib.joints import MIDDLE_MCP, NUM_JOINTS, WRIST
 from hamr_lib.model import checkpoint
 from hamr_lib.model.hourglass import PoseModule
 from hamr_lib.model.regressor import Regressor
@@ -53,6 +53,17 @@ class Estimate(NamedTuple):
     def global_orient(self) -> Tensor:
         """The rotation as (B, 3) axis-angle, radians, at most pi long."""
         return roma.rotmat_to_rotvec(self.rotation)
+
+    def turned(self, angle: Tensor) -> "Estimate":
+        """Turn the hands in the image plane by angles (B,), radians, clockwise as seen."""
+
+        def turn(points):
+            return None if points is None else rotate_in_plane(points, angle)
+
+        camera = torch.cat([self.camera[:, :1], turn(self.camera[:, None, 1:])[:, 0]], dim=1)
+        rotation = None if self.rotation is None else turn(self.rotation.mT).mT
+        points = map(turn, (self.vertices, self.joints_3d, self.joints_2d))
+        return Estimate(camera, rotation, self.hand_pose, self.betas, *points)
 
 
 class Output(NamedTuple):
@@ -117,6 +128,25 @@ class HAMR(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             return Output(heatmaps, [self.decode(r) for r in wanted])
 
+    def upright(
+        self, image: Tensor, tilt: Tensor | None = None, all_iterations: bool = False
+    ) -> Output:
+        """Recover the hands in crops that are first turned until their fingers point up.
+
+        Args:
+            image, all_iterations: as in `forward`.
+            tilt: (B,) radians, clockwise as seen, the direction from the wrist to the base of the
+                middle finger; 0 is up. None takes that of a first estimate.
+
+        Returns:
+            What belongs to the crops as they were given, turned back.
+        """
+        if tilt is None:
+            tilt = hand_tilt(self(image).estimates[-1].joints_2d)
+        output = self(turn_image(image, -tilt), all_iterations)
+        heatmaps = [turn_image(maps, tilt, "bicubic") for maps in output.heatmaps]
+        return Output(heatmaps, [estimate.turned(tilt) for estimate in output.estimates])
+
     def decode(self, raw: Tensor, mesh: bool = True) -> Estimate:
         """Decode the raw numbers (B, N) of an iteration; mesh=False leaves vertices out."""
         camera = torch.cat([START_SCALE * F.softplus(raw[:, :1]), raw[:, 1:3]], dim=1)
@@ -148,6 +178,12 @@ class HAMR(nn.Module):
     def project(self, raw: Tensor) -> Tensor:
         """Project the joints of raw numbers (B, N): (B, 21, 2) crop units."""
         return self.decode(raw, mesh=False).joints_2d
+
+
+def hand_tilt(joints_2d: Tensor) -> Tensor:
+    """Measure how far hands (B, 21, 2) are turned from upright, see `HAMR.upright`: (B,)."""
+    x, y = (joints_2d[:, MIDDLE_MCP] - joints_2d[:, WRIST]).unbind(1)
+    return torch.atan2(x, -y)
 
 
 def rotation_from_6d(numbers: Tensor) -> Tensor:

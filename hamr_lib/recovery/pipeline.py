@@ -19,7 +19,7 @@ from hamr_lib.errors import HamrError, one_of, quoted
 from hamr_lib.hand.anatomy import MIRROR
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.model.checkpoint import pretrained
-from hamr_lib.model.hamr import HAMR, Estimate, Output, load_model
+from hamr_lib.model.hamr import HAMR, Estimate, Output, hand_tilt, load_model
 from hamr_lib.recovery import refine
 from hamr_lib.recovery.detect import SIDES, Box, Detection, find_hands, find_in_box, shrunk
 from hamr_lib.recovery.photo import PhotoError, read_photo
@@ -77,7 +77,7 @@ def recover(
 
 
 def recover_frame(frame: Frame, checkpoint: str | Path | None = None) -> list[Recovery]:
-    """Recover a labelled hand as the evaluation does, from its one crop by the network alone.
+    """Recover a labelled hand from the crop of its box by the network alone, unfitted.
 
     Returns:
         What is recovered after each iteration.
@@ -106,7 +106,8 @@ def of_side(detections: list[Detection], side: str) -> list[Detection]:
 
 def recover_detection(model: HAMR, photo: np.ndarray, found: Detection, evidence: str) -> Recovery:
     """Recover a detected hand."""
-    _, output = _see(model, photo, found.box, found.side)
+    tilt = hand_tilt(torch.as_tensor(found.landmarks * _flip(found.side)[:2])[None])
+    _, output = _see(model, photo, found.box, found.side, tilt.float())
     return _lay(model, photo, found, found.box, output, evidence)
 
 
@@ -147,8 +148,8 @@ def _crop_again(model, photo, box, side):
     return found, seen, output
 
 
-def _see(model, photo, box, side, all_iterations=False):
-    """The side of the hand in a box, and the network's `Output` (1, ...).
+def _see(model, photo, box, side, tilt=None, all_iterations=False):
+    """The side of the hand in a box, and the network's `Output` (1, ...); see `HAMR.upright`.
 
     The network knows right hands alone. Shown a left one as it is, it finds fewer joints where it
     expects them than in its mirror image: "auto" takes the side with the higher heat maps.
@@ -158,7 +159,7 @@ def _see(model, photo, box, side, all_iterations=False):
     device = next(model.parameters()).device
     crops = torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        heatmaps, estimates = model(crops, all_iterations)
+        heatmaps, estimates = model.upright(crops, tilt, all_iterations)
     best = clearest(heatmaps[-1])
     heatmaps = [maps[best : best + 1] for maps in heatmaps]
     estimates = [Estimate(*(part[best : best + 1] for part in one)) for one in estimates]
