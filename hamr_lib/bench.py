@@ -34,8 +34,7 @@ from hamr_lib.render import silhouette
 from hamr_lib.render.agreement import random_hands, soft_silhouette
 from hamr_lib.report.tables import write_table
 from hamr_lib.study import machine
-from hamr_lib.training.loop import start_fabric
-from hamr_lib.training.run import Run, channels_last
+from hamr_lib.training.loop import Run, channels_last, start_fabric
 from hamr_lib.training.task import Task
 
 REFERENCE = ROOT / "results" / "reference"

@@ -62,43 +62,36 @@ def mean_where(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, 0).sum() / valid.sum().clamp_min(1)
 
 
-def difference(prediction: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-    """prediction - label, exactly zero (and so its gradient) where the label is not valid."""
-    label = torch.where(valid[..., None], label, prediction.detach())
-    return prediction - label
+def difference(found: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    """found - label, exactly zero (and so its gradient) where the label is not valid."""
+    return found - torch.where(valid[..., None], label, found.detach())
 
 
-def joints_3d_loss(
-    prediction: Tensor, label: Tensor, valid: Tensor, kind: str = "squared"
-) -> Tensor:
+def joints_3d_loss(found: Tensor, label: Tensor, valid: Tensor, kind: str = "squared") -> Tensor:
     """L_3D of joints (B, 21, 3) metres: their mean "squared" distance, or their mean "distance"."""
-    squared = difference(prediction, label, valid).square().sum(dim=-1)
+    squared = difference(found, label, valid).square().sum(dim=-1)
     # A square root's slope at zero is infinite; a micrometre more is nothing.
     return mean_where(squared if kind == "squared" else (squared + 1e-12).sqrt(), valid)
 
 
-def joints_2d_loss(
-    prediction: Tensor, label: Tensor, valid: Tensor, kind: str = "squared"
-) -> Tensor:
+def joints_2d_loss(found: Tensor, label: Tensor, valid: Tensor, kind: str = "squared") -> Tensor:
     """L_2D of joints (B, 21, 2) crop units: the mean "squared" distance, the paper's L2.
 
     Or, as in HMR, the mean "absolute" difference of a coordinate.
     """
-    off = difference(prediction, label, valid)
+    off = difference(found, label, valid)
     return mean_where(off.square().sum(-1) if kind == "squared" else off.abs().mean(-1), valid)
 
 
 def geometric_loss(joints: Tensor) -> Tensor:
     """L_geo, Eq. 6-7: each finger but the thumb bends in one plane (6), and one way (7).
 
-    With the unit vectors u, v, w along a finger's three bones from base to tip, u x v is normal to
-    the plane in which the middle joint bends and v x w to that of the last one. Planarity is
-    |<u x v, w>|, the volume the three bones span; direction is max(0, -<u x v, v x w>), positive
-    where the two joints bend opposite ways. Both lie in [0, 1]. They are averaged over batch and
-    fingers; no label is needed. The thumb's base does not bend in the plane of its other joints.
+    With the unit vectors u, v, w along a finger's bones from base to tip, planarity is
+    |<u x v, w>|, the volume that they span, and direction max(0, -<u x v, v x w>), positive where
+    two joints bend opposite ways. Both lie in [0, 1]; they are averaged over batch and fingers.
 
     Args:
-        joints: (B, 21, 3) metres.
+        joints: (B, 21, 3) metres; no label is needed.
     """
     first = NAMES.index("index MCP")  # the thumb's joints come before it
     fingers = joints[:, first:].unflatten(1, (4, 4))  # (B, 4 fingers, base to tip, 3)
@@ -110,7 +103,7 @@ def geometric_loss(joints: Tensor) -> Tensor:
 
 
 def camera_loss(
-    prediction: Tensor,
+    found: Tensor,
     joints_3d: Tensor,
     joints_2d: Tensor,
     valid: Tensor,
@@ -120,16 +113,16 @@ def camera_loss(
     """L_cam: squared difference from the labels' camera, averaged over s and the two of t.
 
     Args:
-        prediction: (B, 3) camera, s X + t with t in crop units.
+        found: (B, 3) camera, s X + t with t in crop units.
         joints_3d, joints_2d, valid, scale: as in `ground_truth_camera`.
-        offset: the form in which t is compared: "metres", the paper's s (X + t); or "crop", that
-            of `prediction`, which weighs t about s^2 times as much.
+        offset: how t is compared: "metres", as in the paper's s (X + t), or "crop" units, which
+            weigh t about s^2 times as much.
     """
     label = ground_truth_camera(joints_3d, joints_2d, valid, scale)
     if offset == "metres":
-        prediction, label = offset_in_metres(prediction), offset_in_metres(label)
+        found, label = offset_in_metres(found), offset_in_metres(label)
     known = label.isfinite().all(dim=-1)
-    return mean_where(difference(prediction, label, known).square().mean(dim=-1), known)
+    return mean_where(difference(found, label, known).square().mean(dim=-1), known)
 
 
 def heatmaps_loss(heatmaps: list[Tensor], batch: dict[str, Tensor], settings: Losses) -> Tensor:

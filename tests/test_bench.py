@@ -14,8 +14,7 @@ from hamr_lib.data.photographs import example_photographs
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.render import silhouette
 from hamr_lib.render.agreement import overlap, random_hands, soft_silhouette
-from hamr_lib.training.loop import start_fabric
-from hamr_lib.training.run import Run, seed_of
+from hamr_lib.training.loop import Run, seed_of, start_fabric
 from hamr_lib.training.task import Task
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]

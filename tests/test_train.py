@@ -20,10 +20,12 @@ from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
 from hamr_lib.losses import PARTS
 from hamr_lib.model import checkpoint
+from hamr_lib.model.backbone import PretrainedStem
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.training import loop, task
-from hamr_lib.training.run import Run
-from hamr_lib.training.schedule import SCHEDULES, WeightAverage
+from hamr_lib.training.loop import Run
+from hamr_lib.training.schedule import SCHEDULES, WARM_STEPS, WeightAverage, make_optimizer
+from hamr_lib.training.watch import Progress, Watch
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 AVERAGED = {"average": 0.9}
@@ -139,18 +141,6 @@ class Killed(Exception):
     pass
 
 
-def dying(at):
-    """A `Run.step` that dies before step `at`."""
-    step = Run.step
-
-    def dying_step(self, batch):
-        if batch["step"] == at:
-            raise Killed
-        step(self, batch)
-
-    return dying_step
-
-
 def test_a_stopped_run_goes_on_to_the_same_end(unbroken, crops, tmp_path):
     """Between validations, by its time limit and by the file."""
     with pytest.raises(HamrError, match="stopped at step 1 of 12"):
@@ -187,10 +177,8 @@ def test_a_kill_while_saving(unbroken, crops, tmp_path, monkeypatch, lost):
 def test_pre_training_comes_once_and_before_the_first_image(crops, tmp_path, monkeypatch):
     settings = tiny_settings({"joint_features": True}, lift_steps=2, lift_beside=2)
     whole = tmp_path / "whole", fit(tmp_path / "whole", crops, settings)
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "step", dying(5))
-        with pytest.raises(Killed):
-            fit(tmp_path, crops, settings)
+    with pytest.raises(HamrError, match="stopped at step 1"):
+        fit(tmp_path, crops, settings, minutes=0)
     monkeypatch.setattr(task, "lift", lambda *args: pytest.fail("pre-trained twice"))
     assert_same_run(tmp_path, fit(tmp_path, crops, settings), whole)
     assert whole[1][-1]["train_lifting"] > 0 and "val_lifting" not in whole[1][-1]
@@ -228,10 +216,10 @@ def run_script(folder, options, kill_at=-1, processes=1, frozen=False):
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    arguments = [str(folder), json.dumps(options), json.dumps(kill_at), json.dumps(frozen)]
     return subprocess.run(
-        [*start, str(script), *arguments], capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=os.path.dirname(os.path.dirname(__file__)),
+        [*start, str(script), str(folder), *map(json.dumps, (options, kill_at, frozen))],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=os.path.dirname(os.path.dirname(__file__)),
     )  # fmt: skip
 
 
@@ -325,8 +313,7 @@ def test_a_loss_that_is_no_number_stops_the_run(crops, tmp_path, monkeypatch):
 
 def test_the_plateau_lowers_the_rate(crops, tmp_path, monkeypatch):
     """With a loss that never improves, patience 0 multiplies the rate by 0.7 a validation."""
-    means = Run._means
-    monkeypatch.setattr(Run, "_means", lambda *args: dict.fromkeys(means(*args), 1.0))
+    monkeypatch.setattr(Run, "_reduced", lambda self, sums: dict.fromkeys(sums, 1.0))
     history = fit(tmp_path, crops, tiny_settings(plateau_patience=0))
     rates = [row["learning_rate"] for row in history]  # the first validation sets the mark
     assert rates == pytest.approx([2e-4, 2e-4, 0.7 * 2e-4])
@@ -342,6 +329,60 @@ def test_what_the_profiles_optimise_with_works_together(profile, crops, tmp_path
     factor = SCHEDULES[chosen.schedule](3, 4) if chosen.schedule in SCHEDULES else 1  # last step
     assert history[-1]["learning_rate"] == pytest.approx(factor * chosen.learning_rate)
     assert torch.bfloat16 not in {v.dtype for v in saved(tmp_path)["state_dict"].values()}
+
+
+def test_schedules():
+    rates = [SCHEDULES["cosine"](step, 100) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[52] == pytest.approx(0.5, abs=0.02) and 0 < rates[-1] < 1e-3
+    rates, longer = (
+        [SCHEDULES["trapezoid"](step, n) for step in range(1000)] for n in (1000, 5000)
+    )
+    assert rates[0] == 1 / WARM_STEPS and set(rates[WARM_STEPS - 1 : 601]) == {1.0}
+    assert rates[700] == 0.5 and rates[999] == pytest.approx(1 / 800, rel=1e-3)
+    assert rates[:601] == longer[:601]  # until the rate falls
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_pretrained_blocks_have_a_rate_of_their_own(optimizer):
+    stem = PretrainedStem(8, pretrained=False)
+    network = torch.nn.Sequential(stem, torch.nn.Conv2d(8, 4, 1))
+    train = tiny_settings(optimizer=optimizer, learning_rate=1e-3, stem_rate=0.2).train
+    others, slow = make_optimizer(network, train).param_groups
+    assert (others["lr"], slow["lr"]) == pytest.approx((1e-3, 2e-4))
+    assert set(slow["params"]) == set(stem.blocks.parameters())
+    trained = {p for p in network.parameters() if p.requires_grad}
+    assert trained == {*others["params"], *slow["params"]}
+    assert len(make_optimizer(network[1], train).param_groups) == 1
+
+
+def test_an_exploding_loss_is_told_from_a_bad_batch():
+    def watched(losses):
+        watch = Watch([str(i) for i in range(len(losses))])
+        for step, loss in enumerate(losses):
+            watch.put(step, torch.tensor([step]), torch.tensor(loss))
+            watch.check()
+        return watch
+
+    usual = [1.0 + step % 2 for step in range(200)]
+    assert watched(usual).mean == pytest.approx(1.5, abs=0.02)
+    watched([*usual, 900.0])
+    watched([1.0, 20000.0])  # the first steps may do as they like
+    with pytest.raises(HamrError, match="step 200: the loss is 20000"):
+        watched([*usual, 20000.0])
+
+
+def test_progress_is_lines_and_few_of_them(monkeypatch, capsys):
+    clock = iter(range(0, 10**9))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))  # a second a step
+    progress = Progress(20000)
+    for step in range(1, 20001):
+        progress.show(step)
+    lines = capsys.readouterr().err.splitlines()
+    assert 40 <= len(lines) <= 55
+    half = next(line for line in lines if int(line.split()[1]) >= 10000)
+    hours, minutes, _ = half.split(" passed, ")[1].split(" left")[0].split(":")
+    assert 60 * int(hours) + int(minutes) == pytest.approx(10000 / 60, abs=8)
 
 
 @pytest.mark.slow

@@ -70,8 +70,7 @@ def capsules(joints_3d, camera, depth, size):
     """
     flat = cell_centres(size, -1.0, 1.0, joints_3d)
     deep = cell_centres(depth, -REACH, REACH, joints_3d)
-    x = (flat - camera[:, 1:2]) / camera[:, :1]  # (B, h) metres
-    y = (flat - camera[:, 2:3]) / camera[:, :1]
+    x, y = ((flat - camera[:, i, None]) / camera[:, :1] for i in (1, 2))  # (B, h) metres
     squeeze = FLESH / (FLESH + REACH / depth)
     axes = x[:, None, None, :], y[:, None, :, None], (deep * squeeze)[:, None, None]
     points = (joints_3d * joints_3d.new_tensor([1, 1, squeeze]))[..., None, None, None]
@@ -88,7 +87,7 @@ def capsules(joints_3d, camera, depth, size):
     return found
 
 
-def metric_scale(joints, total, steps=40):
+def metric_scale(joints, total):
     """The weak perspective, (B,) crop units a metre, under which all bones are `total` metres long.
 
     Of joints (B, 21, 3), x, y crop units and z metres, sum sqrt(|dx, dy|^2 / s^2 + dz^2) = total
@@ -98,7 +97,7 @@ def metric_scale(joints, total, steps=40):
     bones = (joints[:, child] - joints[:, parent]).square()
     flat, deep = bones[..., :2].sum(dim=-1), bones[..., 2]
     low, high = joints.new_full((len(joints),), 0.1), joints.new_full((len(joints),), LARGEST)
-    for _ in range(steps):
+    for _ in range(40):
         middle = (low * high).sqrt()
         longer = (flat / middle[:, None] ** 2 + deep).sqrt().sum(dim=1) > total
         low, high = torch.where(longer, middle, low), torch.where(longer, high, middle)
@@ -132,7 +131,6 @@ class BodyNet(Trained):
         valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
         rooted = valid_3d & valid_3d[:, WRIST, None]
         deep = difference(joints[..., 2:], true[..., 2:] - true[:, WRIST, None, 2:], rooted)
-
         depth, size = flesh.shape[1], flesh.shape[-1]
         camera = ground_truth_camera(true, flat, valid_2d & valid_3d)
         known = (valid_2d & valid_3d).all(dim=1) & camera.isfinite().all(dim=1)
@@ -156,7 +154,6 @@ class BodyNet(Trained):
         return torch.cat([flat, joints[..., 2:]], dim=-1), joints[..., :2]
 
     def estimate(self, images):
-        """See `baselines`: joints, and the volume's front view as mask."""
         output = self.network(images)
         joints_3d, joints_2d = self.joints(self.network, output)
         mask = resize_mask(output[2].amax(dim=1).sigmoid(), self.mask_size)

@@ -26,8 +26,7 @@ class Boukhayma(TrainedMesh):
 
     def build(self, settings, hand, crops):
         network = encoder_network(settings, hand, iterations=1)
-        start = network.regressor.start
-        linear = nn.Linear(sum(network.regressor.sizes), len(start))
+        linear = nn.Linear(sum(network.regressor.sizes), len(network.regressor.start))
         nn.init.xavier_uniform_(linear.weight, gain=0.01)
         nn.init.zeros_(linear.bias)
         network.regressor.layers = nn.Sequential(linear)

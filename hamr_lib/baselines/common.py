@@ -50,26 +50,22 @@ class Trained(Task):
         return method
 
     def prepare(self, network, settings, generator):
-        """See `Task`: nothing."""
+        pass
 
     def auxiliary_losses(self, network, settings, generator):
-        """See `Task`: none."""
         return {}
 
     def losses(self, network, output, batch, settings):
-        """See `Task`; in single precision."""
         with torch.autocast(batch["image"].device.type, enabled=False):
             parts = self.parts(network, output, batch, settings)
             total = sum(weight * loss for weight, loss in parts.values())
         return {name: loss for name, (_, loss) in parts.items()} | {"total": total}
 
     def error(self, network, output, batch):
-        """See `Task`: of the joints that it would answer."""
         with torch.autocast(batch["image"].device.type, enabled=False):
             return joints_error(self.joints(network, output)[0], batch)
 
     def estimate(self, images):
-        """See `baselines`: 3-D and 2-D joints."""
         joints_3d, joints_2d = self.joints(self.network, self.network(images))
         return {"joints_3d": joints_3d, "joints_2d": joints_2d}
 
@@ -78,16 +74,13 @@ class TrainedMesh(Trained):
     """A baseline whose network gives a `hamr.Output` with a mesh."""
 
     def joints(self, network, output):
-        """See `Trained`."""
         return output.estimates[-1].joints_3d, output.estimates[-1].joints_2d
 
     @property
     def faces(self):
-        """(F, 3), the hand's triangles."""
         return self.network.hand.faces
 
     def estimate(self, images):
-        """See `baselines`: joints, parameters and a mesh."""
         return output_answer(self.network(images), self.faces, self.mask_size)
 
 
@@ -102,8 +95,7 @@ def search_rate(task, settings, train_crops, val_crops, hand, folder):
     if not steps:
         return settings
     rates = [train.learning_rate * rate for rate in settings.study.search_rates]
-    found = folder / "search.csv"
-    asked = [[rate, steps] for rate in rates]
+    found, asked = folder / "search.csv", [[rate, steps] for rate in rates]
     if not found.is_file() or pd.read_csv(found).iloc[:, :2].values.tolist() != asked:
         errors = []
         for rate in rates:
@@ -126,11 +118,10 @@ def search_rate(task, settings, train_crops, val_crops, hand, folder):
 
 
 def hamr_parts(names, network, output, batch, settings):
-    """The named parts of the study's own loss, as `Trained.parts` gives them."""
+    """Compute the named parts of the study's own loss, as `Trained.parts` gives them."""
     weights = replace(settings.losses, **dict.fromkeys(set(PARTS) - set(names), 0.0))
     losses = hamr_losses(output, batch, weights, network.hand.faces)
-    del losses["total"]
-    return {name: (getattr(weights, name), loss) for name, loss in losses.items()}
+    return {name: (getattr(weights, name), loss) for name, loss in losses.items() if name in names}
 
 
 def resize_mask(mask, size):
@@ -139,8 +130,7 @@ def resize_mask(mask, size):
 
 
 class Features(nn.Module):
-    """The stem in the place of HAMR's 2-D pose module: features (B, C, h, h), no heat maps, pooled
-    features or None."""
+    """The stem in the place of HAMR's 2-D pose module, without heat maps."""
 
     def __init__(self, settings):
         super().__init__()
@@ -153,12 +143,11 @@ class Features(nn.Module):
 
 def encoder_network(settings, hand, iterations):
     """HAMR without its 2-D pose module: from image features to the hand."""
-    model = replace(settings.model, joint_features=False)  # there are no maps
+    model = replace(settings.model, joint_features=False, iterations=iterations)
     network = HAMR(model, hand)
     network.pose_module = Features(model)
     size, start = model.image_size // model.map_stride, network.regressor.start
     network.regressor = Regressor(model, inputs=model.channels, size=size, start=start)
-    network.regressor.iterations = iterations
     return network
 
 

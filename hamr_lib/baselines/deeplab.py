@@ -53,5 +53,4 @@ class DeepLab(Trained):
         return torch.where(batch["has_mask"], 100 * wrong, torch.nan)
 
     def estimate(self, images):
-        """See `baselines`: a mask alone."""
         return {"mask": resize_mask(self.network(images).float().sigmoid(), self.mask_size)}

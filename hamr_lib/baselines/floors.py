@@ -47,13 +47,14 @@ class MeanPose:
     @classmethod
     def fit(cls, settings, train_crops, val_crops, hand, folder):
         """Average the labels; the mask over at most 1000 evenly spaced samples that have one."""
-        labels, answer = train_crops.labels, {}
+        labels, method = train_crops.labels, cls()
+        method.answer = {}
         for name, valid in (("joints_3d", "valid_3d"), ("joints_2d", "valid_2d")):
             count = labels[valid].sum(0)[:, None]
             if not count.all():
                 raise HamrError(f"mean pose: a joint of {name} is labelled in no training sample")
             mean = (labels[name] * labels[valid][..., None]).sum(0) / count
-            answer[name] = torch.from_numpy(mean).float()
+            method.answer[name] = torch.from_numpy(mean).float()
         masked = np.flatnonzero(labels["has_mask"])
         if len(masked):
             chosen = np.linspace(0, len(masked) - 1, min(1000, len(masked))).astype(int)
@@ -63,8 +64,7 @@ class MeanPose:
             size = settings.model.image_size
             middle = slice((len(mean) - size) // 2, (len(mean) + size) // 2)
             mean = mean[None, middle, middle].float()
-            answer["mask"] = resize_mask(mean, settings.evaluate.mask_size)[0]
-        method, method.answer = cls(), answer
+            method.answer["mask"] = resize_mask(mean, settings.evaluate.mask_size)[0]
         return method
 
     def estimate(self, images):

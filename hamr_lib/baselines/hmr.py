@@ -6,8 +6,6 @@ R(phi, Theta_t) of camera, rotation, pose and shape.
 
 from hamr_lib.baselines.common import TrainedMesh, encoder_network, hamr_parts
 
-ITERATIONS = 3  # as in the original
-
 
 class HMR(TrainedMesh):
     """A hand in place of SMPL; the study's encoder in place of ResNet-50, whose features are
@@ -20,7 +18,7 @@ class HMR(TrainedMesh):
     reference = "Kanazawa et al., CVPR 2018"
 
     def build(self, settings, hand, crops):
-        return encoder_network(settings, hand, ITERATIONS)
+        return encoder_network(settings, hand, iterations=3)  # as in the original
 
     def parts(self, *args):
         return hamr_parts(("joints_3d", "joints_2d"), *args)

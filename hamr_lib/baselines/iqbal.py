@@ -45,14 +45,14 @@ class Latent(nn.Module):
         return stacks
 
 
-def root_depth(points, depth, bone=BONE):
-    """The wrist's depth (B,), in lengths of the bone, from the quadratic equation.
+def root_depth(points, depth):
+    """The wrist's depth (B,), in lengths of `BONE`, from the quadratic equation.
 
     (x_n Z_n - x_m Z_m)^2 + (y_n Z_n - y_m Z_m)^2 + (z_n - z_m)^2 = 1 with Z_n = Z + z_n is
     a Z^2 + b Z + c = 0, (x, y) the points (B, 21, 2), crop units over the focal length, and z the
     depth (B, 21). Where the image of the bone is too long, the discriminant is taken as zero.
     """
-    n, m = bone
+    n, m = BONE
     along = points[:, n] - points[:, m]
     # What x_n Z_n - x_m Z_m is at Z = 0.
     offset = points[:, n] * depth[:, n, None] - points[:, m] * depth[:, m, None]
@@ -101,13 +101,14 @@ class Iqbal(Trained):
         true, valid = batch["joints_3d"], batch["valid_3d"]
         known = valid[:, BONE[0]] & valid[:, BONE[1]]
         length = (true[:, BONE[1]] - true[:, BONE[0]]).norm(dim=-1)
-        wanted = (true[..., 2] - true[:, WRIST, None, 2]) / torch.where(known, length, 1.0)[:, None]
+        unit = torch.where(known, length, 1.0)[:, None, None]
+        wanted = (true[..., 2:] - true[:, WRIST, None, 2:]) / unit
         both = valid & known[:, None]
         flat = batch["joints_2d"], batch["valid_2d"], "absolute"
-        off = [difference(z[..., None], wanted[..., None], both)[..., 0] for _, z in output]
+        off = [difference(z[..., None], wanted, both)[..., 0].abs() for _, z in output]
         return {
             "joints_2d": (1.0, sum(joints_2d_loss(places, *flat) for places, _ in output)),
-            "depth": (DEPTH, sum(mean_where(z.abs(), both) for z in off)),
+            "depth": (DEPTH, sum(mean_where(z, both) for z in off)),
         }
 
     def joints(self, network, output):

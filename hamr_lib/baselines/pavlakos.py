@@ -19,7 +19,6 @@ from hamr_lib.model.heatmaps import heatmap_peaks
 from hamr_lib.model.hourglass import conv
 
 HIDDEN = 512
-BLOCKS = 2
 MASK = 1.0  # weight of the drawn silhouette's cross-entropy
 
 
@@ -28,10 +27,10 @@ class Residual(nn.Module):
 
     def __init__(self):
         super().__init__()
-        layers = []
-        for _ in range(2):
-            layers += [nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(
+            nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
+            nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
+        )  # fmt: skip
 
     def forward(self, x):
         return x + self.layers(x)
@@ -49,8 +48,7 @@ class Priors(nn.Module):
         self.register_buffer("start", start)
         self.pose = nn.Sequential(
             nn.Linear(3 * NUM_JOINTS, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
-            *(Residual() for _ in range(BLOCKS)),
-            nn.Linear(HIDDEN, len(start) - NUM_BETAS),
+            Residual(), Residual(), nn.Linear(HIDDEN, len(start) - NUM_BETAS),
         )  # fmt: skip
         self.shape = nn.Sequential(
             conv(1, 16, stride=2), conv(16, 32, stride=2), conv(32, 64, stride=2),

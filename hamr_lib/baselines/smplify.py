@@ -49,9 +49,8 @@ class Joints2D(HAMR):
 def score(maps, kind):
     """The confidence of each joint, (B, 21) in [0, 1]: the fraction of its map near its peak."""
     maps = score_maps(maps[:, :NUM_JOINTS].float(), kind).clamp_min(0)
-    total = maps.sum(dim=(2, 3)).clamp_min(1e-6)
     near = F.avg_pool2d(maps, 5, 1, 2).amax(dim=(2, 3)) * 25
-    return (near / total).clamp(0, 1)
+    return (near / maps.sum(dim=(2, 3)).clamp_min(1e-6)).clamp(0, 1)
 
 
 def directions(count, like):
@@ -178,7 +177,6 @@ class SMPLify(TrainedMesh):
         return 50 * apart.sum(dim=1) / valid.sum(dim=1)  # a crop is 2 units wide
 
     def estimate(self, images):
-        """See `baselines`: heat maps, then the fit."""
         heatmaps = self.network(images)
         points, weight = heatmap_peaks(heatmaps[-1]), score(heatmaps[-1], self.network.kind)
         output = Output(heatmaps, [fit_hand(self.network, points, weight)])

@@ -21,7 +21,6 @@ from hamr_lib.model.hourglass import PoseModule, conv
 # What the canonical frame hangs on, and the bone that measures a hand, as in the authors' code.
 TOWARDS, SIDEWAYS = NAMES.index("middle MCP"), NAMES.index("little MCP")
 BONE = (TOWARDS, NAMES.index("middle PIP"))
-DROPOUT = 0.2
 
 
 class Lifter(nn.Module):
@@ -50,10 +49,12 @@ class Lifter(nn.Module):
 def _stream(size, outputs):
     """Six convolutions, halving thrice, and three fully connected layers."""
     widths = (NUM_JOINTS, 32, 32, 64, 64, 128, 128)
-    layers = [conv(widths[i], widths[i + 1], stride=1 + i % 2) for i in range(6)]
-    full = [nn.Flatten(), nn.Linear(128 * size * size, 512), nn.ReLU(), nn.Dropout(DROPOUT)]
-    full += [nn.Linear(512, 512), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(512, outputs)]
-    return nn.Sequential(*layers, *full)
+    return nn.Sequential(
+        *(conv(widths[i], widths[i + 1], stride=1 + i % 2) for i in range(6)), nn.Flatten(),
+        nn.Linear(128 * size * size, 512), nn.ReLU(), nn.Dropout(0.2),
+        nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2),
+        nn.Linear(512, outputs),
+    )  # fmt: skip
 
 
 def score_maps(maps, kind):

@@ -7,7 +7,6 @@ of the hand makes sure that it is the same one.
 """
 
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -27,13 +26,12 @@ DESCRIPTION = {
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 # Settings that decide where a run computes, not what.
 MAY_DIFFER = ("train.devices", "train.nodes", "train.workers")
-SECTIONS = ("data", "hand", "model", "losses", "augment", "train")
 RELEASE_MB = 40
 SHIPPED = Path(__file__).with_name("pretrained.pt")  # the network that `study publish` ships
 
 
-def describe(settings, data_digest, hand, step, metrics, task="hamr"):
-    """The `hamr` part of a checkpoint: plain values only. `task` names a `training.task.Task`."""
+def describe(settings, data_digest, hand, step, metrics, task="hamr") -> dict:
+    """Make the `hamr` part of a checkpoint. `task` names a `training.task.Task`."""
     return {
         "format": FORMAT,
         "task": task,
@@ -48,15 +46,15 @@ def describe(settings, data_digest, hand, step, metrics, task="hamr"):
     }
 
 
-def fingerprint(hand):
-    """(21, 3) metres: the joints of a fixed bent hand, which any change of the layer moves."""
+def fingerprint(hand: torch.nn.Module) -> torch.Tensor:
+    """Compute the joints of a fixed bent hand, which any change of the layer moves: (21, 3) m."""
     with torch.no_grad(), torch.device(next(iter(hand.buffers())).device):
         betas = torch.tensor([[1.0, -1.0]]).repeat(1, 5)
         pose = torch.linspace(-1, 1, hand.pose_components)[None]
         return hand(betas, torch.zeros(1, 3), pose).joints[0].float().cpu()
 
 
-def save(path, content):
+def save(path: Path, content: dict):
     """Write a checkpoint aside and rename it: a reader finds the old one or the new one."""
     with write_aside(path) as aside:
         try:
@@ -65,12 +63,12 @@ def save(path, content):
             raise OSError(None, "torch could not write it; is the disk full?") from error
 
 
-def save_model(path, network, description):
+def save_model(path: Path, network: torch.nn.Module, description: dict):
     """Write a checkpoint that holds the network and no optimiser."""
     save(path, {"hamr": description, "state_dict": network.state_dict()})
 
 
-def save_release(source, path):
+def save_release(source: Path, path: Path):
     """Write the network of a checkpoint in half precision, to be passed on, at most 40 MB.
 
     Vectors stay in single precision: a batch normalisation's variance may not fit a half.
@@ -94,15 +92,13 @@ def read(path: Path | str, task: str | None = None) -> dict:
         HamrError: for a missing, broken or foreign file, and values of a wrong type. Whether the
             weights fit a network is left to `load_state`.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise HamrError(f"{path} is missing: expected a checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:  # torch would also take older formats and inflate
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError("compressed")
-            for entry in entries:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError("compressed")
                 if entry.filename.endswith("/data.pkl"):
                     check_keys(archive.read(entry))
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -118,57 +114,58 @@ def read(path: Path | str, task: str | None = None) -> dict:
             f"{path} is no checkpoint of HAMR: expected format {FORMAT}, got {quoted(found)}; "
             "of an earlier format, train anew or take the network that is shipped"
         )
-    if task is not None and about.get("task") != task:
-        of = quoted(about.get("task"))
-        raise HamrError(f"{path} holds a network of {of}, expected one of {task!r}")
     for key, kind in DESCRIPTION.items():
-        value = about.get(key)
-        if type(value) is not kind:
-            raise HamrError(f"{path}: hamr.{key}: expected {kind.__name__}, got {quoted(value)}")
-    joints, state = about.get("hand_fingerprint"), content.get("state_dict")
-    if type(state) not in (dict, OrderedDict) or not state:
+        if type(about.get(key)) is not kind:
+            got = quoted(about.get(key))
+            raise HamrError(f"{path}: hamr.{key}: expected {kind.__name__}, got {got}")
+    if task not in (None, about["task"]):
+        of = quoted(about["task"])
+        raise HamrError(f"{path} holds a network of {of}, expected one of {task!r}")
+    state, joints = content.get("state_dict"), about.get("hand_fingerprint")
+    if not isinstance(state, dict) or not state:
         raise HamrError(f"{path}: state_dict: expected weights by name, got {quoted(state)}")
     for key, value in [("hamr.hand_fingerprint", joints), *state.items()]:
-        problem = _problem(value) if isinstance(key, str) else "under a name"
-        if problem:
-            key = quoted(key)
-            raise HamrError(f"{path}: {key}: expected a tensor of finite numbers, {problem}")
+        if not (isinstance(key, str) and _is_plain(value)):
+            got = getattr(value, "dtype", type(value).__name__)
+            raise HamrError(
+                f"{path}: {quoted(key)}: expected a tensor of finite numbers, got {got}"
+            )
     if joints.shape != (NUM_JOINTS, 3):
         shape = tuple(joints.shape)
         raise HamrError(f"{path}: hamr.hand_fingerprint: expected shape (21, 3), got {shape}")
     return content
 
 
-def _problem(value):
-    """What keeps a value from being a plain, finite tensor that the file holds in full, if any."""
-    if not isinstance(value, torch.Tensor):
-        return f"got {quoted(value)}"
-    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        return "got another kind of tensor"
-    if value.dtype not in NUMBERS:
-        return f"got numbers of type {value.dtype}"
-    if value.numel() * value.itemsize > value.untyped_storage().nbytes():
-        return f"got shape {tuple(value.shape)} over fewer numbers"
-    return None if torch.isfinite(value).all() else "got values that are not finite"
+def _is_plain(value):
+    """Tell whether a value is a tensor of finite numbers that the file holds in full."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in NUMBERS
+        and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
+        and bool(torch.isfinite(value).all())
+    )
 
 
-def check_same_run(path, description, settings, data_digest):
+def check_same_run(path: Path, description: dict, settings: Settings, data_digest: str):
     """Refuse to go on from a checkpoint of other settings or data, naming the first difference."""
     stored = stored_settings(path, description)  # with the defaults of settings that are newer
-    old, new = (
-        {k: v for k, v in _flat(one.to_dict()).items() if k.split(".")[0] in SECTIONS}
-        for one in (stored, settings)
-    )
-    old["data"], new["data"] = description["data_digest"], data_digest
-    for key, value in new.items():
-        if old[key] != value and key not in MAY_DIFFER:
+    old, new = stored.to_dict(), settings.to_dict()
+    pairs = [
+        (f"{section}.{name}", old[section][name], value)
+        for section in ("hand", "model", "losses", "augment", "train")
+        for name, value in new[section].items()
+    ]
+    for name, was, value in [*pairs, ("data", description["data_digest"], data_digest)]:
+        if was != value and name not in MAY_DIFFER:
             raise HamrError(
-                f"{path} was trained with {key}={old[key]!r}, but this run asks for "
-                f"{key}={value!r}: use the same, or another folder"
+                f"{path} was trained with {name}={was!r}, but this run asks for {name}={value!r}: "
+                "use the same, or another folder"
             )
 
 
-def check_hand(path, description, hand):
+def check_hand(path: Path | str, description: dict, hand: torch.nn.Module):
     """Refuse a hand layer other than the one a checkpoint was trained with."""
     name, joints = description["hand"], description["hand_fingerprint"]
     if name != hand.name:
@@ -188,7 +185,7 @@ def stored_settings(path: Path | str, description: dict) -> Settings:
 
 
 def pretrained() -> Path:
-    """The trained network that is taken where none is named.
+    """Locate the network that is taken where none is named.
 
     It is the reader's own latest, but never one of the `smoke` profile; then the one shipped.
     """
@@ -205,30 +202,15 @@ def pretrained() -> Path:
 
 
 def load_state(path: Path | str, network: torch.nn.Module, state: dict):
-    """Fill a network, on the CPU or the meta device, from its state dict.
+    """Fill a network, on the CPU or the meta device, from a state dict that `read` has checked.
 
     Raises:
-        HamrError: for the first weight that is missing, not expected, or of another shape or kind.
+        HamrError: for weights that are missing, not expected, or of another shape.
     """
-    expected = network.state_dict()
-    for key in sorted(expected.keys() ^ state.keys()):
-        where = "missing" if key in expected else "not expected"
-        raise HamrError(f"{path}: weight {key[:100]} is {where}")
-    for key, value in expected.items():
-        wanted, given = (
-            (tuple(v.shape), "floats" if v.is_floating_point() else "whole numbers")
-            for v in (value, state[key])
-        )
-        if wanted != given:
-            raise HamrError(f"{path}: {key} holds {given}, expected {wanted}")
-    filled = {key: state[key].to(value.dtype) for key, value in expected.items()}
-    network.load_state_dict(filled, assign=any(value.is_meta for value in expected.values()))
-
-
-def _flat(values):
-    """Nested values as {"a.b.c": value}."""
-    flat = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= {f"{key}.{k}": v for k, v in _flat(value).items()} if nested else {key: value}
-    return flat
+    own = network.state_dict()
+    state = {key: value.to(own[key].dtype) if key in own else value for key, value in state.items()}
+    try:
+        network.load_state_dict(state, assign=any(value.is_meta for value in own.values()))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise HamrError(f"{path}: expected the weights of this network: {reason}") from None

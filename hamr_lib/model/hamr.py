@@ -6,8 +6,7 @@
                                                     three times over        (Section 3.2)
                                                  -> camera, rotation, pose, shape -> hand layer
 
-At the paper's size this has 68.1 million parameters, and one image costs 61.2 GFLOP (a
-multiplication and its addition counted as two).
+At the paper's size this has 68.1 million parameters, and one image costs 61.2 GFLOP.
 """
 
 import math
@@ -37,8 +36,7 @@ START_SCALE = 10.0
 class Estimate(NamedTuple):
     """The network's estimate of a batch of hands, camera frame, wrist at the origin.
 
-    Without `model.mesh` all that is optional is None; where only the joints were asked for, the
-    vertices are.
+    Without `model.mesh` there are joints and camera alone; `mesh=False` leaves out vertices.
     """
 
     camera: Tensor  # (B, 3) weak perspective s, tx, ty; s > 0
@@ -153,8 +151,7 @@ class HAMR(nn.Module):
         if not self.mesh:
             joints = raw[:, 3:].unflatten(1, (NUM_JOINTS, 3)) / 10  # decimetres, of order 1
             joints = joints - joints[:, WRIST, None]
-            flat = project_weak(joints, camera)
-            return Estimate(camera, None, None, None, None, joints, flat)
+            return Estimate(camera, None, None, None, None, joints, project_weak(joints, camera))
         vector = self.rotation == "axis_angle"
         sizes = [3 if vector else 6, self.hand.pose_components, NUM_BETAS]
         turn, pose, betas = raw[:, 3:].split(sizes, dim=1)
@@ -165,12 +162,10 @@ class HAMR(nn.Module):
         self, camera: Tensor, rotation: Tensor, hand_pose: Tensor, betas: Tensor, mesh: bool = True
     ) -> Estimate:
         """Make an `Estimate` from its parameters; mesh=False leaves vertices out."""
-        pose, vertices = (betas, rotation, hand_pose), None
-        if mesh:
-            vertices, joints = self.hand(*pose)
-            vertices = vertices - joints[:, WRIST, None]
-        else:
-            joints = self.hand.skeleton(*pose)
+        layer = self.hand if mesh else self.hand.skeleton
+        found = layer(betas, rotation, hand_pose)
+        vertices, joints = found if mesh else (None, found)
+        vertices = vertices - joints[:, WRIST, None] if mesh else None
         joints = joints - joints[:, WRIST, None]
         flat = project_weak(joints, camera)
         return Estimate(camera, rotation, hand_pose, betas, vertices, joints, flat)

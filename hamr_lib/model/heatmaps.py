@@ -53,10 +53,10 @@ def soft_argmax(maps: Tensor, axes: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]
         (B, 21, k) coordinates, and the softmax, shaped like `maps`.
     """
     probability = maps.flatten(2).softmax(dim=-1).view_as(maps)
-    dims = range(2, maps.ndim)
+    dims = set(range(2, maps.ndim))
     means = [
-        (probability.sum(dim=[other for other in dims if other != dim]) * axis).sum(dim=-1)
-        for dim, axis in zip(dims, axes, strict=True)
+        (probability.sum(dim=sorted(dims - {dim})) * axis).sum(dim=-1)
+        for dim, axis in enumerate(axes, start=2)
     ]
     return torch.stack(means, dim=-1), probability
 

@@ -51,37 +51,31 @@ def make_stem(settings: Model, pretrained: bool = True) -> nn.Module:
     Their second result is a pretrained encoder's pooled features (B, P), or None.
     """
     width = settings.channels
-    if settings.stem != "convolutions":
-        stride, frozen = settings.map_stride, settings.frozen_blocks
-        pooled = settings.pooled_features
-        return PretrainedStem(width, settings.stem, stride, frozen, pooled, pretrained)
-    return ConvolutionStem(
-        conv(3, width // 4, kernel=7, stride=2),
-        conv(width // 4, width // 2),
-        nn.AvgPool2d(2),
-        block(width // 2, width, settings.convs),
-    )
+    if settings.stem == "convolutions":
+        first, second = conv(3, width // 4, kernel=7, stride=2), conv(width // 4, width // 2)
+        last = block(width // 2, width, settings.convs)
+        return ConvolutionStem(first, second, nn.AvgPool2d(2), last)
+    options = settings.map_stride, settings.frozen_blocks, settings.pooled_features
+    return PretrainedStem(width, settings.stem, *options, pretrained)
 
 
 class PoseModule(nn.Module):
-    """An image to features and heat maps of the joints."""
+    """The stem, the hourglasses, and the maps that each of these gives."""
 
     def __init__(self, settings: Model, pretrained: bool = True):
         super().__init__()
         width, maps, stacks = settings.channels, settings.maps, range(settings.stacks)
         self.stem = make_stem(settings, pretrained)
-        self.hourglasses = nn.ModuleList(
-            Hourglass(width, settings.depth, settings.convs) for _ in stacks
-        )
+        size = width, settings.depth, settings.convs
+        self.hourglasses = nn.ModuleList(Hourglass(*size) for _ in stacks)
         self.features = nn.ModuleList(conv(width, width) for _ in stacks)
         self.maps = nn.ModuleList(nn.Conv2d(width, maps, 1) for _ in stacks)
         # Features and maps of a stack are added to its input for the next one.
         self.join = nn.ModuleList(nn.Conv2d(width + maps, width, 1) for _ in stacks[:-1])
         for head in self.maps:  # start near empty maps
-            if head.weight.is_meta:  # filled later; here `normal_` would import torch's compiler
-                continue
-            nn.init.normal_(head.weight, std=0.001)
-            nn.init.zeros_(head.bias)
+            if not head.weight.is_meta:  # where `normal_` would import torch's compiler
+                nn.init.normal_(head.weight, std=0.001)
+                nn.init.zeros_(head.bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Compute features and raw heat maps of an image (B, 3, S, S) in [0, 1].
@@ -90,8 +84,7 @@ class PoseModule(nn.Module):
             Features and maps of the last stack, joined (B, C + M, h, h), the maps of each stack
             (B, M, h, h), h = S / `model.map_stride`, and the stem's pooled features (B, P) or None.
         """
-        x, pooled = self.stem(image)
-        heatmaps = []
+        (x, pooled), heatmaps = self.stem(image), []
         for stack, hourglass in enumerate(self.hourglasses):
             features = self.features[stack](hourglass(x))
             heatmaps.append(self.maps[stack](features))

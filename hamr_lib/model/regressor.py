@@ -20,16 +20,15 @@ class Regressor(nn.Module):
     """The iterative regressor: each iteration adds a residual to the last estimate.
 
     Stride-2 convolutions halve features and maps of `inputs` channels and `size` pixels a side
-    until one pixel is left: six for the paper's 64. Their width doubles towards `hidden` at the
-    last one and is never below `channels`. `start` (N,) is the estimate before the first iteration.
+    until one pixel is left, while their width doubles towards `hidden`. `start` (N,) is the
+    estimate before the first iteration.
     """
 
     def __init__(self, settings: Model, inputs: int, size: int, start: Tensor):
         super().__init__()
-        self.iterations = settings.iterations
-        hidden, dropout = settings.hidden, settings.dropout
-        steps = math.ceil(math.log2(size))
-        widths = [max(settings.channels, hidden >> left) for left in reversed(range(steps))]
+        self.iterations, hidden, dropout = settings.iterations, settings.hidden, settings.dropout
+        halvings = reversed(range(math.ceil(math.log2(size))))
+        widths = [max(settings.channels, hidden >> left) for left in halvings]
         layers = (conv(a, b, stride=2) for a, b in zip([inputs, *widths], widths, strict=False))
         self.encoder = nn.Sequential(*layers)
         self.maps = settings.maps if settings.joint_features else 0
@@ -76,8 +75,8 @@ class Regressor(nn.Module):
     def first_layer(self, *image: Tensor | None) -> Tensor:
         """Apply the first layer to what an image tells, the same in every iteration: (B, hidden).
 
-        That is encoded and pooled features (B, F), and with `model.joint_features` keypoints
-        (B, 21, 3) and joint-aligned features (B, 21, FEATURES). None stands for zeros.
+        That is features (B, F), and with `model.joint_features` keypoints (B, 21, 3) and
+        joint-aligned features (B, 21, FEATURES). None stands for zeros.
         """
         hidden = self.layers[0].bias
         for part, weight in zip(image, self._columns(), strict=False):

@@ -27,8 +27,7 @@ BLUR = (0.01, 0.3)  # crop units, the standard deviation of a keypoint's noise
 
 def lift(network: HAMR, settings: Settings, generator: Generator, tell: Callable[[int], None]):
     """Train the regressor's layers in place for `train.lift_steps` steps, and tell each."""
-    train = settings.train
-    weights = list(network.regressor.layers.parameters())
+    train, weights = settings.train, list(network.regressor.layers.parameters())
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.lift_steps)
     for step in range(train.lift_steps):
@@ -47,13 +46,12 @@ def lifting_loss(network: HAMR, settings: Settings, count: int, generator: Gener
 
     It is the weighted sum of the losses of joints and camera, in single precision.
     """
-    regressor = network.regressor
     losses = replace(settings.losses, heatmap=0.0, silhouette=0.0)
     with torch.autocast(network.hand.poses.device.type, enabled=False):
         batch = random_hands(network.hand, settings.augment, count, generator)
         keypoints = noisy_keypoints(batch["joints_2d"], settings, generator)
-        hidden = regressor.first_layer(None, keypoints)
-        raw = regressor.iterate(hidden, keypoints, network.project)
+        hidden = network.regressor.first_layer(None, keypoints)
+        raw = network.regressor.iterate(hidden, keypoints, network.project)
         output = Output([], [network.decode(raw[-1], mesh=False)])
         return hamr_losses(output, batch, losses, network.hand.faces)["total"]
 
@@ -72,8 +70,8 @@ def random_hands(
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(count, *shape, generator=generator).to(device)
 
-    def normal(*shape):
-        return torch.randn(count, *shape, generator=generator).to(device)
+    def normal(size):
+        return torch.randn(count, size, generator=generator).to(device)
 
     poses = hand.poses[torch.randint(len(hand.poses), (count,), generator=generator).to(device)]
     turn = roma.unitquat_to_rotmat(F.normalize(normal(4), dim=1))
@@ -98,9 +96,8 @@ def noisy_keypoints(joints_2d: Tensor, settings: Settings, generator: Generator)
     number of each joint. The width varies from image to image and from joint to joint.
     """
     shape, device = joints_2d.shape, joints_2d.device
-    of_image = torch.rand(len(joints_2d), 1, generator=generator)
-    of_joint = torch.rand(shape[:2], generator=generator)
-    blur = BLUR[0] * (BLUR[1] / BLUR[0]) ** ((of_image + of_joint) / 2)
+    widths = (torch.rand(len(joints_2d), n, generator=generator) for n in (1, shape[1]))
+    blur = BLUR[0] * (BLUR[1] / BLUR[0]) ** (sum(widths) / 2)
     off = blur[..., None] * torch.randn(shape, generator=generator)
     size = settings.model.image_size / settings.model.map_stride
     pixels = blur * size / 2  # of a map, which is two crop units wide

@@ -5,14 +5,15 @@ import math
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from hamr_lib.model.backbone import parameter_groups
+from hamr_lib.config import Train
+from hamr_lib.model.backbone import PretrainedStem
 
 WARM_UP = 0.05  # fraction of the steps, with the cosine schedule
 WARM_STEPS = 200  # with the trapezoid, whose start must not depend on how long a run is
 FALL = 0.4  # fraction of the steps over which the trapezoid's rate falls
 
 
-def cosine(step, steps):
+def cosine(step: int, steps: int) -> float:
     """Give the factor of the learning rate at a step: up in a line, then half a cosine down."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:
@@ -20,7 +21,7 @@ def cosine(step, steps):
     return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
-def trapezoid(step, steps):
+def trapezoid(step: int, steps: int) -> float:
     """Give the factor of the learning rate at a step: up in a line, level, and 1 - sqrt down.
 
     All but the fall is the same however long the run (Hägele et al. 2024).
@@ -33,11 +34,19 @@ def trapezoid(step, steps):
 SCHEDULES = {"cosine": cosine, "trapezoid": trapezoid}
 
 
-def make_optimizer(network, train):
-    """Make the optimiser of `settings.train`; each group keeps its factor of the rate as "rate"."""
-    groups = parameter_groups(network, train.stem_rate)
-    for group in groups:
-        group["lr"] = train.learning_rate * group["rate"]
+def make_optimizer(network: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
+    """Make the optimiser of `settings.train`.
+
+    The blocks of a `PretrainedStem` learn at `stem_rate` times the rate of all other weights. Each
+    group keeps its factor of the rate as "rate".
+    """
+    stems = [module for module in network.modules() if isinstance(module, PretrainedStem)]
+    slow = {weight for stem in stems for weight in stem.blocks.parameters()}
+    groups = []
+    for rate, of_stem in ((1.0, False), (train.stem_rate, True)):
+        trained = [p for p in network.parameters() if p.requires_grad and (p in slow) == of_stem]
+        if trained:
+            groups.append({"params": trained, "rate": rate, "lr": train.learning_rate * rate})
     if train.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, weight_decay=train.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=train.weight_decay, fused=True)
@@ -50,7 +59,7 @@ class WeightAverage(AveragedModel):
     the first weights are soon forgotten.
     """
 
-    def __init__(self, network, decay):
+    def __init__(self, network: torch.nn.Module, decay: float):
         super().__init__(network, multi_avg_fn=self._move, use_buffers=True)
         self.decay = decay
 

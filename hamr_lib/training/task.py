@@ -33,20 +33,20 @@ class Task:
             lift(network, settings, generator, Progress(steps).show)
 
     def auxiliary_losses(self, network, settings, generator):
-        """Losses that need no image, by name; a step adds them to the loss of its batch."""
+        """Compute the losses that need no image, by name, which a step adds to its batch's."""
         hands = settings.train.lift_beside
         return {"lifting": lifting_loss(network, settings, hands, generator)} if hands else {}
 
     def losses(self, network, output, batch, settings):
-        """The unweighted parts of the loss of a network's output, by name, and their "total"."""
+        """Compute the unweighted parts of an output's loss, by name, and their "total"."""
         return hamr_losses(output, batch, settings.losses, network.hand.faces)
 
     def error(self, network, output, batch):
-        """The `val_metric` of each sample, (B,); NaN without a label."""
+        """Measure the `val_metric` of each sample, (B,); NaN without a label."""
         return joints_error(output.estimates[-1].joints_3d, batch)
 
 
-def joints_error(joints_3d, batch):
+def joints_error(joints_3d: torch.Tensor, batch: dict) -> torch.Tensor:
     """Mean distance of joints (B, 21, 3) from their labels: (B,) millimetres, NaN without any."""
     error = (joints_3d.float() - batch["joints_3d"]).norm(dim=-1)
     valid = batch["valid_3d"]

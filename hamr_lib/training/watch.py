@@ -22,16 +22,14 @@ class Stopped(HamrError):
 
 
 class Watch:
-    """Stops a run whose loss is not finite or explodes.
+    """Stops a run whose loss is not finite or explodes; `keys` name the training samples.
 
-    Each loss is looked at one step late, so that the device never waits. `keys` are the names of
-    the training samples.
+    Each loss is looked at one step late, so that the device never waits.
     """
 
     def __init__(self, keys, state=(0.0, 0)):
-        self.keys = keys
+        self.keys, self.pending, self.earlier = keys, None, ()
         self.mean, self.count = state
-        self.pending, self.earlier = None, ()
 
     def put(self, step, indices, loss):
         """Remember the loss of a step and the samples (B,) of its batch."""
@@ -48,8 +46,7 @@ class Watch:
         step, indices, loss, ready = self.pending
         if ready:
             ready.synchronize()
-        loss = loss.item()
-        settled = self.count >= SETTLED
+        loss, settled = loss.item(), self.count >= SETTLED
         if not math.isfinite(loss) or (settled and loss > EXPLODED * self.mean):
             last, before = (
                 ", ".join(f"{i} ({self.keys[i]})" for i in map(int, batch)) or "none"
@@ -82,9 +79,8 @@ class Progress:
         now = time.monotonic()
         elapsed = now - self.started
         left = elapsed * (self.steps - done) / max(1, done - self.first)
-        if not message and now - self.shown < max(30, (elapsed + left) / 50):
-            return
-        self.shown = now
-        passed, left = (timedelta(seconds=int(seconds)) for seconds in (elapsed, left))
-        line = f"step {done} of {self.steps}, {passed} passed, {left} left{message or ''}"
-        print(line, file=sys.stderr, flush=True)
+        if message or now - self.shown >= max(30, (elapsed + left) / 50):
+            self.shown = now
+            passed, left = (timedelta(seconds=int(seconds)) for seconds in (elapsed, left))
+            line = f"step {done} of {self.steps}, {passed} passed, {left} left{message}"
+            print(line, file=sys.stderr, flush=True)
