@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hamr_lib.joints import BONES
+from hamr_lib.joints import BONES, MIDDLE_MCP, WRIST
 
 
 def project_weak(points: Tensor, camera: Tensor) -> Tensor:
@@ -104,3 +104,12 @@ def rotate_in_plane(points: Tensor, angle: Tensor) -> Tensor:
     x, y = points[..., 0], points[..., 1]
     turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
     return torch.cat([turned, points[..., 2:]], dim=-1)
+
+
+def hand_tilt(joints_2d: Tensor) -> Tensor:
+    """Measure how far hands (B, 21, 2) are turned from upright: (B,) radians, clockwise as seen.
+
+    A hand is upright where the base of its middle finger is straight above its wrist.
+    """
+    x, y = (joints_2d[:, MIDDLE_MCP] - joints_2d[:, WRIST]).unbind(1)
+    return torch.atan2(x, -y)

@@ -151,6 +151,8 @@ class Augment:
     # Not in the paper: what photographs of hands are like, and renderings too seldom.
     occlusion: float = within(0.0, 0, 1)  # probability of a patch laid before the hand
     coarse: float = within(0.0, 0, 1)  # probability of mixing with a coarse copy of the image
+    # Probability of turning the hand upright, from where `rotation` moves it half as far.
+    upright: float = within(0.0, 0, 1)
 
     def __post_init__(self):
         if not self.scale[0] >= 0.1:
@@ -345,12 +347,13 @@ def _budget(profile, variant, name):
     settings = load_settings(profile, variant)
     train, study = settings.train, settings.study
     steps = getattr(study, name)
-    return {
+    upright = "augment.upright" in VARIANTS[variant].changes  # the other methods look once
+    once = {} if upright else {"augment__upright": 0.0, "evaluate__upright": False}
+    return once | {
         "train__steps": steps,
         "train__validate_every": min(steps, train.validate_every, study.validate_every),
         "train__lift_steps": min(train.lift_steps, study.lift_steps),
         "model__frozen_blocks": max(settings.model.frozen_blocks, study.frozen_blocks),
-        "evaluate__upright": False,  # no other method looks twice
     }
 
 

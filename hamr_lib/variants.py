@@ -57,6 +57,8 @@ VARIANTS = {
         {"losses.camera_scale": "full"}),
     "paper-noise": Variant("the paper's noise", {"augment.noise": 0.1}),
     "joints-2d-1": Variant("2-D loss of weight 1", {"losses.joints_2d": 1.0}),
+    "upright": Variant("crops turned upright, two looks",
+        {"augment.upright": 0.75, "evaluate.upright": True}),
     "no-shift": Variant("without shifts", {"augment.shift": 0.0}),
     "no-occlusion": Variant("without patches before hands", {"augment.occlusion": 0.0}),
     "no-coarse": Variant("without coarse copies", {"augment.coarse": 0.0}),

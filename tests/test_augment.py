@@ -4,12 +4,13 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from hamr_lib.camera import crop_units_to_grid
+from hamr_lib.camera import crop_units_to_grid, hand_tilt
 from hamr_lib.config import Augment
 from hamr_lib.data import augment as module
 from hamr_lib.data.augment import augment, centre_crop, coarsen, draw, occlude, warp
 from hamr_lib.data.crops import stored_size
 from hamr_lib.errors import HamrError
+from hamr_lib.joints import WRIST
 
 SIZE = 64
 PLAIN = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0),
@@ -32,6 +33,7 @@ def dots(joints, stored, size):
         "image": dot[:, None].repeat(1, 3, 1, 1),
         "mask": dot,
         "joints_2d": joints[:, None].repeat(1, 21, 1),
+        "valid_2d": torch.ones(count, 21, dtype=torch.bool),
         "joints_3d": torch.cat([joints, torch.ones(count, 1)], 1)[:, None].repeat(1, 21, 1) / 10,
     }
 
@@ -92,7 +94,7 @@ def test_augmentation_never_leaves_the_stored_crop():
         stored = stored_size(SIZE, settings)
         white = {"image": torch.full((64, 3, stored, stored), 255, dtype=torch.uint8),
                  "mask": torch.full((64, stored, stored), 255, dtype=torch.uint8),
-                 "joints_2d": torch.zeros(64, 21, 2),
+                 "joints_2d": torch.zeros(64, 21, 2), "valid_2d": torch.ones(64, 21).bool(),
                  "joints_3d": torch.zeros(64, 21, 3)}  # fmt: skip
         out = augment(white, settings, SIZE, torch.Generator().manual_seed(0))
         assert out["image"].min() > 0.999
@@ -129,6 +131,7 @@ def test_noise_is_normal_and_differs_between_samples():
     settings = Augment(scale=(1.0, 1.0), rotation=0.0, **(PLAIN | {"noise": 0.05}))
     grey = {"image": torch.full((8, 3, SIZE, SIZE), 128, dtype=torch.uint8),
             "mask": torch.zeros((8, SIZE, SIZE), dtype=torch.uint8),
+            "valid_2d": torch.ones(8, 21).bool(),
             "joints_2d": torch.zeros(8, 21, 2), "joints_3d": torch.zeros(8, 21, 3)}  # fmt: skip
     noise = augment(grey, settings, SIZE, torch.Generator().manual_seed(0))["image"] - 128 / 255
     assert noise.mean().abs() < 1e-3
@@ -137,6 +140,25 @@ def test_noise_is_normal_and_differs_between_samples():
     assert within == pytest.approx(0.6827, abs=0.01)  # one standard deviation of a normal
     correlation = torch.corrcoef(noise.flatten(1)) - torch.eye(8)
     assert correlation.abs().max() < 0.05
+
+
+def test_hands_are_turned_upright_where_their_direction_is_known():
+    settings = Augment(scale=(1.0, 1.0), rotation=60.0, upright=0.8, **PLAIN)
+    generator = torch.Generator().manual_seed(0)
+    stored, count = stored_size(SIZE, settings), 400
+    joints = torch.rand(count, 21, 2, generator=generator) - 0.5
+    valid = torch.ones(count, 21, dtype=torch.bool)
+    valid[: count // 2, WRIST] = False
+    batch = {"image": torch.zeros(count, 3, stored, stored, dtype=torch.uint8),
+             "mask": torch.zeros(count, stored, stored, dtype=torch.uint8),
+             "joints_2d": joints, "joints_3d": torch.zeros(count, 21, 3),
+             "valid_2d": valid}  # fmt: skip
+    out = augment(batch, settings, SIZE, generator)
+    unknown, known = hand_tilt(out["joints_2d"]).rad2deg().abs().split(count // 2)
+    upright = (known < 30).float().mean()
+    # By chance an unknown one lies within 30 degrees of upright in a sixth of the cases.
+    assert upright == pytest.approx(0.8 + 0.2 / 6, abs=0.08)
+    assert (unknown < 30).float().mean() == pytest.approx(1 / 6, abs=0.1)
 
 
 def test_a_patch_shows_the_picture_upside_down_and_hides_the_mask():
@@ -184,18 +206,19 @@ def test_draws_follow_the_settings():
 
 
 def test_one_seed_one_result_however_the_batch_is_cut():
-    settings = Augment(shift=0.05, occlusion=0.5, coarse=0.5)
+    settings = Augment(shift=0.05, occlusion=0.5, coarse=0.5, upright=0.5)
     stored = stored_size(SIZE, settings)
     generator = torch.Generator()
     batch = {"image": torch.randint(0, 256, (4, 3, stored, stored)).byte(),
              "mask": torch.randint(0, 256, (4, stored, stored)).byte(),
+             "valid_2d": torch.ones(4, 21).bool(),
              "joints_2d": torch.rand(4, 21, 2), "joints_3d": torch.rand(4, 21, 3)}  # fmt: skip
     whole = augment(batch, settings, SIZE, generator.manual_seed(5))
     again = augment(batch, settings, SIZE, generator.manual_seed(5))
     other = augment(batch, settings, SIZE, generator.manual_seed(6))
     half = {key: value[2:] for key, value in batch.items()}
     part = augment(half, settings, SIZE, generator.manual_seed(5), part=slice(2, 4), count=4)
-    for key in whole:
+    for key in ("image", "mask", "joints_2d", "joints_3d"):
         assert torch.equal(whole[key], again[key])
         torch.testing.assert_close(whole[key][2:], part[key], atol=1e-6, rtol=0)
         assert not torch.equal(whole[key], other[key])

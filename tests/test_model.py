@@ -4,11 +4,11 @@ import torch
 from tiny import TinyHand
 from torch.utils.flop_counter import FlopCounterMode
 
-from hamr_lib.camera import project_weak, rotate_in_plane
+from hamr_lib.camera import hand_tilt, project_weak, rotate_in_plane
 from hamr_lib.config import Model
 from hamr_lib.errors import HamrError
 from hamr_lib.model.blocks import describe_blocks
-from hamr_lib.model.hamr import HAMR, hand_tilt, rotation_from_6d
+from hamr_lib.model.hamr import HAMR, rotation_from_6d
 from hamr_lib.model.heatmaps import (
     cell_centres,
     heatmap_peaks,

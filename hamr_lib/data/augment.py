@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from hamr_lib.camera import rotate_in_plane
+from hamr_lib.camera import hand_tilt, rotate_in_plane
 from hamr_lib.config import Augment
 from hamr_lib.errors import HamrError
+from hamr_lib.joints import MIDDLE_MCP, WRIST
 
 CACHED = 1 << 20  # pixel values that are sampled at once on a CPU
 PATCH = (0.1, 0.5)  # half a side of a patch, in crop units; the latter also of its middle
@@ -36,6 +37,7 @@ class Draw(NamedTuple):
     patch: torch.Tensor  # (n, 4) x, y and half sides in crop units
     coarsened: torch.Tensor  # (m,) which samples are mixed with a coarse copy
     weight: torch.Tensor  # (m,) of the coarse copy
+    upright: torch.Tensor  # (B,) bool, which are turned upright
 
     def to(self, device: torch.device | str) -> "Draw":
         """Move the numbers to a device."""
@@ -74,6 +76,7 @@ def draw(
     patch = torch.cat([uniform(-PATCH[1], PATCH[1], 2), uniform(*PATCH, 2)], dim=1)[covered]
     coarsened = (uniform(0, 1) < augment.coarse).nonzero()[:, 0]
     weight = uniform(0, 1)[coarsened]
+    numbers["upright"] = uniform(0, 1) < augment.upright
     return Draw(**numbers, covered=covered, patch=patch, coarsened=coarsened, weight=weight)
 
 
@@ -96,7 +99,10 @@ def augment(
     """
     count = count or len(batch["image"])
     drawn = draw(settings, count, size, generator, part).to(batch["image"].device)
-    moved = warp(batch, drawn.scale, drawn.angle, drawn.shift, size)
+    upright = drawn.upright & batch["valid_2d"][:, [WRIST, MIDDLE_MCP]].all(1)
+    from_upright = drawn.angle / 2 - hand_tilt(batch["joints_2d"])
+    angle = torch.where(upright, from_upright, drawn.angle)
+    moved = warp(batch, drawn.scale, angle, drawn.shift, size)
     image, mask, some = moved["image"], moved["mask"], drawn.covered
     image[some], mask[some] = occlude(image[some], mask[some], drawn.patch)
     image[drawn.coarsened] = coarsen(image[drawn.coarsened], drawn.weight)

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamr_lib.camera import project_weak, rotate_in_plane, turn_image
+from hamr_lib.camera import hand_tilt, project_weak, rotate_in_plane, turn_image
 from hamr_lib.config import Model, Settings
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
-from hamr_lib.joints import MIDDLE_MCP, NUM_JOINTS, WRIST
+from hamr_lib.joints import NUM_JOINTS, WRIST
 from hamr_lib.model import checkpoint
 from hamr_lib.model.hourglass import PoseModule
 from hamr_lib.model.regressor import Regressor
@@ -133,8 +133,8 @@ class HAMR(nn.Module):
 
         Args:
             image, all_iterations: as in `forward`.
-            tilt: (B,) radians, clockwise as seen, the direction from the wrist to the base of the
-                middle finger; 0 is up. None takes that of a first estimate.
+            tilt: (B,) radians, as `camera.hand_tilt` gives them; None takes those of a first
+                estimate.
 
         Returns:
             What belongs to the crops as they were given, turned back.
@@ -173,12 +173,6 @@ class HAMR(nn.Module):
     def project(self, raw: Tensor) -> Tensor:
         """Project the joints of raw numbers (B, N): (B, 21, 2) crop units."""
         return self.decode(raw, mesh=False).joints_2d
-
-
-def hand_tilt(joints_2d: Tensor) -> Tensor:
-    """Measure how far hands (B, 21, 2) are turned from upright, see `HAMR.upright`: (B,)."""
-    x, y = (joints_2d[:, MIDDLE_MCP] - joints_2d[:, WRIST]).unbind(1)
-    return torch.atan2(x, -y)
 
 
 def rotation_from_6d(numbers: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hamr_lib.camera import hand_tilt
 from hamr_lib.data.crops import BOX_FACTOR, crop_square, cut
 from hamr_lib.data.frame import Frame
 from hamr_lib.errors import HamrError, one_of, quoted
 from hamr_lib.hand.anatomy import MIRROR
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.model.checkpoint import pretrained
-from hamr_lib.model.hamr import HAMR, Estimate, Output, hand_tilt, load_model
+from hamr_lib.model.hamr import HAMR, Estimate, Output, load_model
 from hamr_lib.recovery import refine
 from hamr_lib.recovery.detect import SIDES, Box, Detection, find_hands, find_in_box, shrunk
 from hamr_lib.recovery.photo import PhotoError, read_photo
