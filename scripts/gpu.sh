@@ -13,4 +13,12 @@ trap 'rm -rf "$site"' EXIT
 if compgen -G 'wheels/*.whl' >/dev/null; then
   python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" wheels/*.whl
 fi
-PYTHONPATH="$site:$PWD" python3 -m hamr_lib.session "$@"
+export PYTHONPATH="$site:$PWD"
+for package in torch lightning pandas anny deodr mediapipe pydantic roma smplx trimesh; do
+  if ! python3 -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$package'))"
+  then
+    echo "scripts/gpu.sh: Python has no $package: expected its wheel in wheels/" >&2
+    exit 1
+  fi
+done
+python3 -m hamr_lib.session "$@"
