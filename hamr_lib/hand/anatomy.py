@@ -19,6 +19,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.errors import HamrError, one_of
+from hamr_lib.hand.mano import MIRROR
 from hamr_lib.hand.rig import ANNY_BONES, TO_MANO, palm_frame, rig
 from hamr_lib.joints import FINGERS
 
@@ -43,9 +44,6 @@ THUMB = slice(0, 6)
 MCP, SPREAD, PIP, DIP = (6 + np.arange(4) * 4 + part for part in range(4))
 # A positive turn about a finger's palmar axis moves it to the little finger's side.
 _SPREAD_SIGN = np.array([-1.0, -1.0, 1.0, 1.0])
-
-# Mirrored at the plane x = 0, an axis-angle keeps its x and negates the rest.
-MIRROR = np.array([1.0, -1.0, -1.0])
 
 
 # Named poses, in degrees. Where fingers touch, the thumb was fitted so that pads meet and nothing

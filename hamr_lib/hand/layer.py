@@ -17,8 +17,7 @@ from torch import nn
 
 from hamr_lib.errors import HamrError, one_of
 from hamr_lib.files import ROOT
-from hamr_lib.hand.anatomy import MIRROR
-from hamr_lib.hand.mano import MANO_TIPS, NUM_BETAS, find_mano, load_mano
+from hamr_lib.hand.mano import MANO_TIPS, MIRROR, NUM_BETAS, find_mano, load_mano
 from hamr_lib.hand.open_hand import open_hand
 from hamr_lib.joints import FROM_MANO, MIDDLE_MCP, NAMES, WRIST
 

@@ -16,6 +16,8 @@ from hamr_lib.joints import MANO_NAMES, MANO_PARENTS
 # millimetres apart.
 MANO_TIPS = (734, 333, 443, 555, 678)
 NUM_BETAS = 10
+# Mirrored at the plane x = 0, an axis-angle keeps its x and negates the rest.
+MIRROR = np.array([1.0, -1.0, -1.0])
 _VERTICES, _JOINTS = 778, len(MANO_NAMES)
 SHAPES = {
     "v_template": (_VERTICES, 3),

@@ -12,9 +12,7 @@ import torch
 
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, read_arrays, write_aside
-from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.mano import NUM_BETAS, SHAPES
-from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig, rigged_hand
 from hamr_lib.joints import FROM_MANO, MANO_PARENTS, TIPS
 
 # Raise it when a change alters an array of the hand or a pose of the sampler; sets that were
@@ -49,6 +47,10 @@ def open_hand(folder: Path | None = None) -> dict[str, np.ndarray]:
 
 def build() -> dict[str, np.ndarray]:
     """Build the arrays that `open_hand` describes."""
+    # Here, and not above, since a hand that is built takes none of the modules that build it.
+    from hamr_lib.hand import anatomy, sampling
+    from hamr_lib.hand.rig import rig, rigged_hand
+
     weights, regressor = rig().weights, rig().regressor
     # Shapes at the model's reference pose, which is the zero of its pose parameters and of ours.
     vertices, heads = people(rigged_hand(), PEOPLE, SEED)
@@ -85,6 +87,7 @@ def build() -> dict[str, np.ndarray]:
 
 def shape_distribution(model):
     """Return Anny's distribution of builds by age: four in five adults, the rest from 5 to 90."""
+    from hamr_lib.hand.rig import load_anny
 
     def double(*values):
         return torch.tensor(values, dtype=model.dtype)
@@ -106,6 +109,8 @@ def people(model, n: int, seed: int, pose: dict | None = None) -> tuple[np.ndarr
     Returns:
         Vertices (n, V, 3) and the 16 joints in MANO's order (n, 16, 3), metres.
     """
+    from hamr_lib.hand.rig import ANNY_BONES
+
     bones = [model.bone_labels.index(f"{bone}.R") for bone in ("wrist", *ANNY_BONES)]
     parts = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -1,17 +1,18 @@
 """The command `hamr` (also `python -m hamr_lib`): meshes from photos and videos."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from hamr_lib.errors import HamrError
+from hamr_lib.imports import in_place_of
 from hamr_lib.joints import NAMES
 from hamr_lib.recovery.output import check_folder, reason, shown
 from hamr_lib.recovery.photo import SUFFIXES as PHOTOS
@@ -120,12 +121,17 @@ def _recover(args):
     for path in skipped:
         print(f"skipped, neither image nor video: {shown(path)}", file=sys.stderr)
 
-    # Here, so that --help and a mistyped option do not wait for torch.
-    _import_roma()
+    # Here, so that --help and a mistyped option do not wait for torch. Its modules are no garbage:
+    # to look through them again and again would take a second.
+    gc.disable()
+    with in_place_of("torch._dynamo", disable=lambda function: function):
+        import roma  # noqa: F401  it asks for torch's compiler, which it does not need
     from hamr_lib.recovery.pipeline import NoHandError, checked_box, load_network
 
     args.box, args.keep = checked_box(args.box), inputs
     network = load_network(args.checkpoint, args.device).path
+    gc.freeze()
+    gc.enable()
     done, hands, failures, console = 0, Counter(), [], Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     quiet = len(photos) == 1 and not is_video(photos[0])
@@ -150,16 +156,6 @@ def _recover(args):
     if done:
         return PARTLY if failures else DONE
     return NO_HAND if all(isinstance(error, NoHandError) for error in failures) else FAILED
-
-
-def _import_roma():
-    """Import roma without torch's compiler, which it asks for and which takes a second."""
-    import torch
-
-    torch._dynamo = SimpleNamespace(disable=lambda function: function)
-    import roma  # noqa: F401
-
-    del torch._dynamo
 
 
 def _recover_photo(path, args):

@@ -8,6 +8,7 @@ likelihood, so its graph is run here directly.
 import functools
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from hamr_lib.imports import bare_package
 
 SIDES = ("left", "right")
 # Chosen with the photographs of BSDS500 in sight, by eye.
@@ -143,16 +146,16 @@ def _detector():
 
 def _start(track: bool, tell: Callable):
     """A running graph that calls tell(name, packet) for each of `PARTS`."""
-    import mediapipe
+    package = bare_package("mediapipe")  # itself it imports solutions, which draw with matplotlib
     from mediapipe.calculators.tensor import tensors_to_detections_calculator_pb2 as palms
     from mediapipe.calculators.util import thresholding_calculator_pb2 as presence
     from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
+    from mediapipe.framework.formats import classification_pb2, landmark_pb2  # noqa: F401
     from mediapipe.python import packet_creator
     from mediapipe.python._framework_bindings import resource_util
     from mediapipe.python._framework_bindings.calculator_graph import CalculatorGraph
     from mediapipe.python._framework_bindings.validated_graph_config import ValidatedGraphConfig
 
-    package = Path(mediapipe.__file__).parent
     resource_util.set_resource_dir(str(package.parent))
     graph = ValidatedGraphConfig()
     graph.initialize(binary_graph_path=str(package / GRAPH))
@@ -162,7 +165,11 @@ def _start(track: bool, tell: Callable):
     palm[palms.TensorsToDetectionsCalculatorOptions.ext].min_score_thresh = PALM
     hand = nodes["handlandmarkcpu__ThresholdingCalculator"]
     hand[presence.ThresholdingCalculatorOptions.ext].threshold = SCORE
-    running = CalculatorGraph(graph_config=config)
+    # By a file, as options of calculators that were not imported would be lost in a message.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "hands.binarypb")
+        path.write_bytes(config.SerializeToString())
+        running = CalculatorGraph(binary_graph_path=str(path))
     for name in PARTS:
         running.observe_output_stream(name, tell, False)
     running.start_run({

@@ -17,7 +17,7 @@ from hamr_lib.camera import hand_tilt
 from hamr_lib.data.crops import BOX_FACTOR, crop_square, cut
 from hamr_lib.data.frame import Frame
 from hamr_lib.errors import HamrError, one_of, quoted
-from hamr_lib.hand.anatomy import MIRROR
+from hamr_lib.hand.mano import MIRROR
 from hamr_lib.joints import NUM_JOINTS
 from hamr_lib.model.checkpoint import pretrained
 from hamr_lib.model.hamr import HAMR, Estimate, Output, load_model

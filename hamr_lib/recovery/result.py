@@ -8,21 +8,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import trimesh
-from PIL import Image
 
-from hamr_lib.errors import HamrError
-from hamr_lib.files import write_aside
+from hamr_lib.data.frame import write_image
 from hamr_lib.joints import NAMES
+from hamr_lib.recovery.meshfile import SKIN, write_mesh
 from hamr_lib.recovery.output import plain_name, whole_set
 from hamr_lib.render import rasterize, render
 from hamr_lib.render.draw2d import draw_skeleton, fit
 
 OVERLAY = 1600  # pixels of an overlay's longer side at most
-SKIN = (0.80, 0.62, 0.53)
-# Camera frame (x right, y down, z away) to that of viewers (x right, y up, z near): what glTF
-# prescribes, and what puts a hand upright on a screen.
-TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
 PIXELS = "(u, v), u to the right and v down; the centre of the photo's first pixel is (0, 0)"
 IN_JSON = ("joints_2d", "joints_3d", "confidence", "camera", "betas", "global_orient", "hand_pose",
            "box", "side", "score", "evidence", "hand", "checkpoint")  # fmt: skip
@@ -86,10 +80,6 @@ class Recovery:
         """Draw mesh and joints over the photo: (h, w, 3) uint8, at most `OVERLAY` pixels a side."""
         return overlay([self])
 
-    def mesh(self) -> trimesh.Trimesh:
-        """Return the mesh: metres, camera frame."""
-        return trimesh.Trimesh(self.vertices, self.faces, process=False)
-
     def to_dict(self) -> dict:
         """Return what the JSON file holds: plain numbers, in the units of the attributes."""
         values = {name: getattr(self, name) for name in IN_JSON}
@@ -152,13 +142,14 @@ def save_photo(
     plain_name(stem)
     with whole_set(folder, keep) as (aside, paths):
         if overlay_kind != "none":
-            Image.fromarray(overlay(hands)).save(aside / f"{stem}_overlay.png")
+            write_image(aside / f"{stem}_overlay.png", overlay(hands))
         for i, hand in enumerate(hands, start=1):
             name = stem if i == 1 else f"{stem}_hand{i}"
             if overlay_kind == "each":
-                Image.fromarray(hand.overlay()).save(aside / f"{stem}_hand{i}_overlay.png")
+                write_image(aside / f"{stem}_hand{i}_overlay.png", hand.overlay())
             for kind in ("glb", "obj"):
-                write_mesh(aside / f"{name}.{kind}", hand.mesh(), f"{hand.side} hand")
+                path = aside / f"{name}.{kind}"
+                write_mesh(path, hand.vertices, hand.faces, f"{hand.side} hand")
             if html:
                 hand.save_html(aside / f"{name}.html")
             (aside / f"{name}.json").write_text(json.dumps(hand.to_dict(), indent=2) + "\n")
@@ -188,30 +179,3 @@ def overlay(hands: Sequence[Recovery], photo: np.ndarray | None = None) -> np.nd
         joints = hand.joints_2d * k + (k - 1) / 2
         picture = draw_skeleton(picture, joints, max(1, round(np.ptp(joints, axis=0).max() / 80)))
     return picture
-
-
-def write_mesh(path: str | Path, mesh: trimesh.Trimesh, name: str = "hand") -> None:
-    """Write a mesh as OBJ, PLY or GLB, by the path's ending, aside and renamed.
-
-    Vertices are in metres of the camera's frame in all three. In a GLB they are those of a node of
-    this name that turns them to glTF's frame (y up); it has normals and a skin's material.
-    """
-    kind = Path(path).suffix[1:].lower()
-    if kind == "glb":
-        colour = [*(round(255 * value) for value in SKIN), 255]
-        skin = trimesh.visual.material.PBRMaterial(
-            name="skin", baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.7
-        )
-        mesh = mesh.copy()
-        mesh.visual = trimesh.visual.TextureVisuals(material=skin)
-        scene = trimesh.Scene()
-        scene.add_geometry(mesh, node_name=name, geom_name=name, transform=TO_VIEWER)
-        data = scene.export(file_type="glb", include_normals=True)
-    elif kind == "ply":
-        data = mesh.export(file_type="ply")
-    elif kind == "obj":
-        data = mesh.export(file_type="obj", digits=7, include_normals=False).encode()
-    else:
-        raise HamrError(f"{path}: expected a name that ends in .obj, .ply or .glb")
-    with write_aside(path) as aside:
-        aside.write_bytes(data)

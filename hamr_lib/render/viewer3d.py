@@ -13,6 +13,8 @@ from hamr_lib.errors import HamrError
 from hamr_lib.files import write_aside
 from hamr_lib.joints import BONES
 
+COMPRESSION = 4  # of pages, 1 to 9: more takes twice the time for 4 % of their size
+
 
 class Scene:
     """A k3d plot of one mesh with its joints and bones, seen as the camera sees it.
@@ -87,11 +89,11 @@ def write_html(path, plot, title: str) -> None:
 
 
 def _data(plot):
-    return base64.b64encode(plot.get_binary_snapshot()).decode()
+    return base64.b64encode(plot.get_binary_snapshot(COMPRESSION)).decode()
 
 
 @functools.cache
 def _empty_page():
-    """Return k3d's page of an empty plot, and the data in it: to compress k3d takes seconds."""
+    """Return k3d's page of an empty plot, and the data in it."""
     plot = k3d.plot()
-    return plot.get_snapshot(), _data(plot)
+    return plot.get_snapshot(COMPRESSION), _data(plot)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import ipywidgets as widgets
 import numpy as np
 import torch
-import trimesh
 from matplotlib import colormaps
 from scipy.spatial.transform import Rotation
 
@@ -19,7 +18,7 @@ from hamr_lib.files import ROOT
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.layer import load_hand, upright
 from hamr_lib.joints import MANO_NAMES, WRIST
-from hamr_lib.recovery.result import SKIN, write_mesh
+from hamr_lib.recovery.meshfile import SKIN, write_mesh
 from hamr_lib.render import rasterize
 from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
 from hamr_lib.render.viewer3d import Scene
@@ -342,9 +341,8 @@ class Explorer:
 
     def save(self, _=None) -> None:
         """Write the mesh to the path of the tab "Save": metres, camera frame."""
-        mesh = trimesh.Trimesh(self.mesh()[0], self.hand.faces.numpy(), process=False)
         try:
-            write_mesh(self.path.value, mesh)
+            write_mesh(self.path.value, self.mesh()[0], self.hand.faces.numpy())
             saved, link = html.escape(self.path.value), download_link(self.path.value)
             self.message.value = f"saved {saved}<br>{link}"
         except HamrError as error:
