@@ -70,12 +70,15 @@ def test_detections_that_overlap_are_one():
     assert distinct(detections) == detections[1:]
 
 
-def test_mediapipe_is_imported_late_and_says_nothing():
+def test_only_what_finds_hands_is_imported_and_it_says_nothing():
     code = (
-        "import sys, hamr_lib.recovery.pipeline, numpy\n"
-        "assert 'mediapipe' not in sys.modules\n"
+        "import sys, numpy, hamr_lib.recovery.pipeline\n"
         "from hamr_lib.recovery.detect import find_hands\n"
+        "assert 'mediapipe' not in sys.modules\n"
         "find_hands(numpy.zeros((9, 9, 3), numpy.uint8))\n"
+        "assert not {'matplotlib', 'trimesh', 'k3d'} & set(sys.modules)\n"
+        "import mediapipe  # whole for others\n"
+        "mediapipe.solutions.hands.Hands, mediapipe.Image\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == done.stdout == ""

@@ -89,7 +89,7 @@ def write_html(path, plot, title: str) -> None:
 
 
 def _data(plot):
-    return base64.b64encode(plot.get_binary_snapshot(COMPRESSION)).decode()
+    return base64.b64encode(plot.get_binary_snapshot(compression_level=1)).decode()
 
 
 @functools.cache
