@@ -91,6 +91,7 @@ CLAIMS = {name: variant.claim for name, variant in VARIANTS.items() if variant.c
 # What is not here is called by its own name.
 LABELS = {
     "main": "HAMR (this study)",
+    "one-look": "HAMR, one look",
     "main, heat maps": "its heat maps alone",
     **{name: variant.label for name, variant in VARIANTS.items()},
     **COMPARISONS,
