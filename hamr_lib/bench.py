@@ -31,7 +31,7 @@ from hamr_lib.files import ROOT, commit, write_aside
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.render import silhouette
-from hamr_lib.render.agreement import random_hands, soft_silhouette
+from hamr_lib.render.agreement import random_hands
 from hamr_lib.report.tables import write_table
 from hamr_lib.study import machine
 from hamr_lib.training.loop import Run, channels_last, start_fabric
@@ -154,6 +154,19 @@ def silhouettes(count=8, sizes=(64, 256)):
             yield f"{name}, batch {count}, {size} px", 1e3 * times[name] / count, "ms an image"
         ratio = times["PyTorch3D, CPU"] / times["DEODR, CPU"]
         yield f"PyTorch3D / DEODR, CPU, {size} px", ratio, "times"
+
+
+def soft_silhouette(vertices, faces, camera, size):
+    """Draw (B, size, size) as PyTorch3D's tutorials do; our backend rasterises twice instead."""
+    from pytorch3d import renderer, structures
+
+    xy = -(camera[:, None, :1] * vertices[..., :2] + camera[:, None, 1:])
+    z = vertices[..., 2:] - vertices[..., 2:].amin() + 1
+    meshes = structures.Meshes(torch.cat([xy, z], dim=-1), faces.expand(len(xy), -1, -1))
+    blur = float(np.log(1 / 1e-4 - 1) * renderer.BlendParams().sigma)
+    settings = renderer.RasterizationSettings(size, blur, faces_per_pixel=10)
+    rasterizer = renderer.MeshRasterizer(renderer.FoVOrthographicCameras(), settings)
+    return renderer.MeshRenderer(rasterizer, renderer.SoftSilhouetteShader())(meshes)[..., 3]
 
 
 def silhouette_step(draw, hands, size, device):

@@ -26,7 +26,7 @@ from hamr_lib.data.registry import training_crops
 from hamr_lib.files import commit, write_json
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model import checkpoint
-from hamr_lib.render.backends import installed
+from hamr_lib.render.silhouette import has_pytorch3d
 from hamr_lib.study import machine
 from hamr_lib.synth.sets import render_open_sets
 from hamr_lib.training.loop import fit
@@ -58,7 +58,7 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     seed = settings.data.open.seed + 1
     few = replace(settings.data.open, seed=seed, rhd_evaluation=2, stb_frames=1, dexter_frames=1)
     first = replace(settings, profile=f"{profile}-first", data=replace(settings.data, open=few))
-    if not installed("pytorch3d"):
+    if not has_pytorch3d():
         first = replace(first, losses=replace(settings.losses, silhouette=0.0))
     options = settings.hand
     hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)

@@ -13,7 +13,7 @@ from hamr_lib.config import load_settings
 from hamr_lib.data.photographs import example_photographs
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.render import silhouette
-from hamr_lib.render.agreement import overlap, random_hands, soft_silhouette
+from hamr_lib.render.agreement import overlap, random_hands
 from hamr_lib.training.loop import Run, seed_of, start_fabric
 from hamr_lib.training.task import Task
 
@@ -67,7 +67,7 @@ def test_every_section_gives_rows(small):
 def test_the_soft_silhouette_is_that_of_deodr():
     hands = random_hands(2)
     mesh = hands.vertices(), hands.hand.faces, hands.camera, 64
-    assert overlap(soft_silhouette(*mesh), silhouette(*mesh, "deodr")).min() > 0.9
+    assert overlap(bench.soft_silhouette(*mesh), silhouette(*mesh, "deodr")).min() > 0.9
 
 
 @pytest.mark.slow

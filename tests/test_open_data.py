@@ -10,20 +10,16 @@ from hamr_lib.config import Data, OpenData, Settings
 from hamr_lib.data import check, dexter, registry, rhd, stb
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import BONES, TIPS
-from hamr_lib.synth import backgrounds, blocks, environments, lens, people, scene, sets
+from hamr_lib.synth import backgrounds, camera, lights, people, sets
 
 FACTORS = OpenData(rhd_training=10, rhd_evaluation=2, stb_frames=1, dexter_frames=2)
-
-
 SETTINGS = Settings(profile="test", data=Data(sets="open", open=FACTORS))
 SPLITS = ("training", "evaluation")
 
 
 def contents(folder):
     """{file: bytes} of everything rendered; the card and marker name the seed and are left out."""
-    paths = [
-        path for path in folder.rglob("*.*") if path.name not in ("README.md", "rendered.json")
-    ]
+    paths = [p for p in folder.rglob("*.*") if p.name not in ("README.md", "rendered.json")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -48,19 +44,19 @@ def test_every_set_is_complete_and_passes_its_check(rendered):
 @pytest.mark.slow
 def test_one_seed_gives_the_same_bytes_whatever_the_processes_and_interruptions(rendered, tmp_path):
     dataset = registry.stand_in("rhd", SETTINGS, tmp_path)
-    first, second, evaluation = blocks.blocks_of(dataset)
+    first, second, evaluation = sets.blocks_of(dataset)
     # An interrupted run: one block is whole, another has an image but no labels yet.
-    assert not sets._begun(dataset, FACTORS)
-    blocks.render_block((dataset.root, FACTORS, second))
-    blocks.render_block((dataset.root, FACTORS, evaluation))
-    blocks.labels_path(dataset.root, evaluation).unlink()
+    assert not sets.begun(dataset, FACTORS)
+    sets.render_block(dataset.root, FACTORS, second)
+    sets.render_block(dataset.root, FACTORS, evaluation)
+    evaluation.labels_path(dataset.root).unlink()
     kept = rhd.split_folder(dataset.root, "training") / "color" / "00009.png"
     written = kept.stat().st_mtime_ns
     synth.render_open_sets(SETTINGS, tmp_path, processes=1)
     assert kept.stat().st_mtime_ns == written
-    again, before = contents(tmp_path), contents(rendered)
+    again = contents(tmp_path)
     assert len(again) == 12 * 3 + 2 + 12 * 2 + 6 * 4
-    assert again == before
+    assert again == contents(rendered)
 
 
 def test_an_incomplete_real_set_stops_before_anything_is_rendered(tmp_path):
@@ -73,14 +69,14 @@ def test_an_incomplete_real_set_stops_before_anything_is_rendered(tmp_path):
 
 def test_other_settings_are_rendered_again_and_never_mixed(rendered, tmp_path, capsys):
     dataset = registry.stand_in("rhd", SETTINGS, tmp_path)
-    block = blocks.blocks_of(dataset)[1]
-    sets._begun(dataset, FACTORS)
-    blocks.render_block((dataset.root, FACTORS, block))
+    block = sets.blocks_of(dataset)[1]
+    sets.begun(dataset, FACTORS)
+    sets.render_block(dataset.root, FACTORS, block)
     other = dataclasses.replace(FACTORS, seed=2)
-    assert not sets._begun(dataset, other)
+    assert not sets.begun(dataset, other)
     assert "rendered again" in capsys.readouterr().out
     assert contents(dataset.root) == {}
-    blocks.render_block((dataset.root, other, block))
+    sets.render_block(dataset.root, other, block)
     name = "open-rhd/RHD_published_v2/training/color/00008.png"
     assert contents(dataset.root.parent)[name] != contents(rendered / "open/test")[name]
     # A folder that someone else filled is left alone.
@@ -88,7 +84,7 @@ def test_other_settings_are_rendered_again_and_never_mixed(rendered, tmp_path, c
     foreign.root.mkdir(parents=True)
     (foreign.root / "mine.txt").write_text("mine")
     with pytest.raises(HamrError, match="was not rendered here"):
-        sets._begun(foreign, FACTORS)
+        sets.begun(foreign, FACTORS)
 
 
 def test_labels_lie_on_the_hand_and_its_parts(rendered):
@@ -117,17 +113,31 @@ def test_labels_lie_on_the_hand_and_its_parts(rendered):
     assert len(agree) > 10 and np.mean(agree) > 0.8
 
 
-def test_a_hand_around_the_camera_is_not_photographed():
-    class Person:
-        joints = [np.zeros((21, 3)), np.zeros((21, 3))]
+def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
+    frames = loaded(rendered, "stb", "training")
+    assert len(frames) == len(stb.SPLITS["training"])
+    for frame in frames:
+        assert frame.side == "left" and frame.image.shape == (480, 640, 3)
+        # The wrist that the reader finds is the true one: it is a palm's length from its knuckles.
+        assert 0.04 < np.linalg.norm(frame.joints_3d[9] - frame.joints_3d[0]) < 0.12
+        assert ((frame.joints_2d > -60) & (frame.joints_2d < 700)).all()
+    tips = loaded(rendered, "dexter")
+    assert len(tips) == 2 * len(dexter.SEQUENCES)
+    for frame in tips:
+        assert np.isfinite(frame.joints_3d).all(1).nonzero()[0].tolist() == sorted(TIPS)
+    # Two frames after another: the hand moves, but by little.
+    assert 0 < np.linalg.norm(tips[1].joints_3d[4] - tips[0].joints_3d[4]) < 0.02
 
-    def at(*depths):  # the depth of each hand's first joint, the others a metre away
-        hands = iter(depths)
-        return lambda hand: np.array([[0, 0, next(hands)]] + [[0, 0, 1.0]] * 20)
 
-    assert blocks.at_arms_length(at(0.5, 0.2), Person)
-    assert not blocks.at_arms_length(at(0.5, 0.05), Person)  # nearly touching the lens
-    assert not blocks.at_arms_length(at(-0.1, 0.5), Person)  # half behind it
+@pytest.mark.parametrize(
+    ("depths", "photographed"),
+    [((0.5, 0.2), True), ((0.5, 0.05), False), ((-0.1, 0.5), False)],  # near the lens; half behind
+)
+def test_a_hand_around_the_camera_is_not_photographed(depths, photographed):
+    hands = np.zeros((2, 21, 3))
+    hands[:, 1:, 2], hands[:, 0, 2] = 1, depths
+    person = sets.scene.Person(None, hands, None, None)
+    assert sets.at_arms_length(lambda points: points, person) == photographed
 
 
 def test_left_mirrors_right():
@@ -142,14 +152,14 @@ def test_left_mirrors_right():
 def test_splits_share_no_person_or_pose():
     drawn = {}
     for split in SPLITS:
-        block = blocks.Block("rhd", split, "", 0, 8)
-        phenotypes, arms, _ = blocks.sample_people(FACTORS, block)
+        block = sets.Block("rhd", split, "", 0, 8)
+        phenotypes, arms, _ = sets.sample_people(FACTORS, block)
         fingers = [tuple(arm.fingers) for pair in arms for arm in pair]
         drawn[split] = {tuple(p.values()) for p in phenotypes} | set(fingers)
         assert len(drawn[split]) == 24
         # Hands rest in training images only.
         resting = dataclasses.replace(FACTORS, resting=1.0)
-        arms = blocks.sample_people(resting, block)[1]
+        arms = sets.sample_people(resting, block)[1]
         same = fingers == [tuple(arm.fingers) for pair in arms for arm in pair]
         assert same == (split == "evaluation")
     assert not drawn["training"] & drawn["evaluation"]
@@ -157,38 +167,22 @@ def test_splits_share_no_person_or_pose():
 
 def test_splits_share_no_photograph_or_place(tmp_path, monkeypatch):
     assert not set(backgrounds.photographs("training")) & set(backgrounds.photographs("evaluation"))
-    # All 18 panoramas are used, and those of one split are never drawn for the other.
-    seen = {
-        split: {
-            id(environments.draw_surroundings(np.random.default_rng(i), split, np.eye(3)).place)
-            for i in range(120)
-        }
-        for split in SPLITS
-    }
-    assert not seen["training"] & seen["evaluation"]
-    assert [len(places) for places in seen.values()] == [14, 4]
+    assert [len(set(lights.PLACES[split])) for split in SPLITS] == [14, 4]
+    assert len({name for split in SPLITS for name in lights.PLACES[split]}) == 18
     # An image asks for those of its own split.
-    asked = []
-
-    def recorded(module, name):
-        drawn = getattr(module, name)
-
-        def draw(*arguments):
-            asked.extend(a for a in arguments if isinstance(a, str))
-            return drawn(*arguments)
-
-        monkeypatch.setattr(module, name, draw)
-
-    recorded(scene, "draw_surroundings")
-    recorded(scene, "draw_background")
-    recorded(lens, "mixed_spectrum")
-    blocks.render_block((tmp_path, FACTORS, blocks.Block("rhd", "evaluation", "", 0, 8)))
-    assert len(asked) > 8 and set(asked) == {"evaluation"}
+    splits, places = set(), set()
+    photographs, read_place = backgrounds.photographs, lights.read_place
+    monkeypatch.setattr(
+        backgrounds, "photographs", lambda split: splits.add(split) or photographs(split)
+    )
+    monkeypatch.setattr(lights, "read_place", lambda name: places.add(name) or read_place(name))
+    sets.render_block(tmp_path, FACTORS, sets.Block("rhd", "evaluation", "", 0, 8))
+    assert splits == {"evaluation"} and places and places <= set(lights.PLACES["evaluation"])
 
 
 def test_a_mixed_spectrum_changes_only_what_is_coarse():
     image = np.random.default_rng(0).uniform(0.2, 0.8, (320, 320, 3)).astype(np.float32)
-    mixed = lens.mixed_spectrum(np.random.default_rng(1), image, "training")
+    mixed = camera.mixed_spectrum(np.random.default_rng(1), image, "training")
     change = np.abs(np.fft.rfft2(mixed - image, axes=(0, 1)))
     y, x = np.fft.fftfreq(320, 1 / 320), np.fft.rfftfreq(320, 1 / 320)
     coarse = np.maximum(np.abs(y)[:, None], x[None]) <= 5
@@ -197,21 +191,18 @@ def test_a_mixed_spectrum_changes_only_what_is_coarse():
 
 
 def test_a_place_lights_what_faces_its_lamps_and_is_seen_where_the_camera_looks():
-    place = environments.read_place("sunset")
+    place = lights.read_place("sunset")
     # The world's up is z; a camera that looks level has it at -y, and forward at z.
-    level = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], float)
-    around = environments.Surroundings(place, level)
+    around = lights.Surroundings(place, np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], float))
     sky, ground = around.picture((40, 60), 30)[[0, -1]].mean((1, 2))
     assert sky > ground + 0.1
-    toward, colour = around.lamps()[0]
-    assert np.linalg.norm(toward) == pytest.approx(1) and (colour > 0).all()
     up, down = around.light_from(np.array([[0, -1.0, 0], [0, 1.0, 0]])).sum(1)
     assert up > 1.5 * down
     # Light and picture agree on where the sun is: looking there, it is in the middle.
-    sun = place.lamps[0][0]
-    x = np.cross(-sun, [0, 0, 1.0])
-    x = -x / np.linalg.norm(x)
-    at_sun = environments.Surroundings(place, np.stack([x, np.cross(sun, x), sun]))
+    sun, colour = place.lamps[0]
+    assert np.linalg.norm(sun) == pytest.approx(1) and (colour > 0).all()
+    x = people.unit(np.cross([0, 0, 1.0], sun))
+    at_sun = lights.Surroundings(place, np.stack([x, np.cross(sun, x), sun]))
     picture = at_sun.picture((64, 64), 40).mean(2)
     assert picture[24:40, 24:40].mean() > 1.2 * picture.mean()
 
@@ -249,24 +240,6 @@ def test_bad_photographs_stop_before_anything_is_rendered(own_photographs, monke
         backgrounds.photographs("training")
 
 
-def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
-    frames = loaded(rendered, "stb", "training")
-    assert len(frames) == len(stb.SPLITS["training"])
-    for frame in frames:
-        assert frame.side == "left" and frame.image.shape == (480, 640, 3)
-        # The wrist that the reader finds is the true one: it is a palm's length from its knuckles.
-        assert 0.04 < np.linalg.norm(frame.joints_3d[9] - frame.joints_3d[0]) < 0.12
-        assert ((frame.joints_2d > -60) & (frame.joints_2d < 700)).all()
-    tips = loaded(rendered, "dexter")
-    assert len(tips) == 2 * len(dexter.SEQUENCES)
-    for frame in tips:
-        assert np.isfinite(frame.joints_3d[list(TIPS)]).all()
-        assert np.isnan(np.delete(frame.joints_3d, TIPS, axis=0)).all()
-    # Two frames after another: the hand moves, but by little.
-    step = np.linalg.norm(tips[1].joints_3d[4] - tips[0].joints_3d[4])
-    assert 0 < step < 0.02
-
-
 @pytest.mark.parametrize(
     "factor",
     ["people", "textures", "objects", "lights", "lens", "photographs", "environments", "spectrum"],
@@ -274,10 +247,10 @@ def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
 def test_every_factor_changes_the_picture(factor, tmp_path):
     # Some factors are in a fraction of the images only, so more of them are drawn for those.
     rare = factor in ("objects", "environments", "spectrum")
-    block = blocks.Block("rhd", "training", "", 0, 8 if rare else 1)
+    block = sets.Block("rhd", "training", "", 0, 8 if rare else 1)
     images = []
     for value in (True, False):
         asked, folder = dataclasses.replace(FACTORS, **{factor: value}), tmp_path / str(value)
-        blocks.render_block((folder, asked, block))
+        sets.render_block(folder, asked, block)
         images.append([rhd.read_image(path) for path in sorted(folder.rglob("color/*.png"))])
     assert len(images[0]) == block.stop and not np.array_equal(*images)

@@ -1,5 +1,9 @@
 """The renderer against geometry: spheres have known outlines, areas, depths and slopes."""
 
+import json
+import sys
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -7,20 +11,27 @@ import trimesh
 from smplx.lbs import batch_rodrigues
 
 from hamr_lib.errors import HamrError
-from hamr_lib.render import backends, drawing, rasterize, render, silhouette, vertex_normals
-from hamr_lib.render.agreement import fit_from_random_starts, overlap, random_hands
+from hamr_lib.files import ROOT
+from hamr_lib.render import drawing, rasterize, render, silhouette, vertex_normals
+from hamr_lib.render.agreement import overlap, random_hands
+from hamr_lib.render.silhouette import choose_backend
 
-BOTH = ("deodr", "pytorch3d")
+BOTH = pytest.mark.parametrize("backend", ["deodr", "pytorch3d"])
 RADIUS = 0.1
-BALL = trimesh.creation.icosphere(subdivisions=4, radius=RADIUS)
-VERTICES, FACES = np.asarray(BALL.vertices), np.asarray(BALL.faces)
 K = np.array([[500, 0, 99.5], [0, 480, 79.5], [0, 0, 1.0]])
 
 
-def ball(count=1, level=2):
+def ball(level):
     mesh = trimesh.creation.icosphere(subdivisions=level, radius=RADIUS)
-    vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
-    return vertices.expand(count, -1, -1), torch.tensor(mesh.faces)
+    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+
+
+VERTICES, FACES = ball(4)
+
+
+def balls(count=1, level=2):
+    vertices, faces = ball(level)
+    return torch.tensor(vertices, dtype=torch.float32).expand(count, -1, -1), torch.tensor(faces)
 
 
 @pytest.mark.parametrize("middle", [(0, 0, 0.8), (0.1, -0.08, 0.5), (0.02, 0.03, 0.16)])
@@ -39,8 +50,7 @@ def test_every_pixel_sees_the_sphere_where_its_ray_meets_it(middle):
     errors = np.abs(seen.depth - depth[seen.pixel])
     assert np.median(errors) < 2e-4 and np.quantile(errors, 0.95) < 2e-3
     # Interpolating the corners themselves gives the point that the pixel sees.
-    points = seen.interpolate(VERTICES + middle)
-    pixels = points @ K.T
+    pixels = seen.interpolate(VERTICES + middle) @ K.T
     np.testing.assert_allclose(
         pixels[:, :2] / pixels[:, 2:], np.stack([x, y], 1)[seen.pixel], atol=2e-3
     )
@@ -58,13 +68,11 @@ def test_a_weak_camera_projects_as_equations_4_and_5_in_any_depth_and_shape():
     assert seen.depth.min() == pytest.approx(-3 - RADIUS, abs=1e-3)  # the side that faces us
 
 
-def test_the_nearer_of_two_meshes_hides_the_other_and_ids_stay_whole():
+def test_the_nearer_of_two_meshes_hides_the_other():
     both = np.concatenate([VERTICES + (0, 0, 1), VERTICES * 0.5 + (0.02, 0, 0.7)])
-    parts = np.repeat([3, 40], len(FACES))
-    picture = render(both, np.concatenate([FACES, FACES + len(VERTICES)]), K, 160, parts=parts)
-    assert set(np.unique(picture.parts)) == {-1, 3, 40}
-    assert (picture.parts[np.isfinite(picture.depth) & (picture.depth < 0.75)] == 40).all()
-    assert ((picture.parts == -1) == (picture.coverage == 0)).all()
+    seen = rasterize(both, np.concatenate([FACES, FACES + len(VERTICES)]), K, 160)
+    np.testing.assert_array_equal(seen.face >= len(FACES), seen.depth < 0.75)
+    assert set(seen.face >= len(FACES)) == {False, True}
 
 
 def test_faces_seen_from_behind_and_behind_or_too_near_a_pinhole_are_left_out():
@@ -78,22 +86,20 @@ def test_faces_seen_from_behind_and_behind_or_too_near_a_pinhole_are_left_out():
 
 
 def test_normals_and_light():
-    normals = vertex_normals(VERTICES, FACES)
-    np.testing.assert_allclose(normals, VERTICES / RADIUS, atol=0.01)
-    picture = render(VERTICES + (0, 0, 1), FACES, K, (160, 200), colour=(0.5, 0.6, 0.7))
-    np.testing.assert_allclose(picture.normals[79, 99], (0, 0, -1), atol=0.05)
-    normals = picture.normals[picture.coverage > 0]
+    np.testing.assert_allclose(vertex_normals(VERTICES, FACES), VERTICES / RADIUS, atol=0.01)
+    ball, size = VERTICES + (0, 0, 1), (160, 200)
+    colour = render(ball, FACES, K, size, colour=(0.5, 0.6, 0.7)).colour
+    seen = rasterize(ball, FACES, K, size)
+    normals = (seen.interpolate(ball) - (0, 0, 1)) / RADIUS
     toward = -drawing.LAMP_TRAVELS / np.linalg.norm(drawing.LAMP_TRAVELS)
     light = drawing.AMBIENT + drawing.LAMP * (normals @ toward).clip(0)  # Lambert's law
-    np.testing.assert_allclose(
-        picture.colour[picture.coverage > 0], light[:, None] * (0.5, 0.6, 0.7), atol=1e-5
-    )
+    found = colour.reshape(-1, 3)[seen.pixel]
+    np.testing.assert_allclose(found, light[:, None] * (0.5, 0.6, 0.7), atol=0.01)
 
 
 def test_a_seam_has_values_of_its_own():
-    corners = np.array([[-1, -1, 2], [1, -1, 2], [1, 1, 2], [-1, 1, 2.0]])
-    square = np.array([[0, 3, 2], [0, 2, 1]])
-    seen = rasterize(corners * (0.1, 0.1, 1), square, K, (160, 200), cull=False)
+    corners = np.array([[-0.1, -0.1, 2], [0.1, -0.1, 2], [0.1, 0.1, 2], [-0.1, 0.1, 2]])
+    seen = rasterize(corners, np.array([[0, 3, 2], [0, 2, 1]]), K, (160, 200))
     values = seen.interpolate(np.array([[1.0, 0], [0, 1]]), np.array([[0, 0, 0], [1, 1, 1]]))
     np.testing.assert_allclose(values, np.eye(2)[seen.face], atol=1e-6)
     assert set(seen.face) == {0, 1}
@@ -106,18 +112,16 @@ def test_supersampling_smooths_outlines_over_the_image_behind():
         for n in (1, 5)
     )
     assert set(np.unique(plain.coverage)) == {0, 1}
-    edge = (smooth.coverage > 0) & (smooth.coverage < 1)
-    assert edge.sum() > 100
+    assert ((smooth.coverage > 0) & (smooth.coverage < 1)).sum() > 100
     assert smooth.coverage.sum() == pytest.approx(np.pi * 500 * 480 * 0.1**2 / 0.99, rel=5e-3)
-    np.testing.assert_allclose(smooth.colour[smooth.coverage == 0], behind[smooth.coverage == 0])
-    np.testing.assert_array_equal(plain.parts, smooth.parts)
-    np.testing.assert_allclose(plain.depth, smooth.depth, rtol=1e-5)
+    empty = smooth.coverage == 0
+    np.testing.assert_allclose(smooth.colour[empty], behind[empty])
 
 
-@pytest.mark.parametrize("backend", BOTH)
+@BOTH
 @pytest.mark.parametrize("size", [32, 64])
 def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
-    vertices, faces = ball(40)
+    vertices, faces = balls(40)
     # Anywhere between the pixels, since a single picture sees its outline only where they are.
     rng = torch.Generator().manual_seed(0)
     camera = torch.rand(40, 3, generator=rng) * 0.2 + torch.tensor([5, -0.1, -0.1])
@@ -141,9 +145,9 @@ def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
     assert slope[:, 1:].mean(0).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("backend", BOTH)
+@BOTH
 def test_a_hole_is_closed(backend):
-    vertices, faces = ball(level=3)
+    vertices, faces = balls(level=3)
     open_faces = faces[(vertices[0, faces, 2] > -0.05).all(1)]  # the side that faces us is missing
     assert len(open_faces) < 0.8 * len(faces)
     camera = torch.tensor([[6, 0.01, 0.02]])
@@ -151,12 +155,12 @@ def test_a_hole_is_closed(backend):
     assert (drawn - whole).abs().sum() < 0.01 * whole.sum()
 
 
-@pytest.mark.parametrize("backend", BOTH)
+@BOTH
 @pytest.mark.parametrize(
     "camera", [(6, 1.0, 0), (6, -0.9, 0.9), (6, 9, 0), (6, 1e4, -1e4), (1e4, 0, 0), (1e-6, 0, 0)]
 )
 def test_hands_partly_or_wholly_outside_give_finite_gradients(backend, camera):
-    vertices, faces = ball(2)
+    vertices, faces = balls(2)
     vertices = vertices.clone().requires_grad_()
     camera = torch.tensor([(6, 0, 0), camera], dtype=torch.float32).requires_grad_()
     drawn = silhouette(vertices, faces, camera, 32, backend)
@@ -168,26 +172,20 @@ def test_hands_partly_or_wholly_outside_give_finite_gradients(backend, camera):
     assert camera.grad[0].abs().sum() > 0  # its neighbour in the batch is not disturbed
 
 
-def test_the_silhouette_is_the_outline_of_the_picture():
-    hands = random_hands(12, seed=5)
-    with torch.no_grad():
-        drawn = silhouette(hands.vertices(), hands.hand.faces, hands.camera, 128)
-        vertices = hands.vertices().numpy()
-    faces = hands.hand.faces.numpy()
-    pictures = [
-        render(v, faces, c, 128, supersample=4, cull=False).coverage
-        for v, c in zip(vertices, hands.camera.numpy(), strict=True)
-    ]
-    assert overlap(drawn, torch.from_numpy(np.stack(pictures))).min() >= 0.975
-
-
-def test_both_backends_draw_the_same_masks():
+@torch.no_grad()
+def test_both_backends_draw_the_outline_of_the_picture():
     hands = random_hands(24)
-    with torch.no_grad():
-        vertices = hands.vertices()
-    drawn = [silhouette(vertices, hands.hand.faces, hands.camera, 128, name) for name in BOTH]
+    vertices, faces = hands.vertices(), hands.hand.faces
+    drawn = [
+        silhouette(vertices, faces, hands.camera, 128, name) for name in ("deodr", "pytorch3d")
+    ]
     found = overlap(*drawn)  # they differ along the outline, of which a slim hand has more
     assert found.median() >= 0.995 and found.min() >= 0.985
+    pictures = [
+        render(*(x.numpy() for x in (mesh, faces, camera)), 128, supersample=4, cull=False).coverage
+        for mesh, camera in zip(vertices, hands.camera, strict=True)
+    ]
+    assert overlap(drawn[0], torch.from_numpy(np.stack(pictures))).min() >= 0.97
 
 
 def finite_differences(hands, backend, size=64, step=0.5):
@@ -231,22 +229,27 @@ def test_gradients_agree_with_finite_differences(backend, count, least):
     assert slope.median() == pytest.approx(1, abs=0.1 if backend == "deodr" else 0.25)
 
 
-def test_fits_from_random_starts_converge():
-    hands = random_hands(20, seed=2)
-    with torch.no_grad():
-        vertices = hands.vertices()
-    before, after = fit_from_random_starts(vertices, hands.hand.faces, hands.camera, "deodr")
-    assert before.mean() < 0.7  # or the test would show nothing
-    assert after.min() >= 0.97
+@pytest.mark.slow
+def test_the_notebook_runs_and_its_fits_from_random_starts_converge():
+    plt.switch_backend("agg")
+    cells = json.loads((ROOT / "notebooks" / "renderer.ipynb").read_text())["cells"]
+    found = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), found)
+    assert found["before"].mean() < 0.7  # or the test would show nothing
+    assert found["after"].min() >= 0.97
 
 
-GOOD = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.ones(3), "size": 8}
+ARRAYS = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.ones(3), "size": 8}
+TENSORS = {"vertices": torch.eye(4, 3)[None], "faces": torch.tensor([[0, 1, 2]]),
+           "camera": torch.ones(1, 3), "size": 8}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("vertices", np.zeros((0, 3)), "is float.* expected"),
+        ("vertices", np.zeros((0, 3)), "is .* expected"),
         ("vertices", np.full((4, 3), np.nan), "finite"),
         ("faces", np.zeros((0, 3), int), "is int64"),
         ("faces", np.zeros((2, 4), int), "is int64"),
@@ -260,14 +263,12 @@ GOOD = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.o
     ],
 )
 def test_bad_input_is_named(name, value, message):
-    arguments = GOOD | {name: value}
     with pytest.raises(HamrError, match=f"{name}.* {message}"):
-        render(**arguments)
-    for key in ("vertices", "camera"):
-        arguments[key] = torch.tensor(arguments[key], dtype=torch.float32)[None]
-    arguments["faces"] = torch.tensor(arguments["faces"])
-    with pytest.raises(HamrError, match=f"{name}.* {message.replace('is float.*', 'is .*')}"):
-        silhouette(**arguments)
+        render(**ARRAYS | {name: value})
+    if name in ("vertices", "camera"):
+        value = torch.tensor(value, dtype=torch.float32)[None]
+    with pytest.raises(HamrError, match=f"{name}.* {message}"):
+        silhouette(**TENSORS | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -282,45 +283,21 @@ def test_bad_input_is_named(name, value, message):
     ],
 )
 def test_bad_tensors_of_the_silhouette_are_named(name, value):
-    good = {"vertices": torch.eye(4, 3)[None], "faces": torch.tensor([[0, 1, 2]]),
-            "camera": torch.ones(1, 3), "size": 8}  # fmt: skip
-    for kind in (torch.float64, torch.bfloat16):
-        drawn = silhouette(**good | {k: good[k].to(kind) for k in ("vertices", "camera")})
-        assert drawn.dtype == kind
-    with pytest.raises(HamrError, match=f"{name} is "):
-        silhouette(**good | {name: value})
+    with pytest.raises(HamrError, match=f"{name}( is |=)"):
+        silhouette(**TENSORS | {name: value})
 
 
-@pytest.fixture
-def without(monkeypatch):
-    """Make backends look as if they were not installed."""
-
-    def hide(*names):
-        monkeypatch.setattr(backends, "installed", lambda name: name not in names)
-        backends.choose.cache_clear()
-
-    yield hide
-    backends.choose.cache_clear()
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_the_silhouette_has_the_dtype_of_the_vertices(kind):
+    drawn = silhouette(**TENSORS | {k: TENSORS[k].to(kind) for k in ("vertices", "camera")})
+    assert drawn.dtype == kind
 
 
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_a_missing_backend_is_replaced_and_that_is_said_once(without):
-    vertices, faces = ball()
-    camera = torch.tensor([[6.0, 0, 0]])
-    expected = silhouette(vertices, faces, camera, 16, "pytorch3d")
-    without("deodr")
-    with pytest.warns(UserWarning, match="deodr is not installed, pytorch3d draws") as told:
-        drawn = [silhouette(vertices, faces, camera, 16) for _ in range(2)]
-    assert len(told) == 1
-    assert torch.equal(drawn[0], expected)
-    with pytest.raises(HamrError, match="deodr not installed: pip install deodr"):
-        silhouette(vertices, faces, camera, 16, "deodr")
-    assert backends.choose("auto", cuda=True) == "pytorch3d"  # a warning would be an error
-    without("pytorch3d")
-    with pytest.warns(UserWarning, match="pytorch3d is not installed"):
-        assert backends.choose("auto", cuda=True) == "deodr"
-    without(*BOTH)
-    with pytest.raises(HamrError, match="pip install deodr.*pip install easypytorch3d"):
-        silhouette(vertices, faces, camera, 16)
-    with pytest.raises(HamrError, match="pip install deodr"):
-        render(VERTICES, FACES, (5.0, 0, 0), 16)
+def test_without_pytorch3d_deodr_draws_and_that_is_said(monkeypatch):
+    assert [choose_backend("auto", device) for device in ("cpu", "cuda")] == ["deodr", "pytorch3d"]
+    monkeypatch.setitem(sys.modules, "pytorch3d.renderer", None)  # makes its import fail
+    assert choose_backend("auto", "cpu") == "deodr"
+    with pytest.warns(UserWarning, match="PyTorch3D is not installed, DEODR draws"):
+        assert choose_backend("auto", "cuda") == "deodr"
+    with pytest.raises(HamrError, match="PyTorch3D is not installed: pip install"):
+        silhouette(**TENSORS, backend="pytorch3d")

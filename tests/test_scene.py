@@ -4,7 +4,7 @@ import k3d
 import pytest
 
 from hamr_lib.errors import HamrError
-from hamr_lib.render.viewer3d import write_html
+from hamr_lib.render.viewer3d import COMPRESSION, write_html
 
 
 def test_a_page_is_k3ds_own_but_for_its_title(tmp_path):
@@ -17,7 +17,7 @@ def test_a_page_is_k3ds_own_but_for_its_title(tmp_path):
         write_html(tmp_path / "a.html", plot, "<A hand>")
         page = (tmp_path / "a.html").read_text()
         assert "<title>&lt;A hand&gt;</title>" in page
-        assert untitled(page) == untitled(plot.get_snapshot())
+        assert untitled(page) == untitled(plot.get_snapshot(COMPRESSION))
 
 
 def test_another_ending_is_refused(tmp_path):

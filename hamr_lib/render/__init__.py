@@ -1,12 +1,7 @@
-"""Draw meshes.
+"""Draw meshes: `silhouette` for the loss of Section 3.1, `render` for pictures, and for others
 
-`silhouette` is the differentiable coverage of Section 3.1's silhouette loss; `render` draws colour,
-depth, normals and parts for figures and photos; `rasterize` serves callers that shade pixels
-themselves:
-
-    fragments = rasterize(vertices, faces, camera, size)       # which face each pixel sees
-    values = fragments.interpolate(attributes)                 # (V, C) -> (N, C) at those pixels
-    image = fragments.image(values, background=0)              # (N, C) -> (H, W, C)
+    seen = rasterize(vertices, faces, camera, size)       # which face each pixel sees
+    image = seen.image(seen.interpolate(attributes))      # (V, C) -> (N, C) -> (H, W, C)
 
 Cameras are weak perspective, (3,) = (s, tx, ty) in crop units, or a pinhole K (3, 3); frames and
 pixel centres are those of `camera`. In an image that is not square, crop units are those of the

@@ -6,26 +6,15 @@ import numpy as np
 from hamr_lib.joints import BONES, FINGERS
 
 # Okabe and Ito's palette for colour-blind readers: one colour for each finger.
-FINGER_COLOURS = {
-    "thumb": (230, 159, 0),
-    "index": (86, 180, 233),
-    "middle": (0, 158, 115),
-    "ring": (240, 228, 66),
-    "little": (204, 121, 167),
-}
+_COLOURS = (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167)
+FINGER_COLOURS = dict(zip(FINGERS, _COLOURS, strict=True))
 _SUBPIXEL = 4  # bits after the point in OpenCV's fixed-point coordinates
 
 
 def draw_skeleton(image: np.ndarray, joints_2d: np.ndarray, thickness: int = 2) -> np.ndarray:
-    """Draw 21 joints over a copy of an image.
+    """Draw 21 joints over a copy of an image (H, W, 3) uint8 RGB.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        joints_2d: (21, 2) pixels; joints that are NaN are left out, with their bones.
-        thickness: of the bones, pixels.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    Joints (21, 2) and thickness are in pixels; joints that are NaN and their bones are left out.
     """
     image = np.ascontiguousarray(image).copy()
     # Labels far outside would overflow OpenCV's integers, and would not be seen anyway.
@@ -45,11 +34,7 @@ def draw_skeleton(image: np.ndarray, joints_2d: np.ndarray, thickness: int = 2) 
 
 
 def contact_sheet(images, columns: int = 8, size: int = 160) -> np.ndarray:
-    """Lay images (H, W, 3) uint8 RGB out in rows on white, each in a square of `size` pixels.
-
-    Returns:
-        (rows * size, columns * size, 3) uint8 RGB.
-    """
+    """Lay images (H, W, 3) uint8 out in rows on white, each in a square of `size` pixels."""
     rows = -(-len(images) // columns)
     sheet = np.full((rows * size, columns * size, 3), 255, np.uint8)
     for i, image in enumerate(images):

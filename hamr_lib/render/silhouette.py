@@ -1,32 +1,23 @@
 """The differentiable silhouette, by DEODR on the CPU or PyTorch3D on either device."""
 
 import functools
-from typing import NamedTuple
+import importlib
+import warnings
 
 import numpy as np
-import scipy.sparse
 import torch
 
-from hamr_lib.render.backends import choose, deodr_scene
-from hamr_lib.render.checks import check, check_faces, check_size
-from hamr_lib.render.drawing import incidence
+from hamr_lib.errors import HamrError, one_of
+from hamr_lib.render.drawing import check, check_faces, check_size, deodr_scene, incidence
 
 # Pixels over which an outline fades: the least that leaves no gap between pixel centres.
 FADE = 1.0
-# PyTorch3D keeps this many faces a pixel and forgets the others, so it fades over less: within half
-# a pixel of an outline there are seldom more, and an outline whose face is lost has no gradient.
+# PyTorch3D keeps so many faces a pixel, so it fades over less: within half a pixel of an outline
+# there are seldom more, and an outline whose face is lost has no gradient.
 FACES_PER_PIXEL = 10
 NARROW_FADE = 0.5
 # Twice the area in pixels^2 below which a face counts as seen from the side.
 MIN_AREA = 1e-6
-
-
-class Topology(NamedTuple):
-    """What depends on the faces alone. The mesh is closed: a cap covers each hole."""
-
-    faces: np.ndarray  # (F, 3) int
-    across: np.ndarray  # (F, 3) int, the face beyond edge (k, k + 1); F where there is none
-    incidence: scipy.sparse.csr_array  # (V, F) float32, sums over the faces around a vertex
 
 
 def silhouette(
@@ -34,30 +25,29 @@ def silhouette(
 ) -> torch.Tensor:
     """Draw the fraction of each pixel that a mesh covers, differentiably (Section 3.1).
 
-    Holes, such as the wrist of a hand, are closed. Outlines are smoothed over about a pixel, and
-    coverage is about 0.5 on the outline. A mesh wholly outside the image covers nothing, and its
-    gradients are zero: other losses must move it back.
+    Holes, such as the wrist of a hand, are closed. Outlines fade over about a pixel. A mesh wholly
+    outside the image covers nothing, and its gradients are zero.
 
     Args:
         vertices: (B, V, 3) float, metres.
         faces: (F, 3) int, counterclockwise seen from outside.
         camera: (B, 3) float, weak perspective (s, tx, ty) in crop units.
         size: side of the square image, pixels.
-        backend: "deodr", "pytorch3d", or "auto", see `backends.choose`.
+        backend: as in `choose_backend`.
 
     Returns:
         (B, size, size) coverage in [0, 1], of the dtype and on the device of `vertices`.
 
     Raises:
-        HamrError: naming the argument that is wrong, or how to install a backend.
+        HamrError: naming the argument that is wrong, or how to install PyTorch3D.
     """
     device = getattr(vertices, "device", None)
     for name, value, dims in (("vertices", vertices, "(B, V, 3)"), ("camera", camera, "(B, 3)")):
         good = isinstance(value, torch.Tensor) and value.is_floating_point()
         good = good and value.ndim == dims.count(",") + 1 and value.shape[-1] == 3
         good = good and value.device == device and len(value) == len(vertices)
-        expected = f"floats {dims} on {device}, one B for vertices and camera"
-        check(good and 0 not in value.shape[1:], name, value, expected)
+        good = good and 0 not in value.shape[1:]
+        check(good, name, value, f"floats {dims} on {device}, one B for vertices and camera")
         check(value.isfinite().all(), name, "NaN or infinite", "finite numbers")
     check_size(size)
     if isinstance(faces, torch.Tensor):
@@ -65,23 +55,43 @@ def silhouette(
         faces = faces.cpu().numpy()
     count = vertices.shape[1]
     topology = _topology(check_faces(faces, count).tobytes(), count)
-    draw = {"deodr": _Deodr.apply, "pytorch3d": _pytorch3d}[choose(backend, vertices.is_cuda)]
+    draw = {"deodr": _Deodr.apply, "pytorch3d": _pytorch3d}[choose_backend(backend, device.type)]
     with torch.autocast(vertices.device.type, enabled=False):
         return draw(vertices.float(), camera.float(), topology, size).to(vertices.dtype)
 
 
-class _Deodr(torch.autograd.Function):
-    """DEODR's antialiased drawing and its adjoint, for a batch.
+def choose_backend(name: str, device: str) -> str:
+    """Choose "deodr" or "pytorch3d"; "auto" is PyTorch3D on the device "cuda" and DEODR on others.
 
-    DEODR holds the interpreter's lock and takes a fraction of a millisecond a hand, so neither
-    threads nor processes would make it faster. The arithmetic around it is numpy's, since waking
-    torch's threads would take longer than the work.
+    Where PyTorch3D is missing, "auto" warns and takes DEODR.
     """
+    one_of("backend", name, ("auto", "deodr", "pytorch3d"))
+    if name == "deodr" or (name == "auto" and device != "cuda"):
+        return "deodr"
+    if has_pytorch3d():
+        return "pytorch3d"
+    if name == "pytorch3d":
+        raise HamrError("PyTorch3D is not installed: pip install easypytorch3d (Linux wheels)")
+    warnings.warn("PyTorch3D is not installed, DEODR draws on the CPU instead", stacklevel=3)
+    return "deodr"
+
+
+def has_pytorch3d() -> bool:
+    """Tell whether PyTorch3D can be imported."""
+    try:
+        importlib.import_module("pytorch3d.renderer")
+    except (ImportError, OSError):  # OSError: a wheel whose shared libraries are missing
+        return False
+    return True
+
+
+class _Deodr(torch.autograd.Function):
+    """DEODR's antialiased drawing and its adjoint, in numpy, which wakes no threads of torch."""
 
     @staticmethod
     def forward(ctx, vertices, camera, topology, size):
         points, weak = vertices.detach().cpu().numpy(), camera.detach().cpu().numpy()
-        ctx.scenes = _outline_scenes(points, weak, topology, size)
+        ctx.scenes = [_scene(*mesh, *topology, size) for mesh in zip(points, weak, strict=True)]
         images = np.zeros((len(points), size, size), np.float32)
         for image, scene in zip(images, ctx.scenes, strict=True):
             if scene is not None:
@@ -110,63 +120,40 @@ class _Deodr(torch.autograd.Function):
         return *(torch.from_numpy(g).to(device) for g in (to_vertices, to_camera)), None, None
 
 
-def _outline_scenes(vertices, camera, topology, size):
-    """Make DEODR's scene of each mesh: its front faces, and which of their edges are outlines.
+def _scene(vertices, camera, faces, across, incidence, size):
+    """Make DEODR's scene of a mesh (V, 3) under a camera (3,); None if it is not visible.
 
     DEODR fades an outline over `FADE` pixels beyond it, which enlarges every hand by half a pixel.
-    So the surface is first moved inwards along its normals by half of `FADE`. At the outline a
-    normal lies in the image plane and turns with the surface. The shift therefore does not change
-    the gradient.
-
-    Args:
-        vertices: (B, V, 3) float32 metres. camera: (B, 3) float32.
-
-    Returns:
-        B scenes; None for a mesh that is not visible.
+    So the surface is first moved inwards along its normals by half of `FADE`. The shift does not
+    change the gradient: at the outline a normal lies in the image plane.
     """
     half = np.float32(size / 2)
-    # Planes of (V, B) pixels: the batch side by side, so that gathering corners copies whole rows.
-    x, y, z = np.ascontiguousarray(vertices.transpose(2, 1, 0)) * (camera[:, 0] * half)
-    x += (camera[:, 1] + 1) * half - np.float32(0.5)
-    y += (camera[:, 2] + 1) * half - np.float32(0.5)
-    (xu, yu, zu), (xv, yv, zv) = _sides(topology.faces, x, y, z)
-    across = (yu * zv - zu * yv, zu * xv - xu * zv, xu * yv - yu * xv)
-    nx, ny, nz = (topology.incidence @ part for part in across)
-    inwards = np.float32(-FADE / 2) / (np.sqrt(nx * nx + ny * ny + nz * nz) + np.float32(1e-20))
-    x += inwards * nx
-    y += inwards * ny
-
-    (xu, yu), (xv, yv) = _sides(topology.faces, x, y)
-    front = np.zeros((len(vertices), len(topology.faces) + 1), bool)
-    front[:, :-1] = (xu * yv - yu * xv < -MIN_AREA).T  # y points down
-    points = np.ascontiguousarray(np.stack([x.T, y.T], axis=-1), np.float64)
-    reaches_in = (points.max(1) > -FADE) & (points.min(1) < size - 1 + FADE)
-    ones = np.ones((len(x), 1))
-    scenes, options = [], {"shape": (size, size), "backface_culling": True}
-    for ij, is_front, inside in zip(points, front, reaches_in.all(1), strict=True):
-        kept = np.flatnonzero(is_front)
-        scene = None
-        if inside and len(kept):
-            corners = topology.faces.take(kept, axis=0).astype(np.uint32)
-            edges = ~is_front.take(topology.across.take(kept, axis=0))
-            # All is white and equally deep: what lies in front makes no difference.
-            scene = deodr_scene(ij, ones[:, 0], corners, ones, edges, **options)
-        scenes.append(scene)
-    return scenes
-
-
-def _sides(faces, *planes):
-    """Return the sides ab and ac of every face, in each plane of vertex coordinates."""
-    a, b, c = ([plane.take(corner, axis=0) for plane in planes] for corner in faces.T)
-    return [[p - q for p, q in zip(ends, a, strict=True)] for ends in (b, c)]
+    points = vertices * (camera[0] * half)
+    points[:, :2] += (camera[1:] + 1) * half - np.float32(0.5)
+    a, b, c = (points.take(corner, axis=0) for corner in faces.T)
+    normals = incidence @ np.cross(b - a, c - a)
+    length = np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-20)
+    points[:, :2] += np.float32(-FADE / 2) / length * normals[:, :2]
+    x, y = np.ascontiguousarray(points[:, :2].T)
+    a, b, c = faces.T
+    area = (x[b] - x[a]) * (y[c] - y[a]) - (y[b] - y[a]) * (x[c] - x[a])
+    front = np.append(area < -MIN_AREA, False)  # y points down
+    kept = np.flatnonzero(front)
+    outside = min(x.max(), y.max()) <= -FADE or max(x.min(), y.min()) >= size - 1 + FADE
+    if outside or not len(kept):
+        return None
+    outlines, faces = ~front.take(across.take(kept, axis=0)), faces.take(kept, axis=0)
+    # All is white and equally deep: what lies in front makes no difference.
+    xy, ones = np.ascontiguousarray(points[:, :2], np.float64), np.ones((len(points), 1))
+    mesh = xy, ones[:, 0], faces.astype(np.uint32), ones, outlines
+    return deodr_scene(*mesh, (size, size), backface_culling=True)
 
 
 def _pytorch3d(vertices, camera, topology, size):
     """Draw the same by PyTorch3D's rasteriser, from the distance of pixels to the nearest face.
 
-    The usual blend of soft rasterisation multiplies over all faces near a pixel. That makes seams
-    inside the hand translucent and, with faces as small as ours, hands fat. Here the nearest face
-    alone counts, and its distance fades as DEODR's outlines do.
+    The usual blend over all faces near a pixel makes seams translucent and, with faces as small as
+    ours, hands fat.
     """
     from pytorch3d.renderer import rasterize_meshes
     from pytorch3d.structures import Meshes
@@ -175,13 +162,13 @@ def _pytorch3d(vertices, camera, topology, size):
     # PyTorch3D's x points left and y up, and it sees only positive depths.
     xy = -(camera[:, None, :1] * vertices[..., :2] + camera[:, None, 1:])
     with torch.no_grad():
-        faces = torch.from_numpy(topology.faces).to(vertices.device)
+        faces = torch.from_numpy(topology[0]).to(vertices.device)
         faces = faces.expand(len(vertices), -1, -1)
         solid = torch.cat([xy, camera[:, None, :1] * vertices[..., 2:]], dim=-1)
         normals = Meshes(solid, faces).verts_normals_padded()
     xy = xy - normals[..., :2] * (fade / 2)
-    # Of the faces near a pixel those in front are kept. What lies in front makes no difference to
-    # a silhouette, so this depth puts the outline there, where surfaces are seen from the side.
+    # Of the faces near a pixel those in front are kept: this depth puts those there that are seen
+    # from the side, at the outline.
     meshes = Meshes(torch.cat([xy, 1 + normals[..., 2:].abs()], dim=-1), faces)
     options = {"image_size": size, "cull_backfaces": True}
     near, _, _, distances = rasterize_meshes(
@@ -197,14 +184,19 @@ def _pytorch3d(vertices, camera, topology, size):
 
 @functools.lru_cache(maxsize=8)
 def _topology(content, count):
-    """Make the `Topology` of (F, 3) int32 faces given as bytes, over `count` vertices."""
+    """Close a mesh of (F, 3) int32 faces, given as bytes, over `count` vertices.
+
+    Returns:
+        faces (F', 3) with a cap on each hole; across (F', 3), the face beyond edge (k, k + 1), or
+        F' where there is none; and the matrix (V, F') float32 that sums over a vertex's faces.
+    """
     faces = np.frombuffer(content, np.int32).reshape(-1, 3)
     faces = np.concatenate([faces, _caps(faces)])
     owner = {edge: row for row, face in enumerate(faces.tolist()) for edge in _edges(face)}
     across = [[owner.get((b, a), len(faces)) for a, b in _edges(face)] for face in faces.tolist()]
     summing = incidence(faces, count, np.float32).tocsr()
     # Whole machine words: numpy converts any other index on every use.
-    return Topology(faces.astype(np.intp), np.array(across, np.intp), summing)
+    return faces.astype(np.intp), np.array(across, np.intp), summing
 
 
 def _edges(face):

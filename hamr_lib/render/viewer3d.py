@@ -17,29 +17,19 @@ COMPRESSION = 4  # of pages, 1 to 9: more takes twice the time for 4 % of their 
 
 
 class Scene:
-    """A k3d plot of one mesh with its joints and bones, seen as the camera sees it.
+    """A k3d `plot` of a `mesh` with faces (F, 3), its joints and bones, as the camera sees it."""
 
-    Args:
-        faces: (F, 3) int.
-    """
-
-    def __init__(self, faces):
-        self.plot = k3d.plot(
-            height=460, camera_auto_fit=False, grid_auto_fit=False, grid_visible=False,
-            axes_helper=0.0, menu_visibility=False,
-        )  # fmt: skip
-        nothing = np.zeros((3, 3), np.float32)
+    def __init__(self, faces: np.ndarray):
+        bare = {"grid_auto_fit": False, "grid_visible": False, "menu_visibility": False}
+        self.plot = k3d.plot(height=460, camera_auto_fit=False, axes_helper=0.0, **bare)
+        faces, nothing = faces.astype(np.uint32), np.zeros((21, 3), np.float32)
         # White, since k3d multiplies the colours of vertices by that of the mesh.
-        self.mesh = k3d.mesh(
-            nothing, faces.astype(np.uint32), color=0xFFFFFF, flat_shading=False, side="double"
-        )  # fmt: skip
-        bones = np.zeros((21, 3), np.float32)
-        self.joints = k3d.points(bones, point_size=0.006, color=0x202020, shader="mesh")
-        self.bones = k3d.lines(
-            bones, np.array(BONES, np.uint32), indices_type="segment", width=0.0012,
-            color=0x202020, shader="mesh",
-        )  # fmt: skip
-        self.target = k3d.mesh(nothing, faces.astype(np.uint32), opacity=0.35, side="double")
+        self.mesh = k3d.mesh(nothing[:3], faces, color=0xFFFFFF, flat_shading=False, side="double")
+        dark = {"color": 0x202020, "shader": "mesh"}
+        self.joints = k3d.points(nothing, point_size=0.006, **dark)
+        bones = np.array(BONES, np.uint32)
+        self.bones = k3d.lines(nothing, bones, indices_type="segment", width=0.0012, **dark)
+        self.target = k3d.mesh(nothing[:3], faces, opacity=0.35, side="double")
         self.target.visible = False
         for thing in (self.mesh, self.joints, self.bones, self.target):
             self.plot += thing
@@ -49,17 +39,16 @@ class Scene:
     def show(self, vertices: np.ndarray, joints: np.ndarray, colours: np.ndarray) -> None:
         """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
         self.mesh.vertices = np.asarray(vertices, np.float32)
-        self.mesh.colors = _packed(np.rint(255 * np.asarray(colours)).astype(np.uint32))
-        self.joints.positions = np.asarray(joints, np.float32)
-        self.bones.vertices = np.asarray(joints, np.float32)
+        self.mesh.colors = _packed(np.rint(255 * np.asarray(colours)))
+        self.joints.positions = self.bones.vertices = np.asarray(joints, np.float32)
 
-    def show_target(self, vertices, faces, colour):
+    def show_target(self, vertices, faces, colour) -> None:
         """Draw a second hand (V, 3), transparent, in a colour (3,) of 255; None draws none."""
         self.target.visible = vertices is not None
         if vertices is not None:
             self.target.vertices = np.asarray(vertices, np.float32)
             self.target.indices = faces.astype(np.uint32)
-            self.target.color = int(_packed(np.array(colour, np.uint32)))
+            self.target.color = int(_packed(colour))
 
     def look_at(self, vertices: np.ndarray) -> None:
         """Move the camera to 30 cm in front of the centre of vertices (V, 3)."""
@@ -74,11 +63,11 @@ class Scene:
 
 def _packed(colours):
     """Pack RGB (..., 3) of 255 into one number each, as k3d takes colours."""
-    return colours @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    return np.asarray(colours, np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
 
 
-def write_html(path, plot, title: str) -> None:
-    """Write a k3d plot as one HTML file, aside and renamed; k3d's own code is inside."""
+def write_html(path: str | Path, plot: k3d.Plot, title: str) -> None:
+    """Write a plot as one HTML file with k3d's code inside; a `HamrError` for another ending."""
     if Path(path).suffix != ".html":
         raise HamrError(f"{path}: expected a name that ends in .html")
     page, empty = _empty_page()
@@ -89,7 +78,7 @@ def write_html(path, plot, title: str) -> None:
 
 
 def _data(plot):
-    return base64.b64encode(plot.get_binary_snapshot(compression_level=1)).decode()
+    return base64.b64encode(plot.get_binary_snapshot(COMPRESSION)).decode()
 
 
 @functools.cache

@@ -1,10 +1,10 @@
 """The open stand-ins for RHD, STB and Dexter+Object, rendered without licensed data.
 
-sets     `render_open_sets`: whole sets in the real file formats
-blocks   a few samples of a set, rendered by one process
-scene    one image and its labels: people, things, views, surfaces, lights, samples, lens
-people   posed bodies;  skin  their appearance
-backgrounds, environments   what is behind the hand, and its light
+sets         `render_open_sets`: whole sets in the real file formats, block by block
+scene        one image and its labels: people and objects, rasterised and shaded
+people       posed bodies;  skin  their appearance
+lights       panoramas, lamps, shadows;  backgrounds  what is behind the hand
+camera       from where a hand is photographed, and through what lens
 """
 
 from hamr_lib.synth.sets import render_open_sets

@@ -1,8 +1,8 @@
 """Draw backgrounds: photographs, or procedural patterns.
 
 Photographs are those in installed packages, and those in the folder that the environment variable
-BACKGROUNDS names. Each photograph belongs to training or to evaluation, never to both. The hash of
-a user's photograph decides, so that adding one moves no other.
+BACKGROUNDS names. Each belongs to training or to evaluation, never to both. The hash of a user's
+photograph decides, so that adding one moves no other.
 """
 
 import functools
@@ -21,14 +21,16 @@ from hamr_lib.files import digest
 # Natural photographs in packages that the study needs anyway: no hands, drawings or microscopy.
 PACKAGED = {
     "training": {
-        "skimage": ("astronaut.png", "brick.png", "chelsea.png", "gravel.png", "rocket.jpg",
-                    "motorcycle_left.png"),
-        "sklearn": ("flower.jpg",),
-        "matplotlib": ("grace_hopper.jpg",),
+        "skimage/data": ("astronaut.png", "brick.png", "chelsea.png", "gravel.png", "rocket.jpg",
+                         "motorcycle_left.png"),
+        "sklearn/datasets/images": ("flower.jpg",),
+        "matplotlib/mpl-data/sample_data": ("grace_hopper.jpg",),
     },
-    "evaluation": {"skimage": ("coffee.png", "grass.png"), "sklearn": ("china.jpg",)},
+    "evaluation": {
+        "skimage/data": ("coffee.png", "grass.png"),
+        "sklearn/datasets/images": ("china.jpg",),
+    },
 }  # fmt: skip
-_FOLDERS = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
 LARGEST = 640  # pixels of a photograph's longer side that are kept
 EVALUATION_FRACTION = 0.25  # of the user's photographs
 
@@ -41,11 +43,11 @@ def photographs(split: str) -> tuple[Path, ...]:
         HamrError: for a BACKGROUNDS folder that holds no photographs, or one that is unreadable.
     """
     chosen = []
-    for package, names in PACKAGED[split].items():
-        root = Path(importlib.util.find_spec(package).origin).parent
-        chosen += [root / _FOLDERS[package] / name for name in names]
-    folder = os.environ.get("BACKGROUNDS")
-    if folder:
+    for place, names in PACKAGED[split].items():
+        package, inside = place.split("/", 1)
+        root = Path(importlib.util.find_spec(package).origin).parent / inside
+        chosen += [root / name for name in names]
+    if folder := os.environ.get("BACKGROUNDS"):
         suffixes = (".jpg", ".jpeg", ".png")
         found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes and p.is_file()]
         if not found:
@@ -74,11 +76,12 @@ def _read(path):
     return cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
 
 
-def draw_background(rng, shape: tuple, split: str, photographs_too: bool, around) -> np.ndarray:
+def draw_background(
+    rng: np.random.Generator, shape: tuple, split: str, photographs_too: bool, around
+) -> np.ndarray:
     """Draw a background (height, width, 3): float32 RGB in [0, 1], as displayed (not linear).
 
-    It is often the view of `around`, an `environments.Surroundings`, if there is one. Otherwise it
-    is mostly a photograph, if they are allowed, or a gradient with texture and clutter.
+    It is the view of `around`, a `lights.Surroundings` or None, or a photograph, or a pattern.
     """
     if around is not None and rng.uniform() < 0.45:
         return around.picture(shape, max(shape) * rng.uniform(0.4, 0.8))
@@ -94,9 +97,8 @@ def draw_photograph(rng: np.random.Generator, split: str, shape: tuple) -> np.nd
     height, width = shape
     # At least 0.35 of the photograph's shorter side, which limits the magnification.
     side = rng.uniform(0.35, 1.0) * min(image.shape[:2])
-    scale = max(height, width) / side
     center = [rng.uniform(side / 2, length - side / 2) for length in image.shape[1::-1]]
-    matrix = cv2.getRotationMatrix2D(center, rng.normal(0, 8), scale)
+    matrix = cv2.getRotationMatrix2D(center, rng.normal(0, 8), max(height, width) / side)
     matrix[:, 2] += np.array([width, height]) / 2 - center
     cut = cv2.warpAffine(
         image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
@@ -104,45 +106,6 @@ def draw_photograph(rng: np.random.Generator, split: str, shape: tuple) -> np.nd
     if rng.uniform() < 0.5:
         cut = cut[:, ::-1]
     return cut.astype(np.float32) / 255
-
-
-def _noise(rng, shape, finest):
-    """Draw smooth noise in about [-1, 1]: four octaves from coarse down to `finest` pixels."""
-    height, width = shape
-    total = np.zeros(shape, np.float32)
-    for octave in range(4):
-        step = finest * 2 ** (3 - octave)
-        coarse = rng.normal(size=(max(2, round(height / step)), max(2, round(width / step))))
-        coarse = coarse.astype(np.float32)
-        total += cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC) * 0.6**octave
-    return total / 2
-
-
-def _colour(rng):
-    """Draw a colour (3,), mostly of little saturation."""
-    return (rng.uniform(0.05, 0.95) + rng.exponential(0.15) * rng.normal(size=3)).clip(0, 1)
-
-
-def _pattern(rng, shape):
-    height, width = shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(shape)
-    angle = rng.uniform(0, 2 * np.pi)
-    ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
-    first, second = _colour(rng), _colour(rng)
-    image = first + (second - first) * ramp
-    image = image + rng.uniform(0, 0.25) * _noise(rng, shape, rng.uniform(2, 30))[..., None]
-    image = np.ascontiguousarray(image, np.float32)
-    for _ in range(rng.integers(0, 14)):  # clutter: boards, boxes and round things
-        color = tuple(float(c) for c in _colour(rng))
-        place = rng.uniform(-0.1, 1.1, 2) * (width, height)
-        size = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 2)) * max(shape)
-        square = rng.uniform() < 0.6
-        box = (tuple(place), tuple(size), rng.uniform(0, 180))
-        if square:
-            cv2.fillPoly(image, [cv2.boxPoints(box).astype(np.int32)], color, cv2.LINE_AA)
-        else:
-            cv2.ellipse(image, box, color, -1, cv2.LINE_AA)
-    return image.clip(0, 1)
 
 
 def draw_swatch(rng: np.random.Generator, split: str) -> np.ndarray:
@@ -159,13 +122,39 @@ def draw_swatch(rng: np.random.Generator, split: str) -> np.ndarray:
     return np.vstack([half, half[::-1]]).astype(np.float32)
 
 
-def credits() -> list[str]:
-    """List the photographs that may appear, or the folder of them, a line each."""
-    lines = [
-        f"{split}, from {package}: {', '.join(names)}"
-        for split, packages in PACKAGED.items()
-        for package, names in packages.items()
-    ]
-    if os.environ.get("BACKGROUNDS"):
-        lines.append("the user's own folder, a quarter of it for evaluation only")
-    return lines
+def _pattern(rng, shape):
+    """Draw a gradient with texture and clutter."""
+    height, width = shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(shape)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
+    first, second = _colour(rng), _colour(rng)
+    image = first + (second - first) * ramp
+    image = image + rng.uniform(0, 0.25) * _noise(rng, shape, rng.uniform(2, 30))[..., None]
+    image = np.ascontiguousarray(image, np.float32)
+    for _ in range(rng.integers(0, 14)):  # boards, boxes and round things
+        color = tuple(float(c) for c in _colour(rng))
+        place = rng.uniform(-0.1, 1.1, 2) * (width, height)
+        size = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 2)) * max(shape)
+        square = rng.uniform() < 0.6
+        box = (tuple(place), tuple(size), rng.uniform(0, 180))
+        if square:
+            cv2.fillPoly(image, [cv2.boxPoints(box).astype(np.int32)], color, cv2.LINE_AA)
+        else:
+            cv2.ellipse(image, box, color, -1, cv2.LINE_AA)
+    return image.clip(0, 1)
+
+
+def _noise(rng, shape, finest):
+    """Draw smooth noise in about [-1, 1]: four octaves from coarse down to `finest` pixels."""
+    total = np.zeros(shape, np.float32)
+    for octave in range(4):
+        step = finest * 2 ** (3 - octave)
+        coarse = rng.normal(size=[max(2, round(side / step)) for side in shape]).astype(np.float32)
+        total += cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC) * 0.6**octave
+    return total / 2
+
+
+def _colour(rng):
+    """Draw a colour (3,), mostly of little saturation."""
+    return (rng.uniform(0.05, 0.95) + rng.exponential(0.15) * rng.normal(size=3)).clip(0, 1)

@@ -1,22 +1,103 @@
-"""Light from all around and from lamps, its shadows, and how surfaces reflect it."""
+"""Light from panoramas or made up, its shadows, and how surfaces reflect it.
+
+The 18 panoramas are Poly Haven's (CC0), as the npm package @pmndrs/assets 1.7.0 (CC0) carries them.
+`environments.npz` holds of each, scaled to a mean log luminance of 0.18, a picture of 256 x 512
+pixels (a JPEG, its highlights compressed) and its light: 16 x 32 directions, linear, half floats.
+Rows go from the zenith to the nadir, columns to the right. Each panorama belongs to training or to
+evaluation, never to both.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.render import depth_map
-from hamr_lib.synth.skin import GAMMA
-from hamr_lib.synth.surfaces import SKIN
-from hamr_lib.synth.vectors import unit
+from hamr_lib.synth.people import unit
+from hamr_lib.synth.skin import GAMMA, SKIN
 
+FILE = Path(__file__).with_name("environments.npz")
+PLACES = {
+    "training": ("apartment", "bridge", "dawn", "esplanade", "hall", "lab", "night", "park", "sky",
+                 "studio", "sunrise", "sunset", "venice", "warehouse"),
+    "evaluation": ("city", "forest", "lobby", "workshop"),
+}  # fmt: skip
 _TAPS = ((0, 0), (2, 1), (-1, 2), (-2, -1), (1, -2))  # pixels; their mean softens a shadow
 REACH = 0.14  # metres around the hand in which shadows are cast
 
 
-def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factors):
-    """Draw the light of an image: that of `around`, an `environments.Surroundings`, or made up.
+class Place(NamedTuple):
+    """One panorama, z up. Its strongest lights are separate, as lamps."""
 
-    A part of the ambient light that is made up has the colours of the backdrop (H, W, 3).
+    picture: np.ndarray  # (256, 512, 3) uint8
+    directions: np.ndarray  # (D, 3) of the light's pixels
+    light: np.ndarray  # (D, 3) radiance times solid angle, without the lamps
+    lamps: tuple  # pairs of a direction (3,) and radiance times solid angle (3,), strongest first
+
+
+class Surroundings(NamedTuple):
+    """A `Place` seen by a camera."""
+
+    place: Place
+    to_camera: np.ndarray  # (3, 3)
+
+    def light_from(self, around: np.ndarray) -> np.ndarray:
+        """Return (K, 3) light on planes that face each of `around` (K, 3), without the lamps."""
+        facing = np.maximum(around @ self.to_camera @ self.place.directions.T, 0)
+        return facing @ self.place.light / np.pi
+
+    def picture(self, shape: tuple, focal: float) -> np.ndarray:
+        """Draw the view of a camera of that focal length: (height, width, 3) float32 in [0, 1]."""
+        # The panorama is coarser than the image, so half the pixels lose nothing.
+        height, width = shape[0] // 2, shape[1] // 2
+        v, u = np.mgrid[0:height, 0:width].astype(np.float32)
+        ray = np.stack([u - (width - 1) / 2, v - (height - 1) / 2, np.full_like(u, focal / 2)])
+        x, y, z = np.tensordot(self.to_camera.T.astype(np.float32), ray, 1)
+        rows, columns = self.place.picture.shape[:2]
+        column = (np.arctan2(-y, x) / (2 * np.pi) + 0.5) * columns - 0.5
+        row = (0.5 - np.arctan2(z, np.hypot(x, y)) / np.pi) * rows - 0.5
+        wrap = {"interpolation": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_WRAP}
+        seen = cv2.remap(self.place.picture, column, row, **wrap)
+        seen = cv2.resize(seen, shape[::-1], interpolation=cv2.INTER_CUBIC)
+        return seen.astype(np.float32) / 255
+
+
+@functools.cache
+def read_place(name: str) -> Place:
+    """Read the `Place` of that name."""
+    with np.load(FILE) as stored:
+        light = stored["light"][list(stored["names"]).index(name)].astype(np.float64)
+        picture = cv2.imdecode(stored[f"picture_{name}"], cv2.IMREAD_COLOR_RGB)
+    # White balance: a phone removes most of a colour cast, here two thirds of it.
+    light *= (light.mean() / light.mean((0, 1))) ** 0.67
+    rows, columns = light.shape[:2]
+    polar = (np.arange(rows) + 0.5) / rows * np.pi
+    turn = ((np.arange(columns) + 0.5) / columns - 0.5) * 2 * np.pi
+    flat, up = np.sin(polar)[:, None], np.cos(polar)[:, None] + 0 * turn
+    directions = np.stack([flat * np.cos(turn), -flat * np.sin(turn), up], -1).reshape(-1, 3)
+    light = (light * flat[..., None] * (np.pi / rows) * (2 * np.pi / columns)).reshape(-1, 3)
+    lamps = []
+    for _ in range(2):
+        # The brightest pixel and what lies within 15 degrees of it.
+        near = directions @ directions[light.sum(1).argmax()] > np.cos(np.radians(15))
+        toward = light[near].sum(1) @ directions[near]
+        lamps.append((toward / np.linalg.norm(toward), light[near].sum(0) / np.pi))
+        light[near] = 0
+    return Place(picture, directions, light, tuple(lamps))
+
+
+def draw_surroundings(rng: np.random.Generator, split: str, rotation: np.ndarray) -> Surroundings:
+    """Draw a panorama of a split, turned about z; `rotation` (3, 3) is from world to camera."""
+    place = read_place(PLACES[split][rng.integers(len(PLACES[split]))])
+    turn = Rotation.from_rotvec([0, 0, rng.uniform(0, 2 * np.pi)]).as_matrix()
+    return Surroundings(place, rotation @ turn)
+
+
+def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factors):
+    """Draw the light of an image: that of `around`, or made up with the colours of the backdrop.
 
     Returns:
         ((axes (3, 3), colours (6, 3)), lamps): ambient light from both ends of three axes, and up
@@ -28,7 +109,10 @@ def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factor
     ends = np.concatenate([axes, -axes])
     if around is not None:
         # Lamps are dimmed at random, as by a cloud or a curtain.
-        lamps = [(to, colour * rng.uniform(0.2, 1.0)) for to, colour in around.lamps()]
+        lamps = [
+            (around.to_camera @ toward, colour * rng.uniform(0.2, 1.0))
+            for toward, colour in around.place.lamps
+        ]
         return (axes, around.light_from(ends)), lamps
     small = cv2.resize(backdrop, (6, 6), interpolation=cv2.INTER_AREA) ** GAMMA
     column, row = ((ends[:, :2] + 1) * 2.99).astype(int).T
@@ -49,14 +133,11 @@ def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factor
 
 
 def vertex_light(vertices, faces, normals, middle, sky, lamps, factors) -> np.ndarray:
-    """Return the ambient light on each of V vertices and the visible fraction of each lamp.
+    """Return (V, 3 + L): the ambient light on vertices and the visible fraction of each lamp.
 
     The ambient light is an ambient cube (McTaggart 2004): light from the six ends of three axes,
-    each weighted by the square of its cosine. What lies within `REACH` metres of the hand casts
+    each weighted by the square of its cosine. What lies within `REACH` metres of `middle` casts
     shadows, by a small depth map for each direction.
-
-    Returns:
-        (V, 3 + L) float32: linear RGB, then a fraction for each of L lamps.
     """
     axes, colours = sky
     facing = (axes @ normals.T).astype(np.float32)
@@ -77,10 +158,9 @@ def vertex_light(vertices, faces, normals, middle, sky, lamps, factors) -> np.nd
 
 
 def _reached(points, faces, toward, side, size, taps=_TAPS[:1]):
-    """Return the fraction (N,) of light from a direction that reaches points (N, 3).
+    """Return the fraction (N,) of light from a direction that reaches points (N, 3) around 0.
 
-    Points lie around the origin. A shadow begins 5 mm behind the first surface, and is full at
-    12.5 mm. `side` is any unit vector across `toward`.
+    A shadow begins 5 mm behind the first surface, and is full at 12.5 mm.
     """
     slack = 0.005 / (1.5 * REACH)
     seen = points @ np.stack([side, np.cross(side, toward), -toward]).T  # from the light
@@ -97,11 +177,8 @@ def _reached(points, faces, toward, side, size, taps=_TAPS[:1]):
 def shaded(samples, normal, sky, lit, lamps, kind, gloss, K) -> tuple[np.ndarray, np.ndarray]:
     """Return the diffuse light (3, N) and the specular light (3, N) of N samples.
 
-    Args:
-        samples: `render.Fragments`; K: (3, 3) intrinsics of their image.
-        normal: (3, N) unit normals, camera frame; sky: (3, N) ambient light.
-        lit: (L, N) visible fraction of each of the lamps (see `sample_lights`).
-        kind: (N,) material, see `surfaces`; gloss: (N,).
+    They have normals (3, N), ambient light `sky` (3, N), visible fractions `lit` (L, N) of the
+    lamps, and the kind and gloss of `skin.materials`; K is their image's.
     """
     v, u = np.divmod(samples.pixel.astype(np.int32), np.int32(samples.shape[1]))
     (fx, _, cx), (_, fy, cy), _ = K.astype(np.float32)

@@ -18,11 +18,15 @@ from hamr_lib.hand.open_hand import open_hand, shape_distribution
 from hamr_lib.hand.rig import ANNY_BONES, load_anny, rig_body
 from hamr_lib.joints import FINGERS, FROM_MANO
 from hamr_lib.render import vertex_normals
-from hamr_lib.synth.vectors import unit
 
-SIDES = ("left", "right")
-_END = (".L", ".R")
+SIDES = {"left": ".L", "right": ".R"}  # and how the labels of their bones end
 _ARM = ("upperarm01", "lowerarm01", "lowerarm02", "wrist")
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """Scale a vector (3,), or vectors (3, N), to length one."""
+    x, y, z = vector
+    return vector / np.sqrt(x * x + y * y + z * z)
 
 
 class Body(NamedTuple):
@@ -45,10 +49,7 @@ class Body(NamedTuple):
 
 @functools.cache
 def rigged() -> tuple[torch.nn.Module, np.ndarray]:
-    """Return Anny's whole body with the open hand's rig (constructs it: seconds), and its hands.
-
-    The hands are (2, H) vertices of the body, left and right, in the rig's order.
-    """
+    """Construct Anny's body with the open hand's rig (seconds), and its hands' vertices (2, H)."""
     whole = load_anny().Anny()
     return whole, rig_body(whole)
 
@@ -65,13 +66,12 @@ def body() -> Body:
     bone = {label: i for i, label in enumerate(labels)}
     strongest = whole.vertex_bone_weights.argmax(1, keepdim=True)
     owner = labels[whole.vertex_bone_indices.gather(1, strongest)[:, 0].numpy()]
-    normals = vertex_normals(rest, faces)
-    to_hand = anatomy.skeleton().reference
+    normals, to_hand = vertex_normals(rest, faces), anatomy.skeleton().reference
 
     hand, arm, parts = np.zeros(len(rest), int), np.full(len(rest), 3.0), np.ones(len(faces), "u1")
     in_hand, facing = np.zeros((2, *rest.shape))
     joints, tips, frames = [], [], []
-    for s, (side, end) in enumerate(zip(SIDES, _END, strict=True)):
+    for s, (side, end) in enumerate(SIDES.items()):
         own = hands[s]
         hand[own] = s + 1
         joints.append([bone[name + end] for name in ("wrist", *ANNY_BONES)])
@@ -98,11 +98,10 @@ def body() -> Body:
         parts[mine] = np.where(part[:, 1] == part[:, 2], part[:, 1], part[:, 0])
     head = np.isin(owner, [name for name in labels if name.startswith(("neck", "head", "eye"))])
     uv, faces_uv = whole.texture_coordinates, whole.face_texture_coordinate_indices
-    uv, faces_uv = uv.numpy(), faces_uv.numpy()
-    joints, tips, frames = np.array(joints), np.array(tips), np.array(frames)
     return Body(
-        faces, uv, faces_uv, parts, joints, tips, rest, hand, arm, head, in_hand, facing, frames
-    )
+        faces, uv.numpy(), faces_uv.numpy(), parts, np.array(joints), np.array(tips), rest, hand,
+        arm, head, in_hand, facing, np.array(frames),
+    )  # fmt: skip
 
 
 def _part(bone, side):
@@ -138,66 +137,49 @@ class ArmPose(NamedTuple):
     fingers: np.ndarray  # (22,) radians, see `anatomy.ANGLES`
 
 
-def sample_arm(rng, side: str, fingers: np.ndarray, target: np.ndarray | None = None) -> ArmPose:
-    """Draw an arm held out in front of the body, or with the wrist at `target` (3,)."""
-    out = 1 if side == "left" else -1
+def sample_arm(rng, side: int, fingers: np.ndarray, target: np.ndarray | None = None) -> ArmPose:
+    """Draw an arm, 0 left or 1 right, with its wrist at `target` (3,) or in front of the body."""
+    out = (1, -1)[side]
     if target is None:
-        direction = np.array(
-            [out * rng.uniform(-0.5, 0.9), -rng.uniform(0.45, 1.2), rng.uniform(-0.7, 0.8)]
-        )
-        target = unit(direction) * rng.uniform(0.55, 0.97)
+        direction = [out * rng.uniform(-0.5, 0.9), -rng.uniform(0.45, 1.2), rng.uniform(-0.7, 0.8)]
+        target = unit(np.array(direction)) * rng.uniform(0.55, 0.97)
     pole = np.array([out * rng.uniform(0.1, 1.0), rng.uniform(-0.2, 0.6), -1.0])
-    wrist = np.radians([rng.normal(0, 25), rng.normal(0, 9)]).clip(
-        np.radians([-65, -18]), np.radians([70, 25])
-    )
+    wrist = np.radians([rng.normal(0, 25), rng.normal(0, 9)])
+    wrist = wrist.clip(np.radians([-65, -18]), np.radians([70, 25]))
     return ArmPose(target, pole, rng.uniform(-1.4, 1.4), wrist, fingers)
 
 
-def hanging_arm(rng, side: str, fingers: np.ndarray) -> ArmPose:
+def hanging_arm(rng, side: int, fingers: np.ndarray) -> ArmPose:
     """Draw an arm that hangs down at the body's side."""
-    out = 1 if side == "left" else -1
-    target = 0.97 * unit(np.array([out * 0.25, rng.uniform(-0.3, 0.1), -1.0]))
+    target = 0.97 * unit(np.array([(0.25, -0.25)[side], rng.uniform(-0.3, 0.1), -1.0]))
     return sample_arm(rng, side, fingers, target)._replace(wrist=np.zeros(2), twist=0.3)
 
 
 def sample_arms(rng, fingers: np.ndarray) -> tuple[tuple[ArmPose, ArmPose], int]:
-    """Draw both arms: the photographed hand is held out; the other hangs, meets it, or is free.
+    """Draw both arms, of hands with `fingers` (2, 22), and which hand is photographed, 0 or 1.
 
-    Args:
-        fingers: (2, 22) radians of the left and the right hand.
-
-    Returns:
-        The pair of `ArmPose`, and the photographed hand, 0 left or 1 right.
+    That hand is held out; the other hangs, meets it, or is free.
     """
     main = int(rng.integers(2))
-    arm, other = sample_arm(rng, SIDES[main], fingers[main]), (SIDES[1 - main], fingers[1 - main])
+    arm, other = sample_arm(rng, main, fingers[main]), (1 - main, fingers[1 - main])
     kind = rng.choice(["hangs", "meets", "free"], p=(0.35, 0.3, 0.35))
-    if kind == "free":
+    if kind == "hangs":
+        second = hanging_arm(rng, *other)
+    elif kind == "free":
         second = sample_arm(rng, *other)
-    elif kind == "meets":
+    else:
         # From one shoulder to the other is about 0.65 of an arm.
         across = np.array([0.65 if main == 0 else -0.65, 0, 0])
         second = sample_arm(rng, *other, arm.target + across + 0.12 * rng.normal(size=3))
-    else:
-        second = hanging_arm(rng, *other)
     return ((arm, second) if main == 0 else (second, arm)), main
 
 
 def pose_people(phenotypes: list, arms: list) -> tuple[np.ndarray, np.ndarray]:
-    """Pose bodies with their arms and hands.
-
-    Args:
-        phenotypes: list of B dicts, see `sample_phenotypes`.
-        arms: list of B pairs of `ArmPose`, left and right.
-
-    Returns:
-        vertices (B, V, 3) and joints (B, 2, 21, 3) of the left and right hand, metres, in the
-        body's axes.
-    """
+    """Pose B people with a pair of `ArmPose` each: vertices (B, V, 3), joints (B, 2, 21, 3)."""
     shared, (whole, _) = body(), rigged()
     delta = np.tile(np.eye(4), (len(arms), len(whole.bone_labels), 1, 1))
     bones = {label: i for i, label in enumerate(whole.bone_labels)}
-    for s, side in enumerate(SIDES):
+    for s, (side, end) in enumerate(SIDES.items()):
         fingers = np.array([pair[s].fingers for pair in arms])
         for name, transforms in anatomy.anny_pose(fingers, side).items():
             delta[:, bones[name]] = transforms
@@ -205,9 +187,9 @@ def pose_people(phenotypes: list, arms: list) -> tuple[np.ndarray, np.ndarray]:
             turned = _turned_arm(pair[s], s, shared.frames[s])
             relative = [turned[0], *(a.T @ b for a, b in zip(turned, turned[1:], strict=False))]
             for name, rotation in zip(_ARM, relative, strict=True):
-                delta[row, bones[name + _END[s]], :3, :3] = rotation
+                delta[row, bones[name + end], :3, :3] = rotation
     looks = {
-        key: torch.tensor([p[key] for p in phenotypes], dtype=whole.dtype)
+        key: torch.tensor([person[key] for person in phenotypes], dtype=whole.dtype)
         for key in whole.phenotype_labels
     }
     with torch.no_grad():

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from hamr_lib.config import load_run, load_settings
+from hamr_lib.config import load_run
 from hamr_lib.data import registry
 from hamr_lib.data.crops import cut
 from hamr_lib.data.frame import Frame
@@ -129,20 +129,6 @@ def evaluated_profile(run: str = "main") -> str | None:
     found = (ROOT / "results").glob(f"*/runs/{run}/predictions-*.npz")
     latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return latest and latest.parents[2].name
-
-
-def evaluation_example(profile: str, index: int = 0) -> tuple[str, np.ndarray, tuple, str]:
-    """Take an image of the RHD format's evaluation split, real or stand-in, to try things on.
-
-    Returns:
-        its name, the image (H, W, 3) uint8, the box (4,) around its joints, pixels, and its side.
-    """
-    settings = load_settings(profile)
-    found = registry.find_sets(settings)["rhd"]
-    frame = found.load("evaluation", settings.data)[index]
-    low, high = np.nanmin(frame.joints_2d, axis=0), np.nanmax(frame.joints_2d, axis=0)
-    name = f"{found.title}-{frame.key.replace('/', '-')}"
-    return name, frame.image, (*low.tolist(), *high.tolist()), frame.side
 
 
 def panels(frame: Frame, recovery: Recovery) -> np.ndarray:
