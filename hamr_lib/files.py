@@ -71,10 +71,15 @@ def is_running(process: int) -> bool:
     return True
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text, aside and renamed."""
+    with write_aside(path) as aside:
+        aside.write_text(text)
+
+
 def write_json(path: Path, value) -> None:
     """Write `value` as indented JSON, aside and renamed."""
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_bytes(path: str | Path, most: int = -1) -> bytes:

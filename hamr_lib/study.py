@@ -22,7 +22,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hamr_lib.config import load_comparison, load_run, load_settings
+from hamr_lib.config import Settings, load_comparison, load_run, load_settings
 from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT, commit, read_json, remove_leftovers, write_aside, write_json
 from hamr_lib.variants import FLOORS
@@ -32,7 +32,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PACKAGES = ("torch", "torchvision", "easypytorch3d", "deodr", "smplx", "anny", "lightning", "numpy")
 
 
-def results_dir(profile, run=None):
+def results_dir(profile: str, run: str | None = None) -> Path:
     """`results/<profile>`, or the folder of one of its runs ("main" or `<variant>-s<seed>`).
 
     `results/reference` holds what is published, so the profile of that name has another folder.
@@ -42,20 +42,20 @@ def results_dir(profile, run=None):
     return folder / "runs" / run if run else folder
 
 
-def ablation_runs(settings):
+def ablation_runs(settings: Settings) -> list[str]:
     """Name the runs behind Fig. 8, if any: the full model and each ablation, over the seeds."""
     study = settings.study
     variants = ("full", *study.ablations) if study.ablations else ()
     return [f"{variant}-s{seed}" for variant in variants for seed in study.seeds(variant)]
 
 
-def comparison_runs(settings):
+def comparison_runs(settings: Settings) -> list[str]:
     """Names of the comparisons that are run each in a notebook of its own."""
     apart = settings.study.comparisons if settings.study.comparisons_apart else ()
     return [method for method in apart if method not in FLOORS]
 
 
-def execute(profile, notebook, out, parameters):
+def execute(profile: str, notebook: str, out: Path, parameters: dict[str, str]) -> None:
     """Execute `notebooks/<notebook>.ipynb` into `out`, which appears only when it succeeded.
 
     A notebook that fails is left beside it as `<out>.failed.ipynb`, and the wall time of one that
@@ -72,25 +72,23 @@ def execute(profile, notebook, out, parameters):
         load_comparison(profile, parameters["method"])
     for folder in (results_dir(profile), ROOT / "data" / "open" / load_settings(profile).profile):
         remove_leftovers(folder)
-    source, out = NOTEBOOKS / f"{notebook}.ipynb", Path(out)
-    parameters = {"profile": profile, **parameters}
+    source, out, started = NOTEBOOKS / f"{notebook}.ipynb", Path(out), time.time()
     failed = out.with_suffix(".failed.ipynb")
-    started, trained = time.time(), _training(profile, notebook, parameters)
-    print(f"[{profile}]", notebook, *list(parameters.values())[1:], flush=True)
+    print(f"[{profile}]", notebook, *parameters.values(), flush=True)
     with write_aside(out) as aside:
         try:
-            run_notebook(source, aside, parameters)
+            run_notebook(source, aside, {"profile": profile, **parameters})
         except HamrError as error:
             if not aside.is_file():
                 raise
             os.replace(aside, failed)
             raise HamrError(f"{error}\n(the notebook as far as it went: {failed})") from error
     failed.unlink(missing_ok=True)
-    now = _training(profile, notebook, parameters)
-    _record(profile, out, time.time() - started, trained, now)
+    trained = _training(profile, notebook, parameters)
+    _record(profile, out, time.time() - started, trained)
 
 
-def train(profile, run="main", minutes=float("inf")):
+def train(profile: str, run: str = "main", minutes: float = float("inf")) -> None:
     """Train one run into its folder of the results, as `02_train` does, for at most `minutes`.
 
     Under torchrun each process calls this, and takes its part of every batch. The data must have
@@ -106,7 +104,7 @@ def train(profile, run="main", minutes=float("inf")):
     fit(settings, results_dir(profile, run), *crops, hand, minutes=minutes)
 
 
-def publish(profile):
+def publish(profile: str) -> None:
     """Copy what a study shows to `results/reference/<profile>`, to be committed.
 
     The network becomes the package's own (`checkpoint.SHIPPED`), unless the profile is `smoke`, or
@@ -116,10 +114,9 @@ def publish(profile):
     """
     from hamr_lib.evaluation.scores import merge_metrics
     from hamr_lib.model.checkpoint import SHIPPED, save_release
-    from hamr_lib.report.pictures import shrink_notebook, shrink_png
+    from hamr_lib.report.style import shrink_png
 
-    source = results_dir(profile)
-    profile = load_settings(profile).profile
+    source, profile = results_dir(profile), load_settings(profile).profile
     target = ROOT / "results" / "reference" / profile
     evaluated = (source / "03_evaluate.ipynb").is_file()
     if not evaluated and not (source / "04_ablations.ipynb").is_file():
@@ -131,10 +128,12 @@ def publish(profile):
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     # Names with a dot before them are what a killed run left half-written.
-    for path in source.glob("[!.]*.ipynb"):
-        (target / path.name).write_text(shrink_notebook(without_paths(path.read_text())))
-    for name in ("metrics.csv", "run.json", *(["gallery.html"] if evaluated else [])):
-        (target / name).write_text(without_paths((source / name).read_text()))
+    notebooks = source.glob("[!.]*.ipynb")
+    others = ("metrics.csv", "run.json", *(["gallery.html"] if evaluated else []))
+    for path in (*notebooks, *(source / name for name in others)):
+        # Paths start at the project, or at "~": which machine ran it tells nothing.
+        text = path.read_text().replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
+        (target / path.name).write_text(text)
     for folder in ("tables", "figures"):
         if (source / folder).is_dir():  # figures come last
             shutil.copytree(source / folder, target / folder)
@@ -153,12 +152,7 @@ def publish(profile):
             aside.write_text(with_tables(text, "bench", target.parent / "bench"))
 
 
-def without_paths(text):
-    """A text whose paths start at the project, or at "~": which machine ran it tells nothing."""
-    return text.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
-
-
-def with_tables(text, profile, tables):
+def with_tables(text: str, profile: str, tables: Path) -> str:
     """Fill the marks `<!-- NAME of PROFILE -->` ... `<!-- end -->` of a text with `tables/NAME.md`.
 
     Where a study has no such table, the text between the marks becomes "Not run.".
@@ -172,16 +166,16 @@ def with_tables(text, profile, tables):
     return re.sub(f"<!-- (\\w+) of {profile} -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
 
 
-def _record(profile, out, seconds, trained_before, trained):
+def _record(profile, out, seconds, trained):
     """Add a step to run.json, the union of one file a step, so that steps may go side by side.
 
     A notebook that is executed again finds its network trained: the step then keeps what it
-    recorded when it trained (`_training` before and after this execution).
+    recorded when it trained.
     """
     folder = results_dir(profile)
     step = str(out.resolve().relative_to(folder).with_suffix(""))
     path = folder / "steps" / f"{step.replace('/', '.')}.json"
-    if trained is None or trained != trained_before or not path.is_file():
+    if not trained or not path.is_file() or read_json(path).get("training") != trained:
         entry = {"step": step, "seconds": round(seconds, 1), "commit": commit()}
         entry |= {"machine": machine()} | ({"training": trained} if trained else {})
         write_json(path, entry)
@@ -208,7 +202,7 @@ def _training(profile, notebook, parameters):
     return {"steps": int(last.step), "seconds": round(float(last.seconds), 1)}
 
 
-def machine():
+def machine() -> dict:
     """What the measurements were taken on."""
     import torch
 
@@ -219,7 +213,7 @@ def machine():
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "os": platform.system()}
 
 
-def versions():
+def versions() -> dict[str, str | None]:
     """Python's and the packages' versions, None where one is not installed."""
     found = {"python": platform.python_version(), **dict.fromkeys(PACKAGES)}
     for name in PACKAGES:
@@ -228,27 +222,30 @@ def versions():
     return found
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """The command line described at the top; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m hamr_lib.study", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    made = {}
-    for name, function in (
-        ("runs", lambda profile: print(*ablation_runs(load_settings(profile)))),
-        ("methods", lambda profile: print(*comparison_runs(load_settings(profile)))),
-        ("train", train), ("publish", publish), ("execute", execute),
-    ):  # fmt: skip
-        made[name] = commands.add_parser(name)
-        made[name].set_defaults(function=function)
-        made[name].add_argument("profile")
-    made["train"].add_argument("run", nargs="?", default="main")
-    made["train"].add_argument("--minutes", type=float, default=float("inf"), help="time limit")
-    made["execute"].add_argument("notebook")
-    made["execute"].add_argument("out", type=Path)
-    made["execute"].add_argument("parameters", nargs="*", metavar="name=value")
+
+    def command(name, function):
+        added = commands.add_parser(name)
+        added.set_defaults(function=function)
+        added.add_argument("profile")
+        return added
+
+    command("runs", lambda profile: print(*ablation_runs(load_settings(profile))))
+    command("methods", lambda profile: print(*comparison_runs(load_settings(profile))))
+    command("publish", publish)
+    training = command("train", train)
+    training.add_argument("run", nargs="?", default="main")
+    training.add_argument("--minutes", type=float, default=float("inf"), help="time limit")
+    executing = command("execute", execute)
+    executing.add_argument("notebook")
+    executing.add_argument("out", type=Path)
+    executing.add_argument("parameters", nargs="*", metavar="name=value")
     asked = vars(parser.parse_args(argv))
     if "parameters" in asked:
         pairs = [pair.partition("=") for pair in asked["parameters"]]

@@ -167,7 +167,7 @@ def test_a_broken_prediction_names_its_image(sets):
 def test_merging_keeps_measured_and_published_apart(results, tmp_path):
     with pytest.raises(HamrError, match="no runs"):
         scores.merge_metrics(tmp_path)
-    with pytest.raises(HamrError, match="missing: run the evaluation"):
+    with pytest.raises(HamrError, match="none.npz is missing"):
         predict.load_predictions(tmp_path / "predictions-none.npz")
     merged = scores.read_rows(results / "metrics.csv")
     measured = merged[merged.source == "measured"]

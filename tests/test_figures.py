@@ -19,7 +19,7 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import predict, protocols, scores
 from hamr_lib.model.blocks import describe_blocks
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.report import figures, meshes, tables
+from hamr_lib.report import figures, meshes, style, tables
 from hamr_lib.variants import LABELS
 
 DRAWN = {
@@ -60,17 +60,16 @@ def test_every_figure_leaves_four_files_and_names_its_stand_ins(results, name):
         assert not title.startswith("open-") or title.endswith("(rendered stand-in)")
 
 
-def test_plotted_numbers_are_those_of_the_lines(results):
+def test_plotted_numbers_are_those_of_the_lines_and_of_metrics_csv(results):
     fig = figures.fig6(results, SETTINGS)
     data = pd.read_csv(results / "figures" / "fig6_pck_3d.csv")
-    assert "published" not in set(data.kind)
     scored = scores.read_rows(results / "metrics.csv").query("metric == 'auc'")
     scored = scored[scored.source == "measured"].set_index(["dataset", "method"]).value
     for ax, dataset in zip(fig.axes, SETS, strict=True):
-        for line, method in zip(ax.get_lines(), ["main", "mean-pose", "untrained"], strict=True):
-            rows = data[(data.dataset == dataset) & (data.method == method)]
-            np.testing.assert_allclose(line.get_xdata(), rows.threshold, rtol=1e-5)
-            np.testing.assert_allclose(line.get_ydata(), rows.pck, rtol=1e-5)
+        methods = data[data.dataset == dataset].groupby("method")
+        for line, method in zip(ax.get_lines(), ["untrained", "mean-pose", "main"], strict=True):
+            rows = methods.get_group(method)
+            np.testing.assert_allclose(line.get_xydata(), rows[["threshold", "pck"]], rtol=1e-5)
             area = rows.value.iloc[0]
             assert f"{LABELS[method]} {area:.3f}" in [t.get_text() for t in ax.texts]
             assert area == pytest.approx(scored[dataset, method], abs=1e-5)
@@ -92,15 +91,23 @@ def test_published_numbers_stand_under_real_sets_only(results, tmp_path):
     assert "stand-in" not in (tmp_path / "figures" / "fig6_pck_3d.md").read_text()
 
 
-def test_fig_6_shows_the_best_methods(results, tmp_path):
+def test_the_best_methods_are_shown_each_in_one_colour_and_with_its_name(results, tmp_path):
     """Eight methods, the seventh and eighth with the lowest AUC, whose names are not drawn."""
     (tmp_path / "runs").symlink_to(results / "runs")
     for name in ("hmr", "pavlakos", "bodynet", "iqbal", "boukhayma", "smplify", "mean-pose"):
         quality = "untrained" if name in ("smplify", "mean-pose") else "mean-pose"
         shutil.copytree(results / "comparisons" / quality, tmp_path / "comparisons" / name)
-    for ax in figures.fig6(tmp_path, SETTINGS).axes:
+    colours = {}
+    for ax in figures.fig6(tmp_path, SETTINGS).axes + figures.fig7(tmp_path, SETTINGS).axes:
         assert len(ax.get_lines()) == len(ax.texts) == figures.LINES
-        assert not any("SMPLify" in t.get_text() or "mean" in t.get_text() for t in ax.texts)
+        for text in ax.texts:
+            name = text.get_text().rpartition(" ")[0]
+            assert colours.setdefault(name, text.get_color()) == text.get_color()
+        places = sorted(text.xyann[1] for text in ax.texts)
+        assert np.diff(places).min() > figures.GAP - 1e-9  # names do not overlap
+        assert 0 <= places[0] and places[-1] <= 1 + 1e-9
+    assert not {"SMPLify", "mean pose"} & colours.keys()
+    assert len(set(colours.values())) == len(colours) == figures.LINES + 1  # with the heat maps
 
 
 def test_the_ablations_are_means_over_seeds(results):
@@ -117,20 +124,19 @@ def test_the_ablations_are_means_over_seeds(results):
     assert "from 2 seeds" in (results / "figures" / "fig8_ablations.md").read_text()
 
 
-def test_a_left_hand_is_shown_as_a_left_hand(results):
+@pytest.mark.parametrize("what", ["image", "overlay", "left", "mesh"])
+def test_a_left_hand_is_shown_as_a_left_hand(results, what):
     """The crop was mirrored for the network; the picture of it must not be."""
     found = load(results, "main", "open-dexter")
     assert found["mirrored"].all()
-    for what in ("image", "overlay", "left", "mesh"):
-        shown = meshes._tile(found, 0, what)
-        straight = meshes._tile(found | {"mirrored": ~found["mirrored"]}, 0, what)
-        np.testing.assert_array_equal(shown, straight[:, ::-1])
+    straight = meshes.draw_tile(found | {"mirrored": ~found["mirrored"]}, 0, what)
+    np.testing.assert_array_equal(meshes.draw_tile(found, 0, what), straight[:, ::-1])
 
 
 def test_an_overlay_lies_where_the_camera_says(results):
     """Blue where the mesh projects to, and the photo where it does not."""
     found = load(results, "main", "open-rhd")
-    overlay, image = (meshes._tile(found, 0, what) for what in ("overlay", "image"))
+    overlay, image = (meshes.draw_tile(found, 0, what) for what in ("overlay", "image"))
     changed = np.abs(overlay - image).max(-1) > 0.1
     flat = 9.0 * found["example_vertices"][0][:, :2] + [0, 0.7]
     pixels = ((flat + 1) * meshes.TILE - 1) / 2
@@ -139,16 +145,6 @@ def test_an_overlay_lies_where_the_camera_says(results):
     rows, columns = np.nonzero(changed)
     assert abs(columns.min() - low[0]) < 3 and abs(columns.max() - high[0]) < 3
     assert rows.min() >= low[1] - 3 and rows.max() <= high[1] + 3
-
-
-def test_labels_never_overlap():
-    fig, ax = plt.subplots()
-    ends = [(y, str(y), "k") for y in (0.99, 0.985, 0.98, 0.2, 0.19, 1.0, 0.0)]
-    figures._label_ends(ax, ends)
-    places = sorted(t.xyann[1] for t in ax.texts)
-    assert np.diff(places).min() > 0.0849 and places[0] >= 0 and places[-1] <= 1 + 1e-9
-    order = [float(t.get_text()) for t in sorted(ax.texts, key=lambda t: t.xyann[1])]
-    assert order == sorted(order)
 
 
 def test_the_network_is_drawn_from_its_modules(tmp_path):
@@ -163,12 +159,27 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 
 
+def test_a_png_is_left_alone_where_it_is_small_and_else_fits(tmp_path):
+    path, noise = tmp_path / "figure.png", np.random.default_rng(0).normal(0, 20, (240, 320, 3))
+    ramp = np.add.outer(np.linspace(0, 50, 240), np.linspace(0, 200, 320))[..., None]
+    whole = Image.fromarray((ramp + noise).clip(0, 255).astype(np.uint8))
+    whole.save(path)
+    before = path.read_bytes()
+    style.shrink_png(path, limit=len(before))
+    assert path.read_bytes() == before
+    style.shrink_png(path, limit=60_000)
+    assert path.stat().st_size <= 60_000
+    with Image.open(path) as small:
+        assert small.width / small.height == pytest.approx(4 / 3, rel=0.02)
+        both = [np.asarray(one.convert("RGB").resize((8, 6), Image.Resampling.BOX), float)
+                for one in (small, whole)]  # fmt: skip
+    assert np.abs(both[0] - both[1]).max() < 12  # of 255: what 256 colours cost
+
+
 @pytest.mark.parametrize("draw, message", [
     (lambda r: figures.fig6(r, SETTINGS), "runs/main holds no predictions"),
     (lambda r: figures.training_curves(r / "log.csv"), "log.csv is missing"),
     (tables.results, "metrics.csv is missing"),
-    (tables.protocols, "protocols.csv is missing"),
-    (tables.evidence, "evidence.csv is missing"),
     (lambda r: tables.time_to_accuracy(r, SETTINGS), "log.csv is missing"),
     (lambda r: tables.ablations(r, SETTINGS), "full-s0 holds no predictions"),
     (lambda r: tables.along_training(r, SETTINGS), "full-s0/validation.npz is missing"),

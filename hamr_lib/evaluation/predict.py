@@ -79,13 +79,11 @@ def output_answer(
 ) -> dict[str, torch.Tensor]:
     """Return what a `hamr.Output` says, as `network_estimator` describes it."""
     last = output.estimates[-1]
-    names = ["joints_3d", "joints_2d", "camera"]
-    if last.vertices is not None:
-        names += ["global_orient", "hand_pose", "betas", "vertices"]
-    found = {name: getattr(last, name) for name in names}
+    mesh = () if last.vertices is None else ("global_orient", "hand_pose", "betas", "vertices")
+    found = {name: getattr(last, name) for name in ("joints_3d", "joints_2d", "camera", *mesh)}
     if output.heatmaps:
         found["peaks_2d"] = heatmap_peaks(output.heatmaps[-1])
-    if last.vertices is not None:
+    if mesh:
         found["mask"] = silhouette(last.vertices, faces, last.camera, mask_size)
     return found
 
@@ -125,11 +123,10 @@ def predict(
             if bad.any():
                 image = crops.keys[indices[int(bad.nonzero()[0])]]
                 raise HamrError(f"{method}: {name} of {dataset} {image} is not finite")
-        shown = np.isin(indices, kept)
         rows = _rows(found, {k: v.cpu() for k, v in batch.items()}, options.mask_size)
+        shown = np.isin(indices, kept)
         for name, values in rows.items():
-            values = np.asarray(values)
-            columns[name].append(values[shown] if name.startswith("example_") else values)
+            columns[name].append(np.asarray(values)[shown if name.startswith("example_") else ...])
     stacked = {name: np.concatenate(values) for name, values in columns.items()}
     if "example_vertices" in stacked:
         stacked["faces"] = np.asarray(faces.cpu() if torch.is_tensor(faces) else faces)
@@ -144,20 +141,30 @@ def predict(
 
 
 def _rows(found, batch, mask_size):
-    """Return the rows of one batch, those of its example pictures last."""
-    rows = {f"true_{name}": batch[name] for name in ("joints_3d", "joints_2d")}
-    rows |= {name: batch[name] for name in ("valid_3d", "valid_2d", "visible")}
-    rows |= {"mirrored": batch["left"], "true_pixels": _photo_pixels(batch["joints_2d"], batch)}
-    for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
-        if name in found:
-            rows[pixels] = _photo_pixels(found[name], batch)
-    rows |= {name: found[name] for name in found if name not in ("mask", "vertices")}
+    """The rows of one batch."""
+
+    def in_photo(points):  # (B, 21, 2) crop units of the (mirrored) crop -> pixels of the photo
+        flip = torch.where(batch["left"], -1.0, 1.0)
+        points = points * torch.stack([flip, torch.ones_like(flip)], dim=-1)[:, None]
+        return crop_to_pixels(points, batch["center"], batch["side"])
+
     has_mask = batch["has_mask"].numpy()
     true = F.interpolate(batch["mask"][:, None], size=mask_size, mode="bilinear", antialias=True)
     true = true[:, 0].numpy() >= 0.5
-    rows["iou"] = rows["iou_background"] = np.full(len(true), np.nan)
-    rows["example_images"] = (255 * batch["image"]).round().byte().permute(0, 2, 3, 1)
-    rows["example_masks"] = true & has_mask[:, None, None]
+    rows = {f"true_{name}": batch[name] for name in ("joints_3d", "joints_2d")}
+    rows |= {name: batch[name] for name in ("valid_3d", "valid_2d", "visible")}
+    rows |= {name: found[name] for name in found if name not in ("mask", "vertices")}
+    rows |= {
+        "mirrored": batch["left"],
+        "true_pixels": in_photo(batch["joints_2d"]),
+        "iou": np.full(len(true), np.nan),
+        "iou_background": np.full(len(true), np.nan),
+        "example_images": (255 * batch["image"]).round().byte().permute(0, 2, 3, 1),
+        "example_masks": true & has_mask[:, None, None],
+    }
+    for name, pixels in (("joints_2d", "pixels"), ("peaks_2d", "peak_pixels")):
+        if name in found:
+            rows[pixels] = in_photo(found[name])
     if "mask" in found:
         predicted = rows["example_predicted"] = found["mask"].numpy() >= 0.5
         overlap = np.where(has_mask, metrics.iou(predicted, true), np.nan)
@@ -165,13 +172,6 @@ def _rows(found, batch, mask_size):
     if "vertices" in found:
         rows["example_vertices"] = found["vertices"]
     return rows
-
-
-def _photo_pixels(points, batch):
-    """(B, 21, 2) crop units of the (mirrored) crop -> pixels of the photo."""
-    flip = torch.where(batch["left"], -1.0, 1.0)
-    points = points * torch.stack([flip, torch.ones_like(flip)], dim=-1)[:, None]
-    return crop_to_pixels(points, batch["center"], batch["side"])
 
 
 def save_predictions(path: str | Path, predictions: dict[str, np.ndarray]) -> None:
@@ -182,6 +182,4 @@ def save_predictions(path: str | Path, predictions: dict[str, np.ndarray]) -> No
 
 def load_predictions(path: str | Path) -> dict[str, np.ndarray]:
     """Read a predictions dict; a missing, broken or foreign file is a `HamrError`."""
-    if not Path(path).is_file():
-        raise HamrError(f"{path} is missing: run the evaluation first")
     return read_arrays(path, REQUIRED)

@@ -136,13 +136,11 @@ def joint_errors_3d(
     predicted, true, valid = _checked(predicted, true, valid, 3)
     if protocol.visible and visible is None:
         raise HamrError(f"{protocol.name}: expected flags of visibility, got none")
-    scored = valid & np.asarray(visible, bool) if protocol.visible else valid.copy()
+    seen = np.array(visible, bool) if protocol.visible else np.ones_like(valid)
+    anchor, times = int(palm[0]), float(palm[1])
     if protocol.root == "palm":
-        anchor, times = int(palm[0]), float(palm[1])
         valid[:, WRIST] &= valid[:, anchor]
-        scored[:, WRIST] = valid[:, WRIST]
-        if protocol.visible:
-            scored[:, WRIST] &= np.asarray(visible)[:, [WRIST, anchor]].any(1)
+        seen[:, WRIST] |= seen[:, anchor]
     if protocol.scale in (*SCALE_BONES, "centroid"):  # by the wrist, not the palm in its place
         predicted *= _ratio(*(_size(p, valid, protocol.scale) for p in (true, predicted)))
     if protocol.root == "palm":
@@ -157,7 +155,7 @@ def joint_errors_3d(
         label = np.where(valid[:, joint, None], true[:, joint], np.nan)
         predicted, true = predicted - predicted[:, joint], true - label
     errors = 1000 * np.linalg.norm(predicted - true, axis=-1)
-    errors[~scored] = np.nan
+    errors[~(valid & seen)] = np.nan
     if not protocol.root_counts:
         errors[:, ROOT_JOINTS[protocol.root]] = np.nan
     if protocol.scale == "centroid":
@@ -218,13 +216,13 @@ def _checked(predicted, true, valid, dimensions):
     predicted, true = np.array(predicted, float), np.array(true, float)
     valid = np.array(valid, bool)
     shape = (len(true), NUM_JOINTS, dimensions)
-    if predicted.shape != shape or true.shape != shape or valid.shape != shape[:2]:
+    if not predicted.shape == true.shape == shape == (*valid.shape, dimensions):
         raise HamrError(
             f"joints: expected (N, {NUM_JOINTS}, {dimensions}) and valid (N, {NUM_JOINTS}), got "
             f"{predicted.shape}, {true.shape} and {valid.shape}"
         )
     true[~valid] = 0
-    finite = np.isfinite(predicted).all((1, 2)) & np.isfinite(true).all((1, 2))
+    finite = np.isfinite(predicted + true).all((1, 2))
     if not finite.all():
         raise HamrError(f"joints of image {finite.argmin()}: expected finite points, got NaN")
     return predicted, true, valid

@@ -1,5 +1,6 @@
 """The numbers that follow from saved predictions (Sections 4.3-4.5), as rows of `metrics.csv`."""
 
+import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ from hamr_lib.evaluation.predict import (
     save_predictions,
 )
 from hamr_lib.evaluation.protocols import BOXES, HAND3D, PIXELS, Protocol
-from hamr_lib.files import commit, write_aside, write_json
+from hamr_lib.files import commit, read_bytes, write_json, write_text
 from hamr_lib.joints import WRIST
 from hamr_lib.model.hamr import HAMR, load_model
 from hamr_lib.recovery.pipeline import frame_box, recover
@@ -185,7 +186,7 @@ def evaluate_method(
         network: the module behind the method, if there is one.
         estimate, about: as in `predict`.
     """
-    rows, matrix, times = [], [], []
+    folder, rows, matrix, times = Path(folder), [], [], []
 
     def timed(images):
         started = time.perf_counter()
@@ -199,23 +200,22 @@ def evaluate_method(
         found = predict(timed, crops, settings, dataset=dataset, split=split, **about)
         save_predictions(predictions_path(folder, dataset), found)
         missing = np.isnan(errors(found, main_protocol(found)))
-        unscored = f"{missing.all(1).sum()} of them unscored; {missing.sum()} of {missing.size}"
-        told = f"{unscored} joints carry no label" if "joints_3d" in found else "masks alone"
+        told = f"{missing.all(1).sum()} of them unscored; {missing.sum()} of {missing.size} joints"
+        told = f"{told} carry no label" if "joints_3d" in found else "masks alone"
         print(f"{about['method']} on {dataset}: {len(crops)} images, {told}")
         rows.append(score([found], settings.evaluate))
         matrix.append(score_protocols([found], settings.evaluate))
     on_gpu = torch.device(about.get("device", "cpu")).type == "cuda"
-    cost = {
+    write_json(folder / "cost.json", {
         "parameters": sum(p.numel() for p in network.parameters()) if network else 0,
         "gflop": gigaflops(estimate, network, settings.model.image_size) if network else 0,
         "ms_an_image": float(np.median(times)),
         "batch_size": settings.evaluate.batch_size,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "commit": commit(),
-    }
-    write_json(Path(folder) / "cost.json", cost)
-    write_rows(Path(folder) / "protocols.csv", pd.concat(matrix, ignore_index=True))
-    return write_rows(Path(folder) / "metrics.csv", pd.concat(rows, ignore_index=True))
+    })  # fmt: skip
+    write_rows(folder / "protocols.csv", pd.concat(matrix, ignore_index=True))
+    return write_rows(folder / "metrics.csv", pd.concat(rows, ignore_index=True))
 
 
 @torch.no_grad()
@@ -285,20 +285,23 @@ def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataF
 
 def write_rows(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
     """Write rows of metrics as CSV, aside and renamed; returns them."""
-    with write_aside(path) as aside:
-        table.to_csv(aside, index=False, float_format="%.6g")
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
     return table
+
+
+def read_csv(path: str | Path, **options) -> pd.DataFrame:
+    """Read a table of a run, `options` as in pandas; a missing or broken one is a `HamrError`."""
+    content = read_bytes(path)
+    try:
+        return pd.read_csv(io.BytesIO(content), **options)
+    except ValueError as error:
+        raise HamrError(f"{path} is no CSV: {error}") from error
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
     """Read rows of metrics; a missing or foreign file is a `HamrError`."""
-    if not Path(path).is_file():
-        raise HamrError(f"{path} is missing: run the evaluation first")
-    try:
-        table = pd.read_csv(path, dtype={"seeds": str, "commit": str, "split": str})
-    except (ValueError, UnicodeDecodeError) as error:
-        raise HamrError(f"{path} is no CSV of metrics: {error}") from error
-    if list(table.columns) != COLUMNS:
+    table = read_csv(path, dtype={"seeds": str, "commit": str, "split": str})
+    if not set(COLUMNS) <= set(table):
         raise HamrError(f"{path}: expected the columns {', '.join(COLUMNS)}")
     return table
 

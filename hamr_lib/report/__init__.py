@@ -5,6 +5,5 @@ tables      one function a table
 results     saved predictions by method, set and seed, and their differences
 gallery     `write_gallery`: a page of test images with their meshes
 finder      how well hands are found in photographs
-pictures    published pictures made small;  style  captions, colours, files of a figure
 deviations  docs/deviations.md: where each profile departs from the paper
 """

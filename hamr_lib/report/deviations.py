@@ -13,7 +13,7 @@ import pandas as pd
 
 from hamr_lib.config import Settings, load_settings
 from hamr_lib.errors import HamrError
-from hamr_lib.files import ROOT, read_yaml, write_aside
+from hamr_lib.files import ROOT, read_yaml, write_text
 from hamr_lib.variants import VARIANTS
 
 PAGE = ROOT / "docs" / "deviations.md"
@@ -72,44 +72,41 @@ def page(by_profile: dict[str, dict]) -> str:
     for name in sorted(names ^ {*GIVEN, *LEFT_OPEN, *TABLE["no_row"]}):
         problem = "has no row" if name in names else "is no setting"
         raise HamrError(f"{name} {problem} in hamr_lib/report/deviations.yaml")
-    given, left = [], []
+    given = []
     for name, row in GIVEN.items():
-        values = {profile: values[name] for profile, values in by_profile.items()}
-        other = {profile: value for profile, value in values.items() if value != row["same"]}
-        for profile, value in other.items():
-            if "reason" not in row:
-                raise HamrError(
-                    f"profile {profile}: {name}={value!r}, but the paper has {row['same']!r}: "
-                    "expected a reason in hamr_lib/report/deviations.yaml"
-                )
-        if other:
-            shown = [told(other[profile]) if profile in other else "=" for profile in values]
-            back = [v for v, one in VARIANTS.items() if _takes_back(one.changes.get(name), row)]
-            variants = "".join(f"{', ' if i else ''}`{v}`" for i, v in enumerate(back))
-            word = f" Variant{'s' * (len(back) > 1)} {variants}." if back else ""
-            given.append([f"{row['what']} (`{name}`)", row["paper"], *shown, row["reason"] + word])
-    for name, row in LEFT_OPEN.items():
-        values = [told(one[name]) for one in by_profile.values()]
-        left.append([f"{row['what']} (`{name}`)", *values, row["reason"]])
+        values = {profile: one[name] for profile, one in by_profile.items()}
+        other = [profile for profile, value in values.items() if value != row["same"]]
+        if not other:
+            continue
+        if "reason" not in row:
+            raise HamrError(
+                f"profile {other[0]}: {name}={values[other[0]]!r}, but the paper has "
+                f"{row['same']!r}: expected a reason in hamr_lib/report/deviations.yaml"
+            )
+        shown = [told(value) if profile in other else "=" for profile, value in values.items()]
+        same = told(row["same"])
+        back = [f"`{v}`" for v, one in VARIANTS.items() if told(one.changes.get(name)) == same]
+        why = row["reason"]
+        if back:
+            why += f" Variant{'s' * (len(back) > 1)} {', '.join(back)}."
+        given.append([f"{row['what']} (`{name}`)", row["paper"], *shown, why])
+    left = [
+        [f"{row['what']} (`{name}`)", *(told(one[name]) for one in by_profile.values()),
+         row["reason"]]
+        for name, row in LEFT_OPEN.items()
+    ]  # fmt: skip
+    keys = ("what", "paper", "here", "reason")
+    always = [[row[key] for key in keys] for row in TABLE["every_profile"]]
     profiles = [f"`{profile}`" for profile in by_profile]
-    always = [[row[key] for key in ("what", "paper", "here", "reason")]
-              for row in TABLE["every_profile"]]  # fmt: skip
-    sections = {
-        "Settings that differ": (["what", "the paper", *profiles, "why"], given),
-        "Settings that the paper leaves open": (["what", *profiles, "why"], left),
-        "The same in every profile": (["what", "the paper", "here", "why"], always),
-    }
-    text = [HEAD]
-    for title, (columns, rows) in sections.items():
-        lines = [columns, ["---"] * len(columns), *rows]
-        table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-        text.append(f"## {title}\n\n{table}")
-    return "\n".join(text)
-
-
-def _takes_back(value, row):
-    """Whether a variant's value is the paper's."""
-    return value is not None and told(value) == told(row["same"])
+    text = HEAD
+    for title, columns, rows in (
+        ("Settings that differ", ["what", "the paper", *profiles, "why"], given),
+        ("Settings that the paper leaves open", ["what", *profiles, "why"], left),
+        ("The same in every profile", ["what", "the paper", "here", "why"], always),
+    ):
+        lines = (f"| {' | '.join(row)} |\n" for row in (columns, ["---"] * len(columns), *rows))
+        text += f"\n## {title}\n\n{''.join(lines)}"
+    return text
 
 
 def told(value: object) -> str:
@@ -125,8 +122,6 @@ def told(value: object) -> str:
 
 if __name__ == "__main__":
     try:
-        written = page({name: flat(load_settings(name)) for name in SHOWN})
-        with write_aside(PAGE) as part:
-            part.write_text(written)
+        write_text(PAGE, page({name: flat(load_settings(name)) for name in SHOWN}))
     except HamrError as error:
         sys.exit(f"error: {error}")

@@ -43,13 +43,11 @@ def detect_all(
         except NoHandError:
             continue
         for hand in hands:
-            confidence = hand.confidence.mean()
-            rows.append((path.stem, *hand.box, hand.side, hand.score, confidence))
+            rows.append((path.stem, *hand.box, hand.side, hand.score, hand.confidence.mean()))
             *centre, side = hand.square
             picture = cv2.getRectSubPix(hand.photo, (round(1.2 * side),) * 2, centre)
             picture = cv2.resize(picture, (200, 200))
-            picture[:18] = 0
-            text = f"{path.stem} {hand.score:.2f} {confidence:.2f}"
+            text = f"{path.stem} {hand.score:.2f} {rows[-1][-1]:.2f}"
             cv2.putText(picture, text, (3, 14), cv2.FONT_HERSHEY_PLAIN, 1, (255,) * 3)
             pictures.append(picture)
     return pd.DataFrame(rows, columns=COLUMNS), pictures
@@ -88,7 +86,7 @@ def _best_match(ones, others):
     return pairs.sort_values("iou").groupby("index").last().reindex(ones.index)
 
 
-def main(folder, out):
+def main(folder: str, out: str) -> None:
     """Run the command described at the top."""
     labels, judged = (pd.read_csv(path, dtype={"photograph": str}) for path in (LABELS, JUDGED))
     paths = sorted(Path(folder).rglob("*.jpg"))

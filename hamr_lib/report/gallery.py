@@ -18,10 +18,10 @@ from hamr_lib.data import registry
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import load_predictions, predictions_path
 from hamr_lib.evaluation.scores import errors, is_stand_in, main_protocol, row_means
-from hamr_lib.files import write_aside
+from hamr_lib.files import write_text
 from hamr_lib.recovery.result import SKIN, Recovery
-from hamr_lib.render import render
 from hamr_lib.render.draw2d import fit
+from hamr_lib.report.meshes import draw_turned
 from hamr_lib.report.results import recover_sample
 
 VIEWS = 24  # of a full turn
@@ -51,39 +51,29 @@ def write_gallery(settings: Settings, results_dir: Path) -> Path:
         for name, place in (("best", 0), ("median", len(order) // 2), ("worst", -1)):
             index = int(order[place])
             frame, steps = recover_sample(run, frames, predictions, index)
-            parts.append(_row(f"{name} of {len(order)}", error[index], frame, steps[-1]))
+            overlay = fit(steps[-1].overlay(), SIZE)
+            pictures = fit(frame.image, SIZE), overlay, turntable(steps[-1])
+            hand, mesh, turning = map(_jpeg, pictures)
+            text = f"{html.escape(frame.key)}, {frame.side} hand, {error[index]:.0f} mm"
+            parts.append(
+                f"<div><b>{name} of {len(order)}</b><br>{text}</div>"
+                f'<img class=tile alt="{name}: image" src="{hand}">'
+                f'<img class=tile alt="{name}: mesh" src="{mesh}">'
+                f'<div class="tile turn" style="background-image:url({turning})"></div>'
+            )
         parts.append("</section>")
-    profile, sizes = html.escape(settings.profile), {"size": SIZE, "strip": VIEWS * SIZE}
-    page = Template(PAGE.read_text())
-    text = page.substitute(profile=profile, rows="".join(parts), views=VIEWS, **sizes)
+    words = {"profile": html.escape(settings.profile), "rows": "".join(parts)}
+    words |= {"views": VIEWS, "size": SIZE, "strip": VIEWS * SIZE}
     path = results_dir / "gallery.html"
-    with write_aside(path) as aside:
-        aside.write_text(text)
+    write_text(path, Template(PAGE.read_text()).substitute(words))
     return path
 
 
-def turntable(recovery: Recovery) -> np.ndarray:
+def turntable(hand: Recovery) -> np.ndarray:
     """Draw a recovered mesh from all around, side by side: (SIZE, VIEWS * SIZE, 3) uint8."""
-    low, high = recovery.vertices.min(0), recovery.vertices.max(0)
-    vertices = recovery.vertices - (low + high) / 2
-    camera = np.array([0.9 / np.linalg.norm(vertices, axis=1).max(), 0.0, 0.0])
-    angles, views = 2 * np.pi * np.arange(VIEWS)[:, None] / VIEWS, []
-    for turn in Rotation.from_euler("y", angles).as_matrix():
-        # The wrist is open: its inside is seen from behind.
-        view = render(vertices @ turn.T, recovery.faces, camera, SIZE, SKIN, cull=False)
-        views.append(np.rint(255 * view.colour).astype(np.uint8))
-    return np.hstack(views)
-
-
-def _row(name, error, frame, recovery):
-    strip = f"background-image:url({_jpeg(turntable(recovery))})"
-    text = f"{html.escape(frame.key)}, {frame.side} hand, {error:.0f} mm"
-    return (
-        f"<div><b>{name}</b><br>{text}</div>"
-        f'<img class=tile alt="{name}: image" src="{_jpeg(fit(frame.image, SIZE))}">'
-        f'<img class=tile alt="{name}: mesh" src="{_jpeg(fit(recovery.overlay(), SIZE))}">'
-        f'<div class="tile turn" style="{strip}"></div>'
-    )
+    turns = Rotation.from_euler("y", 2 * np.pi * np.arange(VIEWS)[:, None] / VIEWS)
+    views = [draw_turned(hand.vertices, hand.faces, turn, SIZE, SKIN) for turn in turns]
+    return np.rint(255 * np.hstack(views)).astype(np.uint8)
 
 
 def _jpeg(image):

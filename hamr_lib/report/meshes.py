@@ -14,13 +14,14 @@ from scipy.spatial.transform import Rotation
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.scores import errors, main_protocol, row_means
 from hamr_lib.render import render
-from hamr_lib.report.results import find_set, method_predictions, run_predictions
-from hamr_lib.report.style import COLOURS, WIDTH, save_figure, set_title, styled
+from hamr_lib.render.draw2d import fit
+from hamr_lib.report.results import find_set, method_runs, run_predictions
+from hamr_lib.report.style import WIDTH, save_figure, set_title, styled
 from hamr_lib.variants import LABELS
 
 SKIN = (0.45, 0.65, 0.85)  # of drawn meshes; unlike any real skin
 # What the parts of a mask are painted in, over a grey image.
-AGREEMENT = {"agreement": COLOURS[0], "missed": COLOURS[5], "not the hand": COLOURS[3]}
+AGREEMENT = {"agreement": "#0072B2", "missed": "#E69F00", "not the hand": "#CC79A7"}
 TILE = 160  # pixels a side of a small picture
 # Turns of a mesh: an axis of the camera's frame, and degrees.
 SIDES = {"left": ("y", 60), "right": ("y", -60), "above": ("x", -90)}
@@ -29,17 +30,13 @@ SIDES = {"left": ("y", 60), "right": ("y", -60), "above": ("x", -90)}
 @styled
 def fig4(results_dir: Path, count: int = 8) -> Figure:
     """Draw Fig. 4: recovered meshes over the image and from three more sides, `count` a set."""
-    sets = run_predictions(results_dir / "runs" / "main")
-    chosen = [sets[find_set(sets, kind)] for kind in ("stb", "rhd")]
-    return _mesh_figure(results_dir, chosen, count, "fig4_meshes")
+    return _mesh_figure(results_dir, ("stb", "rhd"), count, "fig4_meshes")
 
 
 @styled
 def fig9(results_dir: Path, count: int = 8) -> Figure:
     """Draw Fig. 9: the same on Dexter+Object (or its stand-in), which nothing was trained on."""
-    sets = run_predictions(results_dir / "runs" / "main")
-    dataset = find_set(sets, "dexter")
-    return _mesh_figure(results_dir, [sets[dataset]], count, "fig9_dexter", dataset=dataset)
+    return _mesh_figure(results_dir, ("dexter",), count, "fig9_dexter")
 
 
 @styled
@@ -48,90 +45,78 @@ def fig5(results_dir: Path, count: int = 8) -> Figure:
     names = {"image": "image", "label": "label mask", "mesh": "mask of mesh"}
     rows, tables = [], []
     for dataset, found in run_predictions(results_dir / "runs" / "main").items():
-        table = _examples(found, count)
+        tables.append(_examples(found, count))
         for what, name in names.items():
             if what != "label" or found["example_masks"].any():
-                rows.append((f"{dataset}\n{name}", [_tile(found, i, what) for i in table.index]))
-        tables.append(table)
-    fig = _rows_of_tiles(rows)
-    return save_figure(fig, pd.concat(tables), results_dir / "figures", "fig5_masks")
+                tiles = [draw_tile(found, i, what) for i in tables[-1].index]
+                rows.append((f"{dataset}\n{name}", tiles, []))
+    return save_figure(_grid(rows), pd.concat(tables), results_dir / "figures", "fig5_masks")
 
 
 @styled
 def fig10(results_dir: Path, count: int = 8) -> Figure:
     """Draw Fig. 10: segmentation by every method that gives a mask, against the label."""
-    methods = method_predictions(results_dir)
-    masked = [d for d, found in methods["main"].items() if found["example_masks"].any()]
+    runs = method_runs(results_dir)
+    masked = [d for d, (found,) in runs["main"].items() if found["example_masks"].any()]
     if not masked:
         raise HamrError(f"{results_dir}: no test set has masks, so there is no Fig. 10")
-    main = methods["main"][masked[0]]
-    shown = _examples(main, count).index
-    rows = [("image", [_tile(main, i, "image") for i in shown])]
-    tables, notes = [], [[""] * len(shown)]
-    for name, sets in methods.items():
-        found = sets[masked[0]]
+    rows, tables = [], []
+    for name, sets in runs.items():
+        (found,) = sets[masked[0]]
         if "example_predicted" in found:
             table = _examples(found, count)
-            rows.append((LABELS.get(name, name), [_tile(found, i, "agreement") for i in shown]))
-            notes.append([f"IoU {v:.2f}" for v in table.iou])
+            if not rows:
+                rows.append(("image", [draw_tile(found, i, "image") for i in table.index], []))
+            tiles = [draw_tile(found, i, "agreement") for i in table.index]
+            rows.append((LABELS[name], tiles, [f"IoU {iou:.2f}" for iou in table.iou]))
             tables.append(table)
-    fig = _rows_of_tiles(rows, notes)
+    fig = _grid(rows)
     patches = [Patch(color=colour, label=name) for name, colour in AGREEMENT.items()]
-    place = {"loc": "upper center", "bbox_to_anchor": (0.55, -0.03)}
-    fig.legend(handles=patches, ncols=3, frameon=False, **place)
+    fig.legend(handles=patches, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0))
     out_dir = results_dir / "figures"
     return save_figure(fig, pd.concat(tables), out_dir, "fig10_segments", dataset=masked[0])
 
 
-def _mesh_figure(results_dir, sets, count, name, **words):
-    """Blocks of examples, two a row, each with its views."""
-    blocks, tables = [], []
-    for found in sets:
+def _mesh_figure(results_dir, kinds, count, name):
+    """Examples of sets, two a row, each with its views."""
+    sets, rows, tables, titles = run_predictions(results_dir / "runs" / "main"), [], [], {}
+    for dataset in [find_set(sets, kind) for kind in kinds]:
+        found = sets[dataset]
         if "example_vertices" not in found:
-            dataset = found["dataset"]
             raise HamrError(f"{results_dir}: the main run predicts no mesh for {dataset}")
-        table = _examples(found, count)
-        views = ("image", "overlay", *SIDES)
-        tiles = [np.hstack([_tile(found, i, view) for view in views]) for i in table.index]
-        notes = [f"{error:.0f} mm" for error in table.error_mm]
-        blocks.append((set_title(str(found["dataset"])), tiles, notes))
-        tables.append(table)
-    # Inches: a row of pictures with its note, and the title of a block.
-    row, title = WIDTH / 10 + 0.2, 0.25
-    heights = [row * -(-len(tiles) // 2) + title for _, tiles, _ in blocks]
-    fig = plt.figure(figsize=(WIDTH, sum(heights)))
-    panels = fig.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for panel, height, (heading, tiles, notes) in zip(panels, heights, blocks, strict=True):
-        panel.suptitle(heading, fontsize=8, y=1 - 0.04 / height, va="top")
-        axes = panel.subplots(-(-len(tiles) // 2), 2, squeeze=False)
-        panel.subplots_adjust(0.005, 0.17 / height, 0.995, 1 - title / height, 0.02, 0.25)
-        for ax in axes.flat:
-            ax.axis("off")
-        for ax, tile, note in zip(axes.flat, tiles, notes, strict=False):
-            ax.imshow(tile)
-            _note(ax, 0.5, -0.02, note, ha="center", va="top")
-    return save_figure(fig, pd.concat(tables), results_dir / "figures", name, **words)
+        tables.append(_examples(found, count))
+        titles[2 * len(rows)] = set_title(dataset)
+        table = tables[-1]
+        for pair in (table[k : k + 2] for k in range(0, len(table), 2)):
+            views = [
+                np.hstack([draw_tile(found, i, view) for view in ("image", "overlay", *SIDES)])
+                for i in pair.index
+            ]
+            rows.append(("", views, [f"{error:.0f} mm" for error in pair.error_mm]))
+    fig = _grid(rows)
+    for place, title in titles.items():
+        fig.axes[place].set_title(title, loc="left")
+    out_dir = results_dir / "figures"
+    return save_figure(fig, pd.concat(tables), out_dir, name, dataset=dataset)
 
 
-def _rows_of_tiles(rows, notes=None):
-    """A grid of pictures: (label, tiles) a row, and optionally a note under each tile."""
-    columns = max(len(tiles) for _, tiles in rows)
-    height = ((WIDTH - 1.0) / columns + (0.17 if notes else 0.04)) * len(rows)
-    fig, axes = plt.subplots(len(rows), columns, figsize=(WIDTH, height), squeeze=False)
-    fig.subplots_adjust(1.0 / WIDTH, 0.01, 0.995, 0.995, 0.04, 0.25 if notes else 0.04)
-    for r, (label, tiles) in enumerate(rows):
-        _note(axes[r, 0], -0.08, 0.5, label, ha="right", va="center")
-        for ax in axes[r]:
-            ax.axis("off")
-        for c, tile in enumerate(tiles):
-            axes[r, c].imshow(tile)
-            if notes:
-                _note(axes[r, c], 0.5, -0.04, notes[r][c], ha="center", va="top")
+def _grid(rows):
+    """A grid of pictures of one shape: (label, pictures, a note under each or none) a row."""
+    columns = max(len(pictures) for _, pictures, _ in rows)
+    height, width = rows[0][1][0].shape[:2]
+    wide = WIDTH - any(label for label, *_ in rows)  # inches, beside the labels
+    tall = wide / columns * height / width * len(rows) + 0.18 * sum(bool(n) for *_, n in rows)
+    options = {"figsize": (WIDTH, tall), "layout": "constrained", "squeeze": False}
+    fig, axes = plt.subplots(len(rows), columns, **options)
+    fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)
+    plt.setp(axes, xticks=[], yticks=[], frame_on=False)
+    for line, (label, pictures, notes) in zip(axes, rows, strict=True):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for ax, picture in zip(line, pictures, strict=False):
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        for ax, note in zip(line, notes, strict=False):
+            ax.set_xlabel(note, labelpad=1, fontsize=7)
     return fig
-
-
-def _note(ax, x, y, text, **align):
-    ax.text(x, y, text, transform=ax.transAxes, fontsize=7, **align)
 
 
 def _examples(found, count):
@@ -151,43 +136,59 @@ def _examples(found, count):
     return pd.DataFrame(table, index=shown)
 
 
-def _tile(found, i, what):
-    """One small picture (TILE, TILE, 3) in [0, 1], left hands turned back."""
-    image = _resized(found["example_images"][i] / 255.0)
+def draw_tile(found: dict, i: int, what: str) -> np.ndarray:
+    """Draw the i-th example of a predictions dict; left hands are turned back.
+
+    Args:
+        what: "image", "label" or "mesh" (their masks), "agreement" of these, "overlay" of the mesh
+            over the image, or one of `SIDES`.
+
+    Returns:
+        (TILE, TILE, 3) in [0, 1], a mask (TILE, TILE) bool.
+    """
+    image = fit(found["example_images"][i], TILE) / 255
+    label, mesh = (
+        cv2.resize(np.uint8(found[name][i]), (TILE, TILE), interpolation=cv2.INTER_NEAREST) > 0
+        for name in ("example_masks", "example_predicted")
+    )
     if what == "image":
         tile = image
-    elif what == "agreement":  # misses and false alarms in colour over the dimmed image
-        predicted, true = (
-            _resized(found[name][i], cv2.INTER_NEAREST) > 0
-            for name in ("example_predicted", "example_masks")
-        )
-        tile = (0.35 * image.mean(-1, keepdims=True) + 0.6).repeat(3, 2)
-        parts = (predicted & true, ~predicted & true, predicted & ~true)
-        for where, colour in zip(parts, AGREEMENT.values(), strict=True):
-            tile[where] = 0.35 * tile[where] + 0.65 * np.array(to_rgb(colour))
     elif what in ("label", "mesh"):
-        mask = found["example_masks" if what == "label" else "example_predicted"][i]
-        tile = _resized(mask, cv2.INTER_NEAREST)[..., None].repeat(3, 2)
+        tile = label if what == "label" else mesh
+    elif what == "agreement":  # the hand's and the mask's pixels in colour over the dimmed image
+        grey = 0.35 * image.mean(-1, keepdims=True) + 0.6
+        tints = np.array([to_rgb(colour) for colour in ("white", *AGREEMENT.values())])
+        part = np.select([label & mesh, label, mesh], [1, 2, 3])
+        tile = np.where(part[..., None] > 0, 0.35 * grey + 0.65 * tints[part], grey)
     else:
-        vertices, background = found["example_vertices"][i].astype(float), image
-        camera = found["camera"][found["examples"][i]]
+        vertices, faces = found["example_vertices"][i].astype(float), found["faces"]
         if what in SIDES:
-            turn = Rotation.from_euler(*SIDES[what], degrees=True).as_matrix()
-            vertices = (vertices - vertices.mean(0)) @ turn.T
-            low, high = vertices[:, :2].min(0), vertices[:, :2].max(0)
-            scale = 1.8 / (high - low).max()  # all of it, with a little air
-            camera = np.array([scale, *(-scale * (low + high) / 2)])
-            background = (1.0, 1.0, 1.0)
-        tile = render(
-            vertices, found["faces"], camera, TILE, colour=SKIN, background=background,
-            supersample=2, cull=False,  # the wrist is open: its inside is seen from behind
-        ).colour  # fmt: skip
+            turn = Rotation.from_euler(*SIDES[what], degrees=True)
+            tile = draw_turned(vertices, faces, turn, TILE, SKIN)
+        else:
+            camera = found["camera"][found["examples"][i]]
+            tile = _draw(vertices, faces, camera, TILE, SKIN, background=image)
     return tile[:, ::-1] if found["mirrored"][found["examples"][i]] else tile
 
 
-def _resized(image, how=None):
-    """(S, S) or (S, S, 3) in [0, 1] -> the same at TILE pixels a side."""
-    if how is None:
-        how = cv2.INTER_AREA if len(image) > TILE else cv2.INTER_CUBIC
-    image = np.ascontiguousarray(image, np.float32)
-    return cv2.resize(image, (TILE, TILE), interpolation=how).clip(0, 1)
+def draw_turned(
+    vertices: np.ndarray, faces: np.ndarray, turn: Rotation, size: int, colour: tuple
+) -> np.ndarray:
+    """Draw a mesh, turned about its middle, at a scale at which every turn of it fits.
+
+    Args:
+        vertices, faces: (V, 3) metres and (F, 3).
+        size: pixels a side.
+        colour: RGB in [0, 1].
+
+    Returns:
+        (size, size, 3) in [0, 1].
+    """
+    vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
+    camera = np.array([0.97 / np.linalg.norm(vertices, axis=1).max(), 0.0, 0.0])
+    return _draw(turn.apply(vertices), faces, camera, size, colour)
+
+
+def _draw(*mesh, **options):
+    # The wrist is open: its inside is seen from behind.
+    return render(*mesh, supersample=2, cull=False, **options).colour

@@ -1,4 +1,7 @@
-"""The saved predictions of a study by method, data set and seed, and the differences they show."""
+"""The saved predictions of a study by method, data set and seed, and the differences they show.
+
+`runs` is name -> data set (display name) -> predictions, a list with one a training seed.
+"""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -12,7 +15,7 @@ from hamr_lib.data.frame import Frame
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation import metrics
 from hamr_lib.evaluation.predict import load_predictions
-from hamr_lib.evaluation.scores import errors, main_protocol, protocol_name
+from hamr_lib.evaluation.scores import errors, main_protocol, protocol_name, read_csv
 from hamr_lib.files import read_arrays
 from hamr_lib.recovery.pipeline import recover_frame
 from hamr_lib.variants import LABELS
@@ -22,9 +25,7 @@ KINDS = ("stb", "rhd", "dexter")  # the paper's order
 
 def read_log(path: Path, settings: Settings) -> pd.DataFrame:
     """Read a run's log.csv, with a column `seconds`: those of its training steps so far."""
-    if not path.is_file():
-        raise HamrError(f"{path} is missing: train first")
-    log = pd.read_csv(path)
+    log = read_csv(path)
     images = settings.train.batch_size * log.step.diff().fillna(log.step)
     return log.assign(seconds=(images / log.images_per_second).cumsum())
 
@@ -34,11 +35,8 @@ def run_predictions(folder: Path) -> dict[str, dict]:
     found = {str(p["dataset"]): p for p in map(load_predictions, folder.glob("predictions-*.npz"))}
     if not found:
         raise HamrError(f"{folder} holds no predictions-*.npz: run the evaluation first")
-    return {name: found[name] for name in sorted(found, key=_order)}
-
-
-def _order(dataset):
-    return [_kind(dataset) != kind for kind in KINDS], dataset
+    order = [name for kind in KINDS for name in sorted(found) if _kind(name) == kind]
+    return {name: found[name] for name in dict.fromkeys([*order, *sorted(found)])}
 
 
 def _kind(dataset):
@@ -54,9 +52,7 @@ def find_set(sets: Iterable[str], kind: str) -> str:
 
 
 def recover_sample(run: Path, frames: Sequence[Frame], predictions: dict, index: int) -> tuple:
-    """Run a run's network anew on a test sample: its `Frame`, and what is recovered of it.
-
-    That is one recovery after each iteration (`recover_frame`).
+    """Run a run's network anew on a test sample: its `Frame`, and the recovery of each iteration.
 
     Raises:
         HamrError: where the sample is not the one that was evaluated.
@@ -74,52 +70,51 @@ def method_folders(results_dir: Path) -> dict[str, Path]:
     return {"main": results_dir / "runs" / "main"} | scored
 
 
-def method_predictions(results_dir: Path) -> dict[str, dict]:
-    """Load name -> `run_predictions` of the main run and the baselines."""
-    return {name: run_predictions(path) for name, path in method_folders(results_dir).items()}
+def method_runs(results_dir: Path) -> dict[str, dict[str, list]]:
+    """Load the `runs` of the main run and the baselines, which have one seed."""
+    return {name: _seeds([path]) for name, path in method_folders(results_dir).items()}
 
 
-def variant_predictions(
-    results_dir: Path, variants: Iterable[str], settings: Settings
-) -> dict[str, dict]:
-    """Load the predictions of ablations: variant -> data set -> a list, one a training seed."""
-    runs = {}
-    for variant in variants:
-        names = [f"{variant}-s{seed}" for seed in settings.study.seeds(variant)]
-        seeds = [run_predictions(results_dir / "runs" / name) for name in names]
-        runs[variant] = {dataset: [found[dataset] for found in seeds] for dataset in seeds[0]}
-    return runs
+def variant_runs(results_dir: Path, settings: Settings) -> dict[str, dict[str, list]]:
+    """Load the `runs` of the full model and the ablations."""
+    return {
+        variant: _seeds([results_dir / "runs" / f"{variant}-s{seed}" for seed in seeds])
+        for variant in ("full", *settings.study.ablations)
+        for seeds in [settings.study.seeds(variant)]
+    }
 
 
-def paired_difference(runs_a: list[dict], runs_b: list[dict], settings: Settings) -> dict | None:
-    """Compare the 3-D AUC of two methods on a set by `metrics.paired_test`, a run a seed.
+def _seeds(folders):
+    found = [run_predictions(folder) for folder in folders]
+    return {dataset: [sets[dataset] for sets in found] for dataset in found[0]}
 
-    Returns None where one of the methods gives no joints.
+
+def differences(runs: dict, reference: str, settings: Settings) -> pd.DataFrame:
+    """Compare the 3-D AUC of each of the `runs` with that of the reference, set by set.
+
+    Paired by image and seed, see `metrics.paired_test`. A method without joints has no row.
+
+    Returns:
+        DataFrame: dataset, method, protocol, and of the method's AUC minus the reference's
+        difference, each (a list, one a seed), ci_low, ci_high and p_value.
     """
-    protocol = main_protocol(runs_a[0])
-    a, b = ([errors(run, protocol) for run in runs] for runs in (runs_a, runs_b))
-    if np.isnan(a).all() or np.isnan(b).all():
-        return None
-    return metrics.paired_test(a, b, protocol.grid, settings.evaluate.bootstrap)
+    rows = []
+    for dataset, theirs in runs[reference].items():
+        protocol = main_protocol(theirs[0])
+        for name, sets in runs.items():
+            if name == reference or "joints_3d" not in sets[dataset][0]:
+                continue
+            ours = [errors(run, protocol) for run in sets[dataset]]
+            beside = [errors(run, protocol) for run in theirs[: len(ours)]]  # of the same seeds
+            test = metrics.paired_test(ours, beside, protocol.grid, settings.evaluate.bootstrap)
+            words = protocol_name(protocol.name, theirs[0])
+            rows.append({"dataset": dataset, "method": name, "protocol": words, **test})
+    return pd.DataFrame(rows)
 
 
 def ablation_differences(results_dir: Path, settings: Settings) -> pd.DataFrame:
-    """Compare each ablation's 3-D AUC with that of the full model, set by set.
-
-    Returns:
-        DataFrame: dataset, variant, protocol, and of the variant's AUC minus the full model's
-        difference, ci_low, ci_high and each (a list, one a seed).
-    """
-    runs = variant_predictions(results_dir, ("full", *settings.study.ablations), settings)
-    rows = []
-    for dataset, full in runs["full"].items():
-        protocol = protocol_name(main_protocol(full[0]).name, full[0])
-        for variant in settings.study.ablations:
-            own = runs[variant][dataset]  # its seeds are the first of the full model's
-            test = paired_difference(own, full[: len(own)], settings)
-            rows.append({"dataset": dataset, "variant": variant, "protocol": protocol, **test})
-    columns = ["dataset", "variant", "protocol", "difference", "ci_low", "ci_high", "each"]
-    return pd.DataFrame(rows)[columns]
+    """Compare the ablations with the full model, see `differences`."""
+    return differences(variant_runs(results_dir, settings), "full", settings)
 
 
 def differences_along(results_dir: Path, settings: Settings) -> pd.DataFrame:
@@ -139,30 +134,27 @@ def differences_along(results_dir: Path, settings: Settings) -> pd.DataFrame:
 
     full, rows = validated("full"), []
     for variant in settings.study.ablations:
-        own = validated(variant)
-        beside = full[: len(own)]  # of the same seeds
-        steps = functools.reduce(pd.Index.intersection, (one.index for one in own + beside))
-        for step in steps:
-            ours, theirs = ([one.loc[step].to_numpy() for one in runs] for runs in (own, beside))
-            gains = [a - b for a, b in zip(ours, theirs, strict=True)]
-            low, high = metrics.interval(_resampled(gains, settings.evaluate.bootstrap))
+        pairs = list(zip(validated(variant), full, strict=False))  # of the same seeds
+        for step in functools.reduce(pd.Index.intersection, (t.index for p in pairs for t in p)):
+            gains = [(a.loc[step] - b.loc[step]).dropna().to_numpy() for a, b in pairs]
+            low, high = _interval(gains, settings.evaluate.bootstrap)
             rows.append({
                 "variant": variant, "step": int(step),
-                "full": np.mean([np.nanmean(error) for error in theirs]),
-                "difference": np.mean([np.nanmean(gain) for gain in gains]),
+                "full": np.mean([b.loc[step].mean() for _, b in pairs]),
+                "difference": np.mean([gain.mean() for gain in gains]),
                 "ci_low": low, "ci_high": high,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _resampled(gains, samples):
-    """Means of resampled samples (each seed has its own) and seeds: (samples,)."""
-    means = []
-    for seed, gain in enumerate(gains):
-        known = gain[~np.isnan(gain)]
-        means.append(metrics.draw(len(known), samples, seed) @ known / len(known))
+def _interval(gains, samples):
+    """The interval of a mean over seeds, each with samples of its own: resampled both."""
+    means = [
+        metrics.draw(len(gain), samples, seed) @ gain / len(gain) for seed, gain in enumerate(gains)
+    ]
     chosen = np.random.default_rng(0).integers(len(means), size=(samples, len(means)))
-    return np.take_along_axis(np.stack(means, axis=1), chosen, axis=1).mean(1)
+    means = np.take_along_axis(np.stack(means, axis=1), chosen, axis=1)
+    return metrics.interval(means.mean(1))
 
 
 def ablation_words(settings: Settings) -> dict[str, str | int]:

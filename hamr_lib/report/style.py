@@ -1,40 +1,56 @@
 """The look of the figures, their captions and their files."""
 
-import functools
+import io
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 
 from hamr_lib.evaluation.scores import is_stand_in
-from hamr_lib.files import read_yaml, write_aside
+from hamr_lib.files import read_yaml, write_aside, write_text
+from hamr_lib.variants import CLAIMS, COMPARISONS
 
 CAPTIONS = Path(__file__).with_name("captions.yaml")
 STAND_IN = (
     "Sets named open-... are our own rendered stand-ins: their numbers are not numbers on the real "
     "sets."
 )
-
-STYLE = {
+WIDTH = 7.2  # inches, both columns of a page
+# Colours that colour-blind readers tell apart: Okabe and Ito's first, the floors in grey.
+PALETTE = ("#0072B2", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#999933",
+           "#882255", "#332288", "#AA4499", "#777777", "#AAAAAA")  # fmt: skip
+# One colour for a method or variant in every figure.
+COLOURS = {
+    **dict(zip(("main", "main, heat maps", *COMPARISONS), cycle(PALETTE), strict=False)),
+    **dict(zip(("full", *CLAIMS), cycle(PALETTE), strict=False)),
+}
+plt.switch_backend(plt.get_backend())  # Jupyter sets its own up now, not within `styled`
+# Decorates what draws.
+styled = plt.rc_context({
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
+    "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.5,
     "lines.linewidth": 1.4,
     "pdf.fonttype": 42,  # text stays text
     "figure.dpi": 150,
     "savefig.dpi": 300,
-}
-# Okabe and Ito's colour-blind safe colours, without the yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-WIDTH = 7.2  # inches, both columns of a page
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.02,
+})  # fmt: skip
 
 
 def caption(kind: str, name: str, cells: Iterable, **words) -> str:
@@ -56,36 +72,29 @@ def save_figure(fig: Figure, data: pd.DataFrame, folder: Path | None, name: str,
     """
     if folder is None:
         return fig
-    text = caption("figures", name, data.get("dataset", ()), **words)
-    tight = {"bbox_inches": "tight", "pad_inches": 0.02}
+    about = caption("figures", name, data.get("dataset", ()), **words)
     with write_aside(folder / f"{name}.pdf") as aside:  # without a date: the same every time
-        fig.savefig(aside, metadata={"CreationDate": None}, **tight)
+        fig.savefig(aside, metadata={"CreationDate": None})
     with write_aside(folder / f"{name}.png") as aside:
-        fig.savefig(aside, **tight)
-    with write_aside(folder / f"{name}.csv") as aside:
-        data.to_csv(aside, index=False, float_format="%.6g")
-    with write_aside(folder / f"{name}.md") as aside:
-        aside.write_text(text + "\n")
+        fig.savefig(aside)
+    write_text(folder / f"{name}.csv", data.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / f"{name}.md", f"{about}\n")
     return fig
 
 
-def styled(draw):
-    """Draw under `STYLE`.
-
-    Without `plt.rc_context`, which also undoes what Jupyter sets at a notebook's first figure so
-    that figures are shown.
-    """
-
-    @functools.wraps(draw)
-    def drawn(*args, **kwargs):
-        before = {name: plt.rcParams[name] for name in STYLE}
-        plt.rcParams.update(STYLE)
-        try:
-            return draw(*args, **kwargs)
-        finally:
-            plt.rcParams.update(before)
-
-    return drawn
+def shrink_png(path: Path, limit: int = 300_000) -> None:
+    """Rewrite a PNG of more than `limit` bytes with 256 colours, scaled down by four at most."""
+    if path.stat().st_size <= limit:
+        return
+    with Image.open(path) as picture:
+        whole = picture.convert("RGB")
+    for scale in (1.0, 0.7, 0.5, 0.35, 0.25):
+        content = io.BytesIO()
+        ImageOps.scale(whole, scale).quantize(256).save(content, "PNG", optimize=True)
+        if content.tell() <= limit:
+            break
+    with write_aside(path) as aside:
+        aside.write_bytes(content.getvalue())
 
 
 def set_title(dataset: str) -> str:

@@ -14,7 +14,7 @@ from hamr_lib.config import Settings
 from hamr_lib.data.photographs import TITLE
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.scores import METRICS, published, read_rows, score
-from hamr_lib.files import read_json, write_aside
+from hamr_lib.files import read_json, write_text
 from hamr_lib.report import results as saved
 from hamr_lib.report.style import caption
 from hamr_lib.variants import CLAIMS, FLOORS, LABELS, VARIANTS
@@ -48,24 +48,21 @@ def write_table(
     table = table.fillna("-").reset_index(drop=True)
     text = table.astype(str)
     about = caption("tables", words_of or name, (*text, *text.to_numpy().flat), **words)
-    parts = [("", text)]
+    parts = {"": text}
     if by:
-        parts = [
-            (title, part.loc[:, (part != "-").any()].drop(columns=by))
+        parts = {
+            title: part.loc[:, (part != "-").any()].drop(columns=by)
             for title, part in text.groupby(by, sort=False)
-        ]
+        }
     markdown, latex = [], []
-    for title, part in parts:
+    for title, part in parts.items():
         shown = part.to_markdown(index=False, tablefmt="github", disable_numparse=True)
         markdown.append(f"**{title}**\n\n{shown}" if title else shown)
         above = re.sub(r"([&%_#])", r"\\\1", f"{title}. {about}" if title else about)
         latex.append(part.to_latex(index=False, escape=True, caption=above))
-    with write_aside(folder / f"{name}.csv") as aside:
-        table.to_csv(aside, index=False)
-    with write_aside(folder / f"{name}.md") as aside:
-        aside.write_text("\n\n".join([*markdown, about]) + "\n")
-    with write_aside(folder / f"{name}.tex") as aside:
-        aside.write_text("\n".join(latex))
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(folder / f"{name}.md", "\n\n".join([*markdown, about]) + "\n")
+    write_text(folder / f"{name}.tex", "\n".join(latex))
     return table
 
 
@@ -77,9 +74,8 @@ def results(results_dir: Path) -> pd.DataFrame:
 
 def headline(results_dir: Path) -> pd.DataFrame:
     """Write the main run in one row a set: 3-D AUC under two protocols, 2-D AUC and mIoU."""
-    rows = _of_the_study(results_dir)
-    shown = _wide(rows[rows.method == "main"], HEADLINE).drop(columns="method")
-    return write_table(shown, results_dir / "tables", "headline")
+    shown = _wide(_of_the_study(results_dir).query("method == 'main'"), HEADLINE)
+    return write_table(shown.drop(columns="method"), results_dir / "tables", "headline")
 
 
 def literature(results_dir: Path) -> pd.DataFrame:
@@ -96,13 +92,10 @@ def table1(results_dir: Path) -> pd.DataFrame:
     rows = rows[rows.metric == "miou"]
     if not (rows.source == "measured").any():
         raise HamrError(f"{results_dir / 'metrics.csv'} holds no measured mIoU")
-    table = pd.DataFrame({
-        "source": rows.source,
-        SET: rows.dataset,
-        "method": rows.method.replace(LABELS),
-        "mIoU": _values(rows),
-        "protocol": rows.protocol,
-    }).sort_values(["source", SET, "mIoU"], kind="stable")  # fmt: skip
+    rows = rows.assign(mIoU=_values(rows)).replace({"method": LABELS})
+    table = rows[["source", "dataset", "method", "mIoU", "protocol"]]
+    table = table.sort_values(["source", "dataset", "mIoU"], kind="stable")
+    table = table.rename(columns={"dataset": SET})
     return write_table(table, results_dir / "tables", "table1")
 
 
@@ -122,26 +115,28 @@ def ablations(results_dir: Path, settings: Settings) -> pd.DataFrame:
 
     The difference is paired by image and seed; beside it stands that of each seed.
     """
-    runs = saved.variant_predictions(results_dir, ("full", *settings.study.ablations), settings)
-    groups = (sets[name] for name in runs["full"] for sets in runs.values())
-    table = _wide(pd.concat(score(group, settings.evaluate) for group in groups), MAIN)
-    gains = saved.ablation_differences(results_dir, settings)
-    gains = pd.DataFrame({
-        SET: gains.dataset,
-        "method": gains.variant.replace(LABELS),
-        "3-D AUC minus the full model's": [signed(gain) for _, gain in gains.iterrows()],
-        "of each seed": [", ".join(f"{one:+.3f}" for one in each) for each in gains.each],
-    })  # fmt: skip
-    table = table.merge(gains, how="left")
+    runs = saved.variant_runs(results_dir, settings)
+    gains = saved.differences(runs, "full", settings)
+    gains["3-D AUC minus the full model's"] = [signed(gain) for gain in gains.to_dict("records")]
+    gains["of each seed"] = [", ".join(f"{one:+.3f}" for one in each) for each in gains.each]
+    table = _beside(runs, gains.iloc[:, [0, 1, -2, -1]], settings)
     words = saved.ablation_words(settings)
     return write_table(table, results_dir / "tables", "ablations", by=SET, **words)
+
+
+def _beside(runs, gains, settings):
+    """The scores of `results.runs`, a row a set and method, with what stands in `gains` of each."""
+    sets = next(iter(runs.values()))
+    rows = pd.concat(score(found[d], settings.evaluate) for d in sets for found in runs.values())
+    gains = gains.replace({"method": LABELS}).rename(columns={"dataset": SET})
+    return _wide(rows, MAIN).merge(gains, how="left")
 
 
 def claims(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """Write what the paper says of its four parts, and whether it holds in these ablations.
 
-    A part helps where the 3-D AUC without it is lower, with the whole interval of the difference.
-    Where a study asks for none of the four, the table is empty and not written.
+    A claim holds on a set where the 3-D AUC without the part is lower, with the whole interval of
+    the difference. Where a study asks for none of the four, the table is empty and not written.
     """
     return _verdicts(results_dir, settings, CLAIMS, "the paper says", "without it", "claims")
 
@@ -156,13 +151,18 @@ def _verdicts(results_dir, settings, named, title, how, name):
     """A row for each variant of the study that is named, a column for each set; written, if any."""
     gains = saved.ablation_differences(results_dir, settings)
     rows = []
-    for variant, words in named.items():
-        row = {title: words}
-        for _, gain in gains[gains.variant == variant].iterrows():
-            verdict = "better" if gain.ci_low > 0 else "no clear difference"
-            verdict = "worse" if gain.ci_high < 0 else verdict
-            row[f"{gain.dataset}, {how}"] = f"{verdict}: {signed(gain)}"
-        if len(row) > 1:  # the study may have left it out
+    for variant, about in named.items():
+        own = gains[gains.method == variant]
+        signs = [own.ci_high < 0, own.ci_low > 0]
+        words = np.select(signs, ["worse", "better"], "no clear difference")
+        row = {title: about}
+        if named is CLAIMS:
+            holds = np.select(signs, ["holds", "does not hold"], "undecided")
+            by_word = own.dataset.groupby(holds, sort=False).agg(", ".join)
+            row["verdict"] = "; ".join(f"{word} on {sets}" for word, sets in by_word.items())
+        for word, gain in zip(words, own.to_dict("records"), strict=True):
+            row[f"{gain['dataset']}, {how}"] = f"{word}: {signed(gain)}"
+        if len(own):  # the study may have left it out
             rows.append(row)
     if not rows:
         return pd.DataFrame(rows)
@@ -176,24 +176,16 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
     The paired difference is to HAMR with the baselines' budget, or, where that was not run, to the
     main run, as the column's title says.
     """
-    folders = saved.method_folders(results_dir)
-    methods = {name: saved.run_predictions(folder) for name, folder in folders.items()}
-    if len(methods) == 1:
+    folders, runs = saved.method_folders(results_dir), saved.method_runs(results_dir)
+    if len(runs) == 1:
         raise HamrError(f"{results_dir} holds no comparisons/*/metrics.csv: run them first")
-    ours = "hamr" if "hamr" in methods else "main"
+    ours = "hamr" if "hamr" in runs else "main"
+    gains = saved.differences(runs, ours, settings)
     title = f"3-D AUC of {'ours' if ours == 'main' else LABELS[ours]} minus it"
-    rows, gains = [], []
-    for dataset, reference in methods[ours].items():
-        for name, found in methods.items():
-            scored = score([found[dataset]], settings.evaluate)
-            if scored.empty:  # a method of masks alone has no row on a set without them
-                continue
-            rows.append(scored)
-            test = saved.paired_difference([reference], [found[dataset]], settings)
-            alike = test is None or name == ours
-            gains.append({} if alike else {title: signed(test), "p": f"{test['p_value']:.2g}"})
-    table = _wide(pd.concat(rows), MAIN)
-    table[[title, "p"]] = pd.DataFrame(gains, columns=[title, "p"])
+    swapped = {"difference": -gains.difference, "ci_low": -gains.ci_high, "ci_high": -gains.ci_low}
+    gains[title] = [signed(gain) for gain in gains.assign(**swapped).to_dict("records")]
+    gains["p"] = gains.p_value.map("{:.2g}".format)
+    table = _beside(runs, gains[["dataset", "method", title, "p"]], settings)
     out_dir = results_dir / "tables"
     told = [path for path in folders.values() if (path / "about.json").is_file()]
     if told:
@@ -202,7 +194,7 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
         about = pd.concat([about.iloc[:, :4], costs, about.iloc[:, 4:]], axis=1)
         write_table(about, out_dir, "methods")
     words = {"steps": settings.study.comparison_steps, "main_steps": settings.train.steps}
-    words_of = "controls" if set(methods) <= {"main", *FLOORS} else "comparisons"
+    words_of = "controls" if set(runs) <= {"main", *FLOORS} else "comparisons"
     return write_table(table, out_dir, "comparisons", by=SET, words_of=words_of, **words)
 
 
@@ -228,10 +220,7 @@ def photographs(results_dir: Path) -> pd.DataFrame:
 
 def evidence(results_dir: Path) -> pd.DataFrame:
     """Write what `recover` makes of each kind of evidence; see `evidence.evaluate_evidence`."""
-    path = results_dir / "runs" / "main" / "evidence.csv"
-    if not path.is_file():
-        raise HamrError(f"{path} is missing: run the evaluation first")
-    rows = pd.read_csv(path)
+    rows = read_rows(results_dir / "runs" / "main" / "evidence.csv")
     table = _wide(rows, EVIDENCE).rename(columns={"method": "evidence"})
     counts = rows.drop_duplicates(["dataset", "method"])
     table.insert(2, "hands", counts.n.to_numpy())
@@ -244,12 +233,11 @@ def along_training(results_dir: Path, settings: Settings) -> pd.DataFrame:
     found = saved.differences_along(results_dir, settings)
     shown = found[found.step.isin(STEPS) | (found.step == found.step.max())]
     full = shown.drop_duplicates("step").set_index("step").full.map("{:.1f}".format)
-    shown = shown.assign(cell=[signed(row, 1) for _, row in shown.iterrows()])
+    shown = shown.assign(cell=[signed(row, 1) for row in shown.to_dict("records")])
     table = shown.pivot(index="variant", columns="step", values="cell")
-    variants = ["full", *settings.study.ablations]
-    table = pd.concat([full.rename("full").to_frame().T, table]).loc[variants]
-    table.columns = [f"{step} steps" for step in table]
-    table.insert(0, "mm", [LABELS.get(v, v) for v in variants])
+    table = table.reindex(settings.study.ablations)
+    table = pd.concat([full.rename("full").to_frame().T, table]).add_suffix(" steps")
+    table.insert(0, "mm", [LABELS[variant] for variant in table.index])
     words = saved.ablation_words(settings)
     return write_table(table, results_dir / "tables", "along_training", **words)
 
@@ -266,7 +254,7 @@ def time_to_accuracy(results_dir: Path, settings: Settings) -> pd.DataFrame:
     return write_table(table, results_dir / "tables", "time_to_accuracy")
 
 
-def signed(test: dict | pd.Series, digits: int = 3) -> str:
+def signed(test: dict, digits: int = 3) -> str:
     """Write a difference with its interval, as in a paired test or a row of differences."""
     values = [f"{test[key]:+.{digits}f}" for key in ("difference", "ci_low", "ci_high")]
     return "{} [{}, {}]".format(*values)
@@ -293,10 +281,8 @@ def _values(rows):
     """Numbers as text. Errors in mm or pixels stand without the interval that metrics.csv has."""
     text = []
     for row in rows.itertuples():
-        if row.metric.startswith("epe"):
-            text.append(f"{row.value:.1f}")
-        elif np.isnan(row.ci_low):
-            text.append(f"{row.value:.3f}")
-        else:
-            text.append(f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]")
+        digits = 1 if row.metric.startswith("epe") else 3
+        bare = digits == 1 or np.isnan(row.ci_low)
+        interval = "" if bare else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+        text.append(f"{row.value:.{digits}f}{interval}")
     return text
