@@ -27,7 +27,7 @@ from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import Crops, stored_size
 from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import best_device
-from hamr_lib.files import ROOT, commit, write_aside
+from hamr_lib.files import ROOT, commit, write_text
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.render import silhouette
@@ -57,8 +57,16 @@ def network(networks=NETWORKS):
         yield f"bare network, {where} {count}", count / np.median(bare), "images/s"
         yield f"loop / bare network, {where} {count}", np.median(bare / loop), "times"
         model = HAMR(settings.model, hand).to(best_device(), memory_format=torch.channels_last)
+        model.eval()
+
+        @torch.inference_mode()
+        def mesh(images, model=model, crops=crops):
+            batch = centre_crop(crops.batch(np.arange(images)), crops.image_size)
+            image = channels_last(batch["image"].to(best_device()))
+            return model(image).estimates[-1].vertices.cpu()
+
         for images in (1, count):
-            spent = 1e3 * median(crop_to_mesh(model, crops, images)) / images
+            spent = 1e3 * median(partial(mesh, images)) / images
             yield f"crop to mesh, {where} {images}", spent, "ms an image"
 
 
@@ -118,18 +126,6 @@ def bare_step(run, batch):
     return step
 
 
-def crop_to_mesh(network, crops, count):
-    """A function from `count` stored crops to their meshes in memory."""
-    device, network = best_device(), network.eval()
-
-    @torch.inference_mode()
-    def answer():
-        batch = centre_crop(crops.batch(np.arange(count)), crops.image_size)
-        return network(channels_last(batch["image"].to(device))).estimates[-1].vertices.cpu()
-
-    return answer
-
-
 def timer(function):
     """torch's timer of a function, with as many threads as torch has."""
     return Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
@@ -150,7 +146,13 @@ def silhouettes(count=8, sizes=(64, 256)):
     for size in sizes:
         times = {}
         for name, (draw, device) in drawn.items():
-            times[name] = median(silhouette_step(draw, hands, size, device))
+            mesh = (
+                hands.vertices().detach().to(device).requires_grad_(),
+                hands.hand.faces.to(device),
+            )
+            options = *mesh, hands.camera.to(device), size
+            weights = torch.rand(count, size, size).to(device)
+            times[name] = median(lambda d=draw, o=options, w=weights: d(*o).backward(w))
             yield f"{name}, batch {count}, {size} px", 1e3 * times[name] / count, "ms an image"
         ratio = times["PyTorch3D, CPU"] / times["DEODR, CPU"]
         yield f"PyTorch3D / DEODR, CPU, {size} px", ratio, "times"
@@ -167,14 +169,6 @@ def soft_silhouette(vertices, faces, camera, size):
     settings = renderer.RasterizationSettings(size, blur, faces_per_pixel=10)
     rasterizer = renderer.MeshRasterizer(renderer.FoVOrthographicCameras(), settings)
     return renderer.MeshRenderer(rasterizer, renderer.SoftSilhouetteShader())(meshes)[..., 3]
-
-
-def silhouette_step(draw, hands, size, device):
-    """A function that draws silhouettes and takes the gradient, all on one device."""
-    vertices = hands.vertices().detach().to(device).requires_grad_()
-    faces, camera = hands.hand.faces.to(device), hands.camera.to(device)
-    weights = torch.rand(len(vertices), size, size).to(device)
-    return lambda: draw(vertices, faces, camera, size).backward(weights)
 
 
 def recovering(folder):
@@ -199,11 +193,11 @@ def recovering(folder):
             yield f"command, {name}, start to all files", time.perf_counter() - started, "s"
             if code not in (command.DONE, command.PARTLY):
                 raise HamrError(
-                    f"{folder}: hamr recover ends with {code}: expected photos of hands"
+                    f"{folder}: expected photos of hands; hamr recover ends with {code}"
                 )
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """The command line described at the top."""
     parser = argparse.ArgumentParser(prog="python -m hamr_lib.bench", description=__doc__)
     parser.add_argument("sections", nargs="*", help="all unless named")
@@ -224,15 +218,14 @@ def main(arguments=None):
         save(rows, REFERENCE)
 
 
-def save(rows, folder):
+def save(rows: list[tuple], folder: Path) -> None:
     """Write a section's rows to bench.csv, where others keep theirs, and the table `speed`."""
     columns = ["section", "name", "value", "unit", "machine", "commit"]
     table, path = pd.DataFrame(rows, columns=columns), folder / "bench.csv"
     if path.exists():
         before = pd.read_csv(path, keep_default_na=False)
         table = pd.concat([before[before["section"] != rows[0][0]], table])
-    with write_aside(path) as aside:
-        table.to_csv(aside, index=False, float_format="%.6g")
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
     table["value"] = [f"{value:{'.3g' if value < 1000 else '.0f'}}" for value in table.value]
     shown, machines = table[["name", "value", "unit", "commit"]], "; ".join(table.machine.unique())
     write_table(shown, folder / "bench", "speed", machines=machines)

@@ -50,8 +50,13 @@ class Resumed(Task):
         checkpoint.load_state(self.path, network, state)
 
 
-def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")):
-    """Render, measure the `sections` of `bench`, and train; returns the history of the main run."""
+def session(
+    out: Path, profile: str = "gpu", minutes: float = 14.0, benched: bool = True
+) -> list[dict] | None:
+    """Render, measure by `bench`, and train; returns the history of the main run.
+
+    None is that of a run that the time stopped.
+    """
     out, ends = Path(out), time.monotonic() + 60 * minutes
     settings = load_settings(profile)
     # Another seed: no image of the first run may be among those that validate the main run.
@@ -63,20 +68,19 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
     options = settings.hand
     hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
     processes = max(1, os.cpu_count() - 2)
-    begun = out / "first"
     with ThreadPoolExecutor(1) as background:
         rendering = background.submit(render_open_sets, first, processes=processes)
-        if sections:
-            bench.main(list(sections))
+        if benched:
+            bench.main(["network", "silhouette"])
             out.mkdir(parents=True, exist_ok=True)
             shutil.copy(bench.REFERENCE / "bench.csv", out)
         rendering.result()
         rendering = background.submit(render_open_sets, settings, processes=processes)
-        _train(first, begun, hand, Task(), FIRST * (ends - time.monotonic() - RESERVE))
+        _train(first, out / "first", hand, Task(), FIRST * (ends - time.monotonic() - RESERVE))
         rendering.result()
     train = replace(settings.train, learning_rate=SLOWER * settings.train.learning_rate)
     main = replace(settings, train=train)
-    again = Resumed(begun / "checkpoints" / "last.ckpt")
+    again = Resumed(out / "first" / "checkpoints" / "last.ckpt")
     history = _train(main, out / "main", hand, again, ends - time.monotonic() - RESERVE)
     best, last = (out / "main" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
     checkpoint.save_release(best if best.is_file() else last, out / "model.pt")
@@ -86,7 +90,7 @@ def session(out, profile="gpu", minutes=14.0, sections=("network", "silhouette")
 
 
 def _train(settings, folder, hand, task, seconds):
-    """Train for as long as there is time; the history, or None of a run that was stopped."""
+    """Train for as long as there is time."""
     ends = time.monotonic() + seconds
     crops = training_crops(settings)
     noise = bench.noise_crops(settings, settings.train.batch_size)
@@ -104,16 +108,14 @@ def _train(settings, folder, hand, task, seconds):
         return None
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """The command line described at the top."""
     parser = argparse.ArgumentParser(prog="python -m hamr_lib.session", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--profile", default="gpu")
     parser.add_argument("--minutes", type=float, default=14.0)
-    parser.add_argument("--no-bench", action="store_true")
-    asked = parser.parse_args(arguments)
-    sections = () if asked.no_bench else ("network", "silhouette")
-    session(asked.out, asked.profile, asked.minutes, sections)
+    parser.add_argument("--no-bench", action="store_false", dest="benched")
+    session(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def steps_of(path):
 
 def test_a_session_trains_on_other_images_and_then_on_the_profiles_own(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([0.01], [0.01]))
-    history = session.session(tmp_path, "tiny", minutes=3, sections=())
+    history = session.session(tmp_path, "tiny", minutes=3, benched=False)
     part, whole = (settings.data.open for settings in tiny)
     assert part.rhd_training == whole.rhd_training and part.seed != whole.seed
     assert part.rhd_evaluation < whole.rhd_evaluation
@@ -56,11 +56,11 @@ def test_a_session_trains_on_other_images_and_then_on_the_profiles_own(tiny, tmp
 def test_a_session_takes_as_many_steps_as_the_time_gives(tiny, tmp_path, monkeypatch):
     # Of 5970 seconds the first run has 0.6. A step takes 900, and a tenth more with what is beside.
     monkeypatch.setattr(bench, "loop_and_bare", lambda *args, turns: ([900.0, 1000.0, 800.0], [1]))
-    history = session.session(tmp_path / "one", "tiny", minutes=100, sections=())
+    history = session.session(tmp_path / "one", "tiny", minutes=100, benched=False)
     assert steps_of(tmp_path / "one" / "first" / "checkpoints" / "last.ckpt")[0] == 3
     assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
     # Without any time left there is a network of one step all the same.
-    session.session(tmp_path / "none", "tiny", minutes=0.5, sections=())
+    session.session(tmp_path / "none", "tiny", minutes=0.5, benched=False)
     assert steps_of(tmp_path / "none" / "main" / "checkpoints" / "last.ckpt")[0] == 1
     assert (tmp_path / "none" / "model.pt").is_file()
 

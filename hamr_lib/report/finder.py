@@ -1,29 +1,23 @@
-"""Measure how well `recover` detects the hands in the 500 photographs of BSDS500.
+"""Measure how well `hamr recover` detects the hands in the 500 photographs of BSDS500.
 
-    python -m hamr_lib.report.finder FOLDER OUT
+    hamr recover FOLDER --out FOUND
+    python -m hamr_lib.report.finder FOLDER FOUND
 
-writes `detections.csv` and a contact sheet, `detections.png`, into OUT, and the table `finder`,
-which `hamr_lib.study publish` inserts into the docs. `data/judged.csv` holds the detections that
-were judged by eye on such a sheet; its column `hand` is 1 where one is of a hand. The confidence is
-that of the network that comes with the package.
+reads what the command found and writes the table `finder`, which `hamr_lib.study publish` inserts
+into the docs. `data/judged.csv` holds the detections that were judged by eye on the overlays; its
+column `hand` is 1 where one is of a hand.
 """
 
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
-from hamr_lib.data.frame import write_image
 from hamr_lib.data.photographs import LABELS
 from hamr_lib.errors import HamrError
-from hamr_lib.files import ROOT, commit
-from hamr_lib.model.checkpoint import SHIPPED
+from hamr_lib.files import ROOT, commit, read_json
 from hamr_lib.recovery.detect import SAME, overlap
-from hamr_lib.recovery.pipeline import NoHandError, recover
-from hamr_lib.render.draw2d import contact_sheet
 from hamr_lib.report.tables import write_table
 
 JUDGED = LABELS.with_name("judged.csv")
@@ -32,25 +26,14 @@ COLUMNS = ["photograph", *BOX, "side", "score", "confidence"]  # confidence: mea
 TOUCH = 0.1  # least intersection over union of a detection with the labelled hand that it shows
 
 
-def detect_all(
-    paths: list[Path], checkpoint: Path = SHIPPED
-) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """Detect the hands in photographs: a row each (`COLUMNS`), and (H, W, 3) uint8 of each."""
-    rows, pictures = [], []
-    for path in track(paths, "detecting hands"):
-        try:
-            hands = recover(path, checkpoint=checkpoint)
-        except NoHandError:
-            continue
-        for hand in hands:
-            rows.append((path.stem, *hand.box, hand.side, hand.score, hand.confidence.mean()))
-            *centre, side = hand.square
-            picture = cv2.getRectSubPix(hand.photo, (round(1.2 * side),) * 2, centre)
-            picture = cv2.resize(picture, (200, 200))
-            text = f"{path.stem} {hand.score:.2f} {rows[-1][-1]:.2f}"
-            cv2.putText(picture, text, (3, 14), cv2.FONT_HERSHEY_PLAIN, 1, (255,) * 3)
-            pictures.append(picture)
-    return pd.DataFrame(rows, columns=COLUMNS), pictures
+def read_found(folder: Path) -> pd.DataFrame:
+    """Read the JSON files that `hamr recover` left in a folder: a row a hand (`COLUMNS`)."""
+    rows = []
+    for path in sorted(folder.rglob("*.json")):
+        hand, photograph = read_json(path), path.stem.partition("_hand")[0]
+        confidence = np.mean(hand["confidence"])
+        rows.append((photograph, *hand["box"], hand["side"], hand["score"], confidence))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def summary(detected: pd.DataFrame, labels: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
@@ -86,18 +69,15 @@ def _best_match(ones, others):
     return pairs.sort_values("iou").groupby("index").last().reindex(ones.index)
 
 
-def main(folder: str, out: str) -> None:
+def main(folder: str, found: str) -> None:
     """Run the command described at the top."""
     labels, judged = (pd.read_csv(path, dtype={"photograph": str}) for path in (LABELS, JUDGED))
-    paths = sorted(Path(folder).rglob("*.jpg"))
-    if missing := set(labels.photograph) - {path.stem for path in paths}:
+    names = {path.stem for path in Path(folder).rglob("*.jpg")}
+    if missing := set(labels.photograph) - names:
         raise HamrError(f"{folder}: expected BSDS500, {min(missing)}.jpg is missing")
-    detected, pictures = detect_all(paths)
-    write_image(Path(out) / "detections.png", contact_sheet(pictures, 10, 200))
-    detected.to_csv(Path(out) / "detections.csv", index=False)
-    table = summary(detected, labels, judged)
+    table = summary(read_found(Path(found)), labels, judged)
     out_dir = ROOT / "results" / "reference" / "bench"
-    print(write_table(table, out_dir, "finder", photographs=len(paths), commit=commit()))
+    print(write_table(table, out_dir, "finder", photographs=len(names), commit=commit()))
 
 
 if __name__ == "__main__":

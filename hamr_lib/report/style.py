@@ -22,10 +22,11 @@ STAND_IN = (
 WIDTH = 7.2  # inches, both columns of a page
 # Colours that colour-blind readers tell apart: Okabe and Ito's first, the floors in grey.
 PALETTE = ("#0072B2", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#999933",
-           "#882255", "#332288", "#AA4499", "#777777", "#AAAAAA")  # fmt: skip
+           "#882255", "#332288", "#AA4499", "#777777", "#AAAAAA", "#661100")  # fmt: skip
+METHODS = ("main", "main, heat maps", *COMPARISONS, "one-look")
 # One colour for a method or variant in every figure.
 COLOURS = {
-    **dict(zip(("main", "main, heat maps", *COMPARISONS), cycle(PALETTE), strict=False)),
+    **dict(zip(METHODS, cycle(PALETTE), strict=False)),
     **dict(zip(("full", *CLAIMS), cycle(PALETTE), strict=False)),
 }
 plt.switch_backend(plt.get_backend())  # Jupyter sets its own up now, not within `styled`

@@ -194,7 +194,7 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
         about = pd.concat([about.iloc[:, :4], costs, about.iloc[:, 4:]], axis=1)
         write_table(about, out_dir, "methods")
     words = {"steps": settings.study.comparison_steps, "main_steps": settings.train.steps}
-    words_of = "controls" if set(runs) <= {"main", *FLOORS} else "comparisons"
+    words_of = "controls" if set(runs) <= {"main", "one-look", *FLOORS} else "comparisons"
     return write_table(table, out_dir, "comparisons", by=SET, words_of=words_of, **words)
 
 
