@@ -31,7 +31,7 @@ from hamr_lib.files import ROOT, commit, write_text
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model.hamr import HAMR
 from hamr_lib.render import silhouette
-from hamr_lib.render.agreement import random_hands
+from hamr_lib.render.examples import random_hands
 from hamr_lib.report.tables import write_table
 from hamr_lib.study import machine
 from hamr_lib.training.loop import Run, channels_last, start_fabric

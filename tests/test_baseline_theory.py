@@ -10,7 +10,7 @@ from hamr_lib.camera import project_weak
 from hamr_lib.config import load_settings
 from hamr_lib.joints import BONES, WRIST
 from hamr_lib.model.heatmaps import cell_centres
-from hamr_lib.render.agreement import random_hands
+from hamr_lib.render.examples import random_hands
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 

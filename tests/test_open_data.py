@@ -1,6 +1,7 @@
 """The stand-ins: repeatable, resumable, labelled where the hands are, and split without overlap."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -88,29 +89,23 @@ def test_other_settings_are_rendered_again_and_never_mixed(rendered, tmp_path, c
 
 
 def test_labels_lie_on_the_hand_and_its_parts(rendered):
-    on_hand = []
-    for frame in loaded(rendered, "rhd", "training"):
-        lengths = [np.linalg.norm(frame.joints_3d[a] - frame.joints_3d[b]) for a, b in BONES]
-        assert 0.008 < min(lengths) and max(lengths) < 0.125
+    folder = rhd.split_folder(registry.stand_in("rhd", SETTINGS, rendered).root, "training")
+    on_hand, on_finger = [], []
+    for index, frame in enumerate(loaded(rendered, "rhd", "training")):
+        lengths = np.linalg.norm(np.diff(frame.joints_3d[np.array(BONES)], axis=1), axis=-1)
+        assert 0.008 < lengths.min() and lengths.max() < 0.125
         pixels = np.rint(frame.joints_2d).astype(int)
-        inside = ((pixels >= 0) & (pixels < 320)).all(1)
+        inside = ((pixels > 2) & (pixels < 317)).all(1)
         on_hand.append(frame.mask[tuple(pixels[inside].T[::-1])].mean())
+        parts = rhd.read_image(folder / "mask" / f"{index:05d}.png", "L")
+        for finger, joint in zip(rhd.FINGERS, np.array(TIPS) - 1, strict=True):
+            if inside[joint] and frame.visible[joint]:
+                u, v = pixels[joint]
+                wanted = [rhd.part_id(frame.side, finger, part) for part in ("tip", "middle")]
+                on_finger.append(np.isin(parts[v - 2 : v + 3, u - 2 : u + 3], wanted).any())
     # Some joints are hidden by the other hand, a thing, or the sleeve: most are not.
     assert np.mean(on_hand) > 0.7
-    root = registry.stand_in("rhd", SETTINGS, rendered).root
-    _, uv, _, _ = rhd.read_annotations(rhd.annotation_path(root, "training"))
-    agree = []
-    for index, row in enumerate(uv):
-        path = rhd.split_folder(root, "training") / "mask" / f"{index:05d}.png"
-        parts = rhd.read_image(path)[..., 0]
-        for hand, finger in np.ndindex(2, 5):
-            u, v, seen = row[21 * hand + 4 * finger + 2]  # the last joint of a finger
-            if seen and 2 < u < 317 and 2 < v < 317:
-                side, name = ("left", "right")[hand], rhd.FINGERS[finger]
-                wanted = [rhd.part_id(side, name, part) for part in ("tip", "middle")]
-                around = parts[int(v) - 2 : int(v) + 3, int(u) - 2 : int(u) + 3]
-                agree.append(np.isin(around, wanted).any())
-    assert len(agree) > 10 and np.mean(agree) > 0.8
+    assert len(on_finger) > 10 and np.mean(on_finger) > 0.8
 
 
 def test_sequences_hold_left_hands_as_the_formats_want_them(rendered):
@@ -167,17 +162,16 @@ def test_splits_share_no_person_or_pose():
 
 def test_splits_share_no_photograph_or_place(tmp_path, monkeypatch):
     assert not set(backgrounds.photographs("training")) & set(backgrounds.photographs("evaluation"))
-    assert [len(set(lights.PLACES[split])) for split in SPLITS] == [14, 4]
-    assert len({name for split in SPLITS for name in lights.PLACES[split]}) == 18
+    assert len(set(lights.PLACES["training"]) | set(lights.PLACES["evaluation"])) == 14 + 4
     # An image asks for those of its own split.
-    splits, places = set(), set()
-    photographs, read_place = backgrounds.photographs, lights.read_place
-    monkeypatch.setattr(
-        backgrounds, "photographs", lambda split: splits.add(split) or photographs(split)
+    photographs, places = (
+        Mock(wraps=wrapped) for wrapped in (backgrounds.photographs, lights.read_place)
     )
-    monkeypatch.setattr(lights, "read_place", lambda name: places.add(name) or read_place(name))
+    monkeypatch.setattr(backgrounds, "photographs", photographs)
+    monkeypatch.setattr(lights, "read_place", places)
     sets.render_block(tmp_path, FACTORS, sets.Block("rhd", "evaluation", "", 0, 8))
-    assert splits == {"evaluation"} and places and places <= set(lights.PLACES["evaluation"])
+    assert {call.args for call in photographs.mock_calls} == {("evaluation",)}
+    assert {call.args[0] for call in places.mock_calls} <= set(lights.PLACES["evaluation"])
 
 
 def test_a_mixed_spectrum_changes_only_what_is_coarse():
@@ -193,51 +187,41 @@ def test_a_mixed_spectrum_changes_only_what_is_coarse():
 def test_a_place_lights_what_faces_its_lamps_and_is_seen_where_the_camera_looks():
     place = lights.read_place("sunset")
     # The world's up is z; a camera that looks level has it at -y, and forward at z.
-    around = lights.Surroundings(place, np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], float))
-    sky, ground = around.picture((40, 60), 30)[[0, -1]].mean((1, 2))
+    around = lights.Surroundings(*place, np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]], float))
+    sky, ground = around.view((40, 60), 30)[[0, -1]].mean((1, 2))
     assert sky > ground + 0.1
     up, down = around.light_from(np.array([[0, -1.0, 0], [0, 1.0, 0]])).sum(1)
     assert up > 1.5 * down
     # Light and picture agree on where the sun is: looking there, it is in the middle.
-    sun, colour = place.lamps[0]
+    sun, colour = around.lamps[0]
     assert np.linalg.norm(sun) == pytest.approx(1) and (colour > 0).all()
     x = people.unit(np.cross([0, 0, 1.0], sun))
-    at_sun = lights.Surroundings(place, np.stack([x, np.cross(sun, x), sun]))
-    picture = at_sun.picture((64, 64), 40).mean(2)
+    at_sun = around._replace(to_camera=np.stack([x, np.cross(sun, x), sun]))
+    picture = at_sun.view((64, 64), 40).mean(2)
     assert picture[24:40, 24:40].mean() > 1.2 * picture.mean()
 
 
-@pytest.fixture
-def own_photographs(tmp_path, monkeypatch):
-    """Twelve photographs in the folder that BACKGROUNDS names."""
+def test_a_users_photographs_are_split_and_join_the_identity_if_all_are_readable(
+    tmp_path, monkeypatch
+):
+    packaged = backgrounds.identity()
+    monkeypatch.setenv("BACKGROUNDS", str(tmp_path))
     for number in range(12):
         image = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
         rhd.write_image(tmp_path / f"{number}.png", image)
-    monkeypatch.setenv("BACKGROUNDS", str(tmp_path))
-    backgrounds.photographs.cache_clear()
-    yield tmp_path
-    backgrounds.photographs.cache_clear()
-
-
-def test_a_users_photographs_are_split_and_join_the_identity(own_photographs, monkeypatch):
-    halves = [set(backgrounds.photographs(split)) for split in SPLITS]
-    own = [{p for p in half if p.parent == own_photographs} for half in halves]
-    assert own[0] and own[1] and len(own[0] | own[1]) == 12 and not own[0] & own[1]
-    with_own = backgrounds.identity()
-    backgrounds.photographs.cache_clear()
-    monkeypatch.delenv("BACKGROUNDS")
-    assert backgrounds.identity() != with_own
-
-
-def test_bad_photographs_stop_before_anything_is_rendered(own_photographs, monkeypatch):
+    listed = backgrounds.photographs.__wrapped__  # not from the cache
+    monkeypatch.setattr(backgrounds, "photographs", listed)
+    training, evaluation = ({p for p in listed(s) if p.parent == tmp_path} for s in SPLITS)
+    assert training and evaluation and not training & evaluation
+    assert len(training | evaluation) == 12
+    assert backgrounds.identity() != packaged
     # Whatever its name says, only listed formats are read: this one would start Ghostscript.
-    script = own_photographs / "script.png"
-    script.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(HamrError, match="script.png is not a readable image"):
-        backgrounds.photographs("training")
-    monkeypatch.setenv("BACKGROUNDS", str(own_photographs / "nowhere"))
+        listed("training")
+    monkeypatch.setenv("BACKGROUNDS", str(tmp_path / "nowhere"))
     with pytest.raises(HamrError, match="nowhere"):
-        backgrounds.photographs("training")
+        listed("training")
 
 
 @pytest.mark.parametrize(

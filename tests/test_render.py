@@ -1,8 +1,10 @@
 """The renderer against geometry: spheres have known outlines, areas, depths and slopes."""
 
 import json
+import re
 import sys
 
+import k3d
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import trimesh
 from smplx.lbs import batch_rodrigues
 
 from hamr_lib.errors import HamrError
+from hamr_lib.evaluation.metrics import iou
 from hamr_lib.files import ROOT
 from hamr_lib.render import drawing, rasterize, render, silhouette, vertex_normals
-from hamr_lib.render.agreement import overlap, random_hands
+from hamr_lib.render.examples import random_hands
 from hamr_lib.render.silhouette import choose_backend
+from hamr_lib.render.viewer3d import COMPRESSION, write_html
 
 BOTH = pytest.mark.parametrize("backend", ["deodr", "pytorch3d"])
 RADIUS = 0.1
@@ -87,14 +91,13 @@ def test_faces_seen_from_behind_and_behind_or_too_near_a_pinhole_are_left_out():
 
 def test_normals_and_light():
     np.testing.assert_allclose(vertex_normals(VERTICES, FACES), VERTICES / RADIUS, atol=0.01)
-    ball, size = VERTICES + (0, 0, 1), (160, 200)
-    colour = render(ball, FACES, K, size, colour=(0.5, 0.6, 0.7)).colour
-    seen = rasterize(ball, FACES, K, size)
-    normals = (seen.interpolate(ball) - (0, 0, 1)) / RADIUS
+    ball = VERTICES + (0, 0, 1), FACES, K, (160, 200)
+    seen, colour = rasterize(*ball), render(*ball, colour=(0.5, 0.6, 0.7)).colour
+    normals = (seen.interpolate(ball[0]) - (0, 0, 1)) / RADIUS
     toward = -drawing.LAMP_TRAVELS / np.linalg.norm(drawing.LAMP_TRAVELS)
     light = drawing.AMBIENT + drawing.LAMP * (normals @ toward).clip(0)  # Lambert's law
-    found = colour.reshape(-1, 3)[seen.pixel]
-    np.testing.assert_allclose(found, light[:, None] * (0.5, 0.6, 0.7), atol=0.01)
+    expected = seen.image(light[:, None] * (0.5, 0.6, 0.7), background=1)
+    np.testing.assert_allclose(colour, expected, atol=0.01)
 
 
 def test_a_seam_has_values_of_its_own():
@@ -146,12 +149,14 @@ def test_coverage_and_slopes_of_a_sphere_are_those_of_a_disc(backend, size):
 
 
 @BOTH
-def test_a_hole_is_closed(backend):
+def test_a_hole_is_closed_and_the_dtype_kept(backend):
     vertices, faces = balls(level=3)
     open_faces = faces[(vertices[0, faces, 2] > -0.05).all(1)]  # the side that faces us is missing
     assert len(open_faces) < 0.8 * len(faces)
     camera = torch.tensor([[6, 0.01, 0.02]])
     drawn, whole = (silhouette(vertices, f, camera, 64, backend) for f in (open_faces, faces))
+    double = silhouette(vertices.double(), faces, camera.double(), 64, backend)
+    assert drawn.dtype == torch.float32 and double.dtype == torch.float64
     assert (drawn - whole).abs().sum() < 0.01 * whole.sum()
 
 
@@ -177,31 +182,33 @@ def test_both_backends_draw_the_outline_of_the_picture():
     hands = random_hands(24)
     vertices, faces = hands.vertices(), hands.hand.faces
     drawn = [
-        silhouette(vertices, faces, hands.camera, 128, name) for name in ("deodr", "pytorch3d")
+        silhouette(vertices, faces, hands.camera, 128, backend).numpy() > 0.5
+        for backend in ("deodr", "pytorch3d")
     ]
-    found = overlap(*drawn)  # they differ along the outline, of which a slim hand has more
-    assert found.median() >= 0.995 and found.min() >= 0.985
+    found = iou(*drawn)[0]  # they differ along the outline, of which a slim hand has more
+    assert np.median(found) >= 0.995 and found.min() >= 0.985
     pictures = [
         render(*(x.numpy() for x in (mesh, faces, camera)), 128, supersample=4, cull=False).coverage
         for mesh, camera in zip(vertices, hands.camera, strict=True)
     ]
-    assert overlap(drawn[0], torch.from_numpy(np.stack(pictures))).min() >= 0.97
+    assert iou(drawn[0], np.stack(pictures) > 0.5)[0].min() >= 0.97
 
 
-def finite_differences(hands, backend, size=64, step=0.5):
-    """Slopes of a smooth function of the image, (7, B) each: by gradient and by differences.
+@pytest.mark.parametrize(
+    ("backend", "count", "least"), [("deodr", 100, 0.95), ("pytorch3d", 8, 0.7)]
+)
+def test_gradients_agree_with_finite_differences(backend, count, least):
+    """Slopes of a smooth function of the image: by scale, tx, ty, three turns and a curl.
 
-    They are for scale, tx, ty, turns about three axes, and the curl of all fingers. A difference
-    moves the rim by half a pixel either way: one over much less sees single pixels switch.
+    A difference moves the rim by half a pixel either way: over much less, single pixels switch.
     """
+    hands, size, step = random_hands(count, seed=1), 64, 0.5
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(len(hands.camera), 1, 5, 5, generator=generator)
+    coarse = torch.randn(count, 1, 5, 5, generator=generator)
     weights = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")[:, 0]
-    with torch.no_grad():
-        start = hands.vertices()
-        middle = (start.amin(1, keepdim=True) + start.amax(1, keepdim=True)) / 2
-    curl = torch.zeros(45)
-    curl[2::3] = 1
+    start = hands.vertices().detach()
+    middle = (start.amin(1, keepdim=True) + start.amax(1, keepdim=True)) / 2
+    curl = torch.tensor([0.0, 0, 1]).repeat(15)
 
     def value(amounts):
         curled = hands.vertices(hands.hand_pose + amounts[:, 6:] * curl) - middle
@@ -210,21 +217,13 @@ def finite_differences(hands, backend, size=64, step=0.5):
         drawn = silhouette(turned, hands.hand.faces, hands.camera + change, size, backend)
         return (drawn * weights).sum((1, 2))
 
-    amounts = torch.zeros(len(weights), 7, requires_grad=True)
+    amounts = torch.zeros(count, 7, requires_grad=True)
     value(amounts).sum().backward()
-    moves = torch.eye(7) * step * 2 / size
     with torch.no_grad():
+        moves = torch.eye(7) * step * 2 / size
         differences = [value(amounts + move) - value(amounts - move) for move in moves]
-    return amounts.grad.T, torch.stack(differences) / (4 * step / size)
-
-
-@pytest.mark.parametrize(
-    ("backend", "count", "least"), [("deodr", 100, 0.95), ("pytorch3d", 8, 0.7)]
-)
-def test_gradients_agree_with_finite_differences(backend, count, least):
-    gradient, difference = finite_differences(random_hands(count, seed=1), backend)
-    cosine = torch.nn.functional.cosine_similarity(gradient, difference)
-    assert cosine.min() >= least
+    gradient, difference = amounts.grad.T, torch.stack(differences) / (4 * step / size)
+    assert torch.nn.functional.cosine_similarity(gradient, difference).min() >= least
     slope = (gradient * difference).sum(1) / (gradient**2).sum(1)
     assert slope.median() == pytest.approx(1, abs=0.1 if backend == "deodr" else 0.25)
 
@@ -244,53 +243,35 @@ def test_the_notebook_runs_and_its_fits_from_random_starts_converge():
 ARRAYS = {"vertices": np.eye(4, 3), "faces": np.array([[0, 1, 2]]), "camera": np.ones(3), "size": 8}
 TENSORS = {"vertices": torch.eye(4, 3)[None], "faces": torch.tensor([[0, 1, 2]]),
            "camera": torch.ones(1, 3), "size": 8}  # fmt: skip
+BAD = [
+    *(("vertices", value) for value in (np.zeros((0, 3)), np.full((4, 3), np.nan))),
+    *(("camera", value) for value in (np.zeros(4), np.full(3, np.inf))),
+    *(("faces", np.array(value)) for value in ([[0, 1, 9]], [[0, 1, -1]], [[0.0, 1.0, 2.0]])),
+    *(("faces", np.zeros(shape, int)) for shape in ((0, 3), (2, 4))),
+    *(("size", value) for value in (0, 2.5)),
+]
+BAD_TENSORS = [
+    *(("vertices", value) for value in (np.zeros((1, 4, 3)), torch.zeros(1, 4, 3).long())),
+    *(("camera", value) for value in (torch.zeros(2, 3), torch.zeros(1, 3, device="meta"))),
+    ("faces", torch.zeros(1, 3, dtype=torch.long, device="meta")),
+    ("backend", "opengl"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("vertices", np.zeros((0, 3)), "is .* expected"),
-        ("vertices", np.full((4, 3), np.nan), "finite"),
-        ("faces", np.zeros((0, 3), int), "is int64"),
-        ("faces", np.zeros((2, 4), int), "is int64"),
-        ("faces", np.array([[0, 1, 9]]), "is 9, expected 0 to 3"),
-        ("faces", np.array([[0, 1, -1]]), "is -1"),
-        ("faces", np.array([[0.0, 1.0, 2.0]]), "is float64"),
-        ("camera", np.zeros(4), "is .* expected"),
-        ("camera", np.full(3, np.inf), "finite"),
-        ("size", 0, "is 0"),
-        ("size", 2.5, "is 2.5"),
-    ],
-)
-def test_bad_input_is_named(name, value, message):
-    with pytest.raises(HamrError, match=f"{name}.* {message}"):
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_bad_input_is_named(name, value):
+    with pytest.raises(HamrError, match=f"{name} is .* expected"):
         render(**ARRAYS | {name: value})
     if name in ("vertices", "camera"):
         value = torch.tensor(value, dtype=torch.float32)[None]
-    with pytest.raises(HamrError, match=f"{name}.* {message}"):
+    with pytest.raises(HamrError, match=f"{name} is .* expected"):
         silhouette(**TENSORS | {name: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("vertices", np.zeros((1, 4, 3))),
-        ("vertices", torch.zeros(1, 4, 3, dtype=torch.long)),
-        ("camera", torch.zeros(2, 3)),
-        ("camera", torch.zeros(1, 3, device="meta")),
-        ("faces", torch.zeros(1, 3, dtype=torch.long, device="meta")),
-        ("backend", "opengl"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value"), BAD_TENSORS)
 def test_bad_tensors_of_the_silhouette_are_named(name, value):
-    with pytest.raises(HamrError, match=f"{name}( is |=)"):
+    with pytest.raises(HamrError, match=f"{name}.*expected"):
         silhouette(**TENSORS | {name: value})
-
-
-@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
-def test_the_silhouette_has_the_dtype_of_the_vertices(kind):
-    drawn = silhouette(**TENSORS | {k: TENSORS[k].to(kind) for k in ("vertices", "camera")})
-    assert drawn.dtype == kind
 
 
 def test_without_pytorch3d_deodr_draws_and_that_is_said(monkeypatch):
@@ -301,3 +282,14 @@ def test_without_pytorch3d_deodr_draws_and_that_is_said(monkeypatch):
         assert choose_backend("auto", "cuda") == "deodr"
     with pytest.raises(HamrError, match="PyTorch3D is not installed: pip install"):
         silhouette(**TENSORS, backend="pytorch3d")
+
+
+def test_a_page_is_k3ds_own_but_for_its_title(tmp_path):
+    for places in ([[0, 0, 1]], [[1, 0, 0], [0, 2, 0]]):
+        plot = k3d.plot(height=300)
+        plot += k3d.points(places)
+        write_html(tmp_path / "a.html", plot, "<A hand>")
+        page, own = (tmp_path / "a.html").read_text(), plot.get_snapshot(COMPRESSION)
+        assert page == re.sub("<title>.*?</title>", "<title>&lt;A hand&gt;</title>", own)
+    with pytest.raises(HamrError, match="a.htm: expected a name that ends in .html"):
+        write_html(tmp_path / "a.htm", plot, "A hand")

@@ -150,11 +150,7 @@ def _scene(vertices, camera, faces, across, incidence, size):
 
 
 def _pytorch3d(vertices, camera, topology, size):
-    """Draw the same by PyTorch3D's rasteriser, from the distance of pixels to the nearest face.
-
-    The usual blend over all faces near a pixel makes seams translucent and, with faces as small as
-    ours, hands fat.
-    """
+    """Draw the same by PyTorch3D's rasteriser, from the distance of pixels to the nearest face."""
     from pytorch3d.renderer import rasterize_meshes
     from pytorch3d.structures import Meshes
 

@@ -20,16 +20,13 @@ from hamr_lib.files import digest
 
 # Natural photographs in packages that the study needs anyway: no hands, drawings or microscopy.
 PACKAGED = {
-    "training": {
-        "skimage/data": ("astronaut.png", "brick.png", "chelsea.png", "gravel.png", "rocket.jpg",
-                         "motorcycle_left.png"),
-        "sklearn/datasets/images": ("flower.jpg",),
-        "matplotlib/mpl-data/sample_data": ("grace_hopper.jpg",),
-    },
-    "evaluation": {
-        "skimage/data": ("coffee.png", "grass.png"),
-        "sklearn/datasets/images": ("china.jpg",),
-    },
+    "training": (
+        "skimage/data/astronaut.png", "skimage/data/brick.png", "skimage/data/chelsea.png",
+        "skimage/data/gravel.png", "skimage/data/rocket.jpg", "skimage/data/motorcycle_left.png",
+        "sklearn/datasets/images/flower.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+    ),
+    "evaluation": ("skimage/data/coffee.png", "skimage/data/grass.png",
+                   "sklearn/datasets/images/china.jpg"),
 }  # fmt: skip
 LARGEST = 640  # pixels of a photograph's longer side that are kept
 EVALUATION_FRACTION = 0.25  # of the user's photographs
@@ -43,10 +40,8 @@ def photographs(split: str) -> tuple[Path, ...]:
         HamrError: for a BACKGROUNDS folder that holds no photographs, or one that is unreadable.
     """
     chosen = []
-    for place, names in PACKAGED[split].items():
-        package, inside = place.split("/", 1)
-        root = Path(importlib.util.find_spec(package).origin).parent / inside
-        chosen += [root / name for name in names]
+    for package, inside in (name.split("/", 1) for name in PACKAGED[split]):
+        chosen.append(Path(importlib.util.find_spec(package).origin).parent / inside)
     if folder := os.environ.get("BACKGROUNDS"):
         suffixes = (".jpg", ".jpeg", ".png")
         found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in suffixes and p.is_file()]
@@ -79,12 +74,9 @@ def _read(path):
 def draw_background(
     rng: np.random.Generator, shape: tuple, split: str, photographs_too: bool, around
 ) -> np.ndarray:
-    """Draw a background (height, width, 3): float32 RGB in [0, 1], as displayed (not linear).
-
-    It is the view of `around`, a `lights.Surroundings` or None, or a photograph, or a pattern.
-    """
+    """Draw a view of `around`, a photograph or a pattern: (height, width, 3) RGB as displayed."""
     if around is not None and rng.uniform() < 0.45:
-        return around.picture(shape, max(shape) * rng.uniform(0.4, 0.8))
+        return around.view(shape, max(shape) * rng.uniform(0.4, 0.8))
     if photographs_too and rng.uniform() < 0.8:
         return draw_photograph(rng, split, shape)
     return _pattern(rng, shape)

@@ -29,45 +29,39 @@ _TAPS = ((0, 0), (2, 1), (-1, 2), (-2, -1), (1, -2))  # pixels; their mean softe
 REACH = 0.14  # metres around the hand in which shadows are cast
 
 
-class Place(NamedTuple):
-    """One panorama, z up. Its strongest lights are separate, as lamps."""
+class Surroundings(NamedTuple):
+    """One panorama, z up, seen by a camera. Its strongest lights are separate, as lamps."""
 
     picture: np.ndarray  # (256, 512, 3) uint8
     directions: np.ndarray  # (D, 3) of the light's pixels
     light: np.ndarray  # (D, 3) radiance times solid angle, without the lamps
     lamps: tuple  # pairs of a direction (3,) and radiance times solid angle (3,), strongest first
-
-
-class Surroundings(NamedTuple):
-    """A `Place` seen by a camera."""
-
-    place: Place
     to_camera: np.ndarray  # (3, 3)
 
     def light_from(self, around: np.ndarray) -> np.ndarray:
         """Return (K, 3) light on planes that face each of `around` (K, 3), without the lamps."""
-        facing = np.maximum(around @ self.to_camera @ self.place.directions.T, 0)
-        return facing @ self.place.light / np.pi
+        facing = np.maximum(around @ self.to_camera @ self.directions.T, 0)
+        return facing @ self.light / np.pi
 
-    def picture(self, shape: tuple, focal: float) -> np.ndarray:
+    def view(self, shape: tuple, focal: float) -> np.ndarray:
         """Draw the view of a camera of that focal length: (height, width, 3) float32 in [0, 1]."""
         # The panorama is coarser than the image, so half the pixels lose nothing.
         height, width = shape[0] // 2, shape[1] // 2
         v, u = np.mgrid[0:height, 0:width].astype(np.float32)
         ray = np.stack([u - (width - 1) / 2, v - (height - 1) / 2, np.full_like(u, focal / 2)])
         x, y, z = np.tensordot(self.to_camera.T.astype(np.float32), ray, 1)
-        rows, columns = self.place.picture.shape[:2]
+        rows, columns = self.picture.shape[:2]
         column = (np.arctan2(-y, x) / (2 * np.pi) + 0.5) * columns - 0.5
         row = (0.5 - np.arctan2(z, np.hypot(x, y)) / np.pi) * rows - 0.5
         wrap = {"interpolation": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_WRAP}
-        seen = cv2.remap(self.place.picture, column, row, **wrap)
+        seen = cv2.remap(self.picture, column, row, **wrap)
         seen = cv2.resize(seen, shape[::-1], interpolation=cv2.INTER_CUBIC)
         return seen.astype(np.float32) / 255
 
 
 @functools.cache
-def read_place(name: str) -> Place:
-    """Read the `Place` of that name."""
+def read_place(name: str) -> tuple:
+    """Read what `Surroundings` hold of the panorama of that name."""
     with np.load(FILE) as stored:
         light = stored["light"][list(stored["names"]).index(name)].astype(np.float64)
         picture = cv2.imdecode(stored[f"picture_{name}"], cv2.IMREAD_COLOR_RGB)
@@ -86,14 +80,14 @@ def read_place(name: str) -> Place:
         toward = light[near].sum(1) @ directions[near]
         lamps.append((toward / np.linalg.norm(toward), light[near].sum(0) / np.pi))
         light[near] = 0
-    return Place(picture, directions, light, tuple(lamps))
+    return picture, directions, light, tuple(lamps)
 
 
 def draw_surroundings(rng: np.random.Generator, split: str, rotation: np.ndarray) -> Surroundings:
     """Draw a panorama of a split, turned about z; `rotation` (3, 3) is from world to camera."""
     place = read_place(PLACES[split][rng.integers(len(PLACES[split]))])
     turn = Rotation.from_rotvec([0, 0, rng.uniform(0, 2 * np.pi)]).as_matrix()
-    return Surroundings(place, rotation @ turn)
+    return Surroundings(*place, rotation @ turn)
 
 
 def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factors):
@@ -109,10 +103,7 @@ def sample_lights(rng: np.random.Generator, backdrop: np.ndarray, around, factor
     ends = np.concatenate([axes, -axes])
     if around is not None:
         # Lamps are dimmed at random, as by a cloud or a curtain.
-        lamps = [
-            (around.to_camera @ toward, colour * rng.uniform(0.2, 1.0))
-            for toward, colour in around.place.lamps
-        ]
+        lamps = [(around.to_camera @ to, c * rng.uniform(0.2, 1.0)) for to, c in around.lamps]
         return (axes, around.light_from(ends)), lamps
     small = cv2.resize(backdrop, (6, 6), interpolation=cv2.INTER_AREA) ** GAMMA
     column, row = ((ends[:, :2] + 1) * 2.99).astype(int).T

