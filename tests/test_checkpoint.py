@@ -116,38 +116,25 @@ class Intruder:
         return setattr, (Intruder, "ran", True)
 
 
-def compressed(content, path):
-    """A checkpoint whose entries would be inflated."""
-    torch.save(content, path)
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, entry in entries.items():
-            archive.writestr(name, entry)
-
-
-def older(content, path):
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-
-
-def with_a_bomb(content, path):
-    """A key of nested tuples, whose hash takes for ever."""
-    bomb = ()
-    for _ in range(12):
-        bomb = (bomb, bomb)
-    content["hamr"]["metrics"] = {bomb: 1.0}
-    torch.save(content, path)
-
-
-def with_code(content, path):
-    torch.save(content | {"state_dict": Intruder()}, path)
-
-
-@pytest.mark.parametrize("write", [compressed, older, with_a_bomb, with_code])
-def test_a_file_that_would_harm_its_reader_is_refused(saved, write):
-    write(torch.load(saved[0], weights_only=True), saved[0])
+@pytest.mark.parametrize("kind", ["compressed", "older", "bomb", "code"])
+def test_a_file_that_would_harm_its_reader_is_refused(saved, kind):
+    path, bomb = saved[0], ()
+    content = torch.load(path, weights_only=True)
+    if kind == "code":
+        content["state_dict"] = Intruder()
+    if kind == "bomb":  # a key of nested tuples, whose hash takes for ever
+        for _ in range(12):
+            bomb = (bomb, bomb)
+        content["hamr"]["metrics"] = {bomb: 1.0}
+    torch.save(content, path, _use_new_zipfile_serialization=kind != "older")
+    if kind == "compressed":  # entries that would be inflated
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, entry in entries.items():
+                archive.writestr(name, entry)
     with pytest.raises(HamrError, match=r"best\.ckpt is no readable checkpoint"):
-        load_model(saved[0])
+        load_model(path)
     assert not Intruder.ran
 
 
@@ -170,15 +157,15 @@ def test_other_settings_or_data_are_refused_by_name(saved, other, data, told):
 
 
 def test_another_hand_is_refused(saved, monkeypatch):
-    path = saved[0]
-    loads(monkeypatch, TinyHand(seed=1))
-    with pytest.raises(HamrError, match=r"another 'tiny' hand: a test pose differs by \d"):
-        load_model(path)
-    renamed = TinyHand()
+    other, renamed = TinyHand(seed=1), TinyHand()
     renamed.name = "mano"
-    loads(monkeypatch, renamed)
-    with pytest.raises(HamrError, match="trained with the 'tiny' hand, not 'mano'"):
-        load_model(path)
+    for hand, told in (
+        (other, r"another 'tiny' hand: a test pose differs by \d"),
+        (renamed, "trained with the 'tiny' hand, not 'mano'"),
+    ):
+        loads(monkeypatch, hand)
+        with pytest.raises(HamrError, match=told):
+            load_model(saved[0])
 
 
 def test_release_in_half_precision(saved, tmp_path, monkeypatch):
@@ -219,21 +206,18 @@ def test_loading_a_model_needs_no_package_of_training():
 def test_which_checkpoint_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "ROOT", tmp_path)
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "pretrained.pt")
-    with pytest.raises(HamrError, match="no trained network"):
-        checkpoint.pretrained()
 
-    def touch(path, time):
-        path = tmp_path / "results" / path
+    def touch(profile, time):
+        path = tmp_path / "results" / profile / "runs" / "main" / "checkpoints" / "best.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (time, time))
         return path
 
-    touch("smoke/runs/main/checkpoints/best.ckpt", 9)
+    touch("smoke", 9)
     with pytest.raises(HamrError, match="no trained network"):
         checkpoint.pretrained()
     checkpoint.SHIPPED.touch()
     assert checkpoint.pretrained() == checkpoint.SHIPPED
-    own = touch("cpu/runs/main/checkpoints/best.ckpt", 2)
-    touch("gpu/runs/main/checkpoints/best.ckpt", 1)
+    own, _ = touch("cpu", 2), touch("gpu", 1)
     assert checkpoint.pretrained() == own

@@ -2,9 +2,7 @@
 
 Features of the hourglass become 21 volumetric heat maps, whose mean places are the joints, and a
 volume V of probabilities that a voxel is hand. From the front it is seen as max_z V(x, y, z), to be
-the mask; from the side as max_x V(x, y, z).
-
-The volume is the crop, and in depth `REACH` metres before and behind the wrist.
+the mask; from the side as max_x V. In depth it reaches `REACH` metres before and behind the wrist.
 """
 
 from dataclasses import replace
@@ -63,10 +61,9 @@ def volume_joints(maps):
 
 
 def capsules(joints_3d, camera, depth, size):
-    """Which voxels (B, D, h, h) lie within `FLESH` of a line of a hand.
+    """Which voxels (B, depth, h, h) lie within `FLESH` of a line of a hand (B, 21, 3), metres.
 
-    In depth, D = `depth`, they may lie half a voxel further: no finger is lost between two layers.
-    The joints (B, 21, 3) are metres, wrist at the origin, the camera (B, 3) is weak perspective.
+    In depth they may lie half a voxel further, so that no finger is lost between two layers.
     """
     flat = cell_centres(size, -1.0, 1.0, joints_3d)
     deep = cell_centres(depth, -REACH, REACH, joints_3d)
@@ -81,7 +78,7 @@ def capsules(joints_3d, camera, depth, size):
         off = [axis - start[:, i] for i, axis in enumerate(axes)]
         length = along.square().sum(dim=1).clamp_min(1e-8)
         dot = sum(off[i] * along[:, i] for i in (2, 1, 0))
-        t = (dot / length).clamp_(0, 1)
+        t = (dot / length).clamp(0, 1)
         squares = sum(off[i].square() for i in (2, 1, 0)) - 2 * t * dot + t.square() * length
         found |= squares < FLESH**2
     return found
@@ -129,11 +126,11 @@ class BodyNet(Trained):
         heatmaps, joints, flesh = output
         weights, true, flat = settings.losses, batch["joints_3d"], batch["joints_2d"]
         valid_2d, valid_3d = batch["valid_2d"], batch["valid_3d"]
-        rooted = valid_3d & valid_3d[:, WRIST, None]
+        rooted, both = valid_3d & valid_3d[:, WRIST, None], valid_2d & valid_3d
         deep = difference(joints[..., 2:], true[..., 2:] - true[:, WRIST, None, 2:], rooted)
         depth, size = flesh.shape[1], flesh.shape[-1]
-        camera = ground_truth_camera(true, flat, valid_2d & valid_3d)
-        known = (valid_2d & valid_3d).all(dim=1) & camera.isfinite().all(dim=1)
+        camera = ground_truth_camera(true, flat, both)
+        known = both.all(dim=1) & camera.isfinite().all(dim=1)
         wanted = capsules(true, torch.where(known[:, None], camera, 1.0), depth, size).float()
         front, side = flesh.amax(dim=1), flesh.amax(dim=3)  # logits order as probabilities do
         mask = F.interpolate(batch["mask"][:, None], (size, size), mode="area")[:, 0]

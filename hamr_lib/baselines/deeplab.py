@@ -1,8 +1,4 @@
-"""DeepLab, version 3: a mask and nothing else.
-
-A pyramid of atrous convolutions at several rates sees parts of all sizes. Each pixel is then hand
-or not, by cross-entropy.
-"""
+"""DeepLab, version 3: each pixel is hand or not, seen by atrous convolutions at several rates."""
 
 import torch
 import torch.nn.functional as F

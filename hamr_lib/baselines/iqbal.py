@@ -46,11 +46,11 @@ class Latent(nn.Module):
 
 
 def root_depth(points, depth):
-    """The wrist's depth (B,), in lengths of `BONE`, from the quadratic equation.
+    """The wrist's depth Z (B,), in lengths of `BONE`, from the quadratic equation.
 
-    (x_n Z_n - x_m Z_m)^2 + (y_n Z_n - y_m Z_m)^2 + (z_n - z_m)^2 = 1 with Z_n = Z + z_n is
-    a Z^2 + b Z + c = 0, (x, y) the points (B, 21, 2), crop units over the focal length, and z the
-    depth (B, 21). Where the image of the bone is too long, the discriminant is taken as zero.
+    It is (x_n Z_n - x_m Z_m)^2 + (y_n Z_n - y_m Z_m)^2 + (z_n - z_m)^2 = 1 with Z_n = Z + z_n and
+    (x, y) the points (B, 21, 2), crop units over the focal length. Where the image of the bone is
+    too long, the discriminant is taken as zero.
     """
     n, m = BONE
     along = points[:, n] - points[:, m]
@@ -70,10 +70,7 @@ def unproject(points, depth, root):
 
 
 def focal_length(crops):
-    """The focal length of a crop, crop units: the median over a training set of s Z.
-
-    s is the scale of a sample's weak perspective, Z its wrist's depth.
-    """
+    """Median over a training set of s Z, crop units: scale and depth of a sample's wrist."""
     labels = {k: torch.from_numpy(np.asarray(v)) for k, v in crops.labels.items()}
     valid = labels["valid_2d"] & labels["valid_3d"]
     camera = ground_truth_camera(labels["joints_3d"], labels["joints_2d"], valid)

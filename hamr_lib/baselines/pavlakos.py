@@ -1,8 +1,7 @@
 """Pavlakos et al.: pose from the joints in the image, shape from the silhouette.
 
 A first network draws heat maps and a silhouette. A second sees nothing else: the keypoints give
-rotation and pose, the silhouette gives the shape. Mesh, joints, projection and silhouette of the
-result are compared with the labels.
+rotation and pose, the silhouette gives the shape.
 """
 
 from dataclasses import replace

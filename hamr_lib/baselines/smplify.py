@@ -6,7 +6,7 @@ The energy of a hand is
         + a (|pose|^2 + |shape|^2) + g L_geo(joints)
 
 with rho Geman and McClure's, which a misplaced keypoint hardly pulls, c_j the confidence
-of a joint, |shape|^2 a mean, and L_geo the paper's Eq. 6-7: fingers bend in one plane and one way.
+of a joint, |shape|^2 a mean, and L_geo the paper's Eq. 6-7.
 """
 
 import math
@@ -71,11 +71,8 @@ def first_views(rest, points, weight, count=VIEWS):
     the joints as complex numbers p and q about their means, scale and turn are the number
     sum(w conj(p) q) / sum(w |p|^2). What is left over ranks the views.
 
-    Args:
-        rest: (21, 3) the mean hand, metres; points: (B, 21, 2) crop units; weight: (B, 21).
-
-    Returns:
-        rotations (B, STARTS, 3, 3) and cameras (B, STARTS, 3), the best first.
+    Of rest (21, 3) metres, points (B, 21, 2) crop units and weights (B, 21) they are rotations
+    (B, STARTS, 3, 3) and cameras (B, STARTS, 3), the best first.
     """
     rotations = directions(count, rest)
     weight = weight / weight.sum(dim=1, keepdim=True)  # (B, 21)
@@ -87,7 +84,6 @@ def first_views(rest, points, weight, count=VIEWS):
     weight = weight[:, None]
     number = (weight * p.conj() * q).sum(dim=-1) / (weight * p.abs().square()).sum(dim=-1)
     left = (weight * (q - number[..., None] * p).abs().square()).sum(dim=-1)  # (B, count)
-
     best, towards = left.argmin(dim=1), rotations[:, 2]
     too_close = torch.einsum("bi,ki->bk", towards[best], towards) > APART
     second = left.masked_fill(too_close, math.inf).argmin(dim=1)
@@ -163,8 +159,9 @@ class SMPLify(TrainedMesh):
     val_metric = "joints_2d_percent"
 
     def build(self, settings, hand, crops):
-        model = replace(settings.model, maps=NUM_JOINTS)
-        return Joints2D(model, hand, settings.losses.heatmap_kind)
+        return Joints2D(
+            replace(settings.model, maps=NUM_JOINTS), hand, settings.losses.heatmap_kind
+        )
 
     def parts(self, network, output, batch, settings):
         weights = settings.losses

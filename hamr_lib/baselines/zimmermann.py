@@ -24,11 +24,8 @@ BONE = (TOWARDS, NAMES.index("middle PIP"))
 
 
 class Lifter(nn.Module):
-    """PoseModule for the score maps, and the two streams that lift them.
-
-    Gives each stack's maps, canonical joints (B, 21, 3) in lengths of `BONE`, and the rotation
-    (B, 3, 3) from the camera's to the canonical frame.
-    """
+    """An image to each stack's score maps, canonical joints (B, 21, 3) in lengths of `BONE`, and
+    the rotation (B, 3, 3) from the camera's to the canonical frame."""
 
     def __init__(self, settings, length):
         super().__init__()
@@ -63,11 +60,8 @@ def score_maps(maps, kind):
 
 
 def canonical_frame(joints):
-    """The rotation (B, 3, 3) that turns hands (B, 21, 3) upright, about the wrist.
-
-    It turns the base of the middle finger up the y axis, and that of the little finger into the x-y
-    plane, at positive x.
-    """
+    """The rotation (B, 3, 3) of hands (B, 21, 3) that turns the base of the middle finger up the y
+    axis, and that of the little finger into the x-y plane, at positive x."""
     joints = joints - joints[:, WRIST, None]
     y = F.normalize(joints[:, TOWARDS], dim=-1)
     side = joints[:, SIDEWAYS]

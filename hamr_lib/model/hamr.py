@@ -22,12 +22,12 @@ from hamr_lib.camera import hand_tilt, project_weak, rotate_in_plane, turn_image
 from hamr_lib.config import Model, Settings
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
+from hamr_lib.hand.mano import NUM_BETAS
 from hamr_lib.joints import NUM_JOINTS, WRIST
 from hamr_lib.model import checkpoint
 from hamr_lib.model.hourglass import PoseModule
 from hamr_lib.model.regressor import Regressor
 
-NUM_BETAS = 10
 # Crop units a metre at which every estimate starts: the median over random poses and viewpoints
 # of the open hand, in crops 1.4 times its joints' box, is 10.6.
 START_SCALE = 10.0
@@ -74,8 +74,8 @@ class Output(NamedTuple):
 class HAMR(nn.Module):
     """Hand mesh recovery from one image of a right hand.
 
-    The regressor's estimates are raw numbers. Rotation (by the exponential map, or Gram-Schmidt for
-    "6d"), pose, shape, tx and ty are used as they are. The scale is 10 softplus(raw).
+    The regressor's estimates are raw numbers: the scale is 10 softplus(raw), the rotation by the
+    exponential map or, for "6d", Gram-Schmidt; all others are used as they are.
 
     Args:
         hand: the layer of `load_hand`; it is not trained, nor in the state dict.

@@ -65,12 +65,12 @@ class Regressor(nn.Module):
             features = torch.cat([features, pooled], dim=1)
         # These layers cost next to nothing, and bfloat16 would round each parameter to 0.4 %.
         with torch.autocast(joined.device.type, enabled=False):
-            if not self.maps:
-                return self.iterate(self.first_layer(features.float()), None, project)
-            keypoints = softargmax_keypoints(joined[:, -self.maps :])
-            aligned = joint_aligned_features(joined[:, : -self.maps].float(), keypoints[..., :2])
-            hidden = self.first_layer(features.float(), keypoints, self.joint_features(aligned))
-            return self.iterate(hidden, keypoints, project)
+            image, keypoints = [features.float()], None
+            if self.maps:
+                keypoints = softargmax_keypoints(joined[:, -self.maps :])
+                there = joint_aligned_features(joined[:, : -self.maps].float(), keypoints[..., :2])
+                image += [keypoints, self.joint_features(there)]
+            return self.iterate(self.first_layer(*image), keypoints, project)
 
     def first_layer(self, *image: Tensor | None) -> Tensor:
         """Apply the first layer to what an image tells, the same in every iteration: (B, hidden).

@@ -138,14 +138,11 @@ def start_fabric(train: Train) -> Fabric:
 
 
 class Run:
-    """The state of a run: the network, its optimiser, and what was measured.
+    """The state of a run after `done` steps: the network, its optimiser, and what was measured.
 
-    Attributes:
-        done: number of steps done.
-        network: the module that is trained; `model` wraps it for precision and several devices.
-        validated: the module that is validated and saved: the average of weights, or `network`.
-        history: a dict a validation, as `fit` describes them.
-        errors: `val_metric` of each validation sample, (N,) a validation.
+    `model` wraps the `network` for precision and several devices. What is `validated` and saved is
+    the average of weights, or the network. `history` holds the rows of log.csv, `errors` the
+    `val_metric` of each validation sample, (N,) a row.
     """
 
     def __init__(self, fabric, settings, network, task, train_crops, val_crops):
@@ -176,14 +173,9 @@ class Run:
 
     def _loader(self, batches, order):
         workers = self.settings.train.workers
-        loader = torch.utils.data.DataLoader(
-            batches,
-            batch_size=None,  # an item is a batch already
-            sampler=order,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if workers else None,
-        )
+        options = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+        # An item is a batch already.
+        loader = torch.utils.data.DataLoader(batches, batch_size=None, sampler=order, **options)
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def augmented(self, batch):
@@ -202,7 +194,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = train.learning_rate * group["rate"] * factor
         batch = self.augmented(batch)
-        self._seed_dropout(step)
+        torch.manual_seed(seed_of(train.seed, step, 1 + self.fabric.global_rank))  # dropout's
         output = self.model(channels_last(batch["image"]))
         parts = self.task.losses(self.network, output, batch, settings)
         # The same in all processes, whose gradients are averaged.
@@ -222,13 +214,6 @@ class Run:
 
     def _seeded(self, *purpose):
         return self.generator.manual_seed(seed_of(self.settings.train.seed, *purpose))
-
-    def _seed_dropout(self, step):
-        """Seed the device's own generator; torch.manual_seed takes a millisecond."""
-        device = self.fabric.device
-        cuda = device.type == "cuda"
-        dice = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
-        dice.manual_seed(seed_of(self.settings.train.seed, step, 1 + self.fabric.global_rank))
 
     @torch.no_grad()
     def validate(self):
