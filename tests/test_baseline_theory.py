@@ -20,34 +20,36 @@ def hands():
     return random_hands(12, seed=3)
 
 
+def joints_of(hands, **changes):
+    """(12, 21, 3) metres, wrist at the origin, of hands with other shapes, turns or poses."""
+    pose = {name: getattr(hands, name) for name in ("betas", "global_orient", "hand_pose")}
+    joints = hands.hand(*(pose | changes).values()).joints
+    return joints - joints[:, WRIST, None]
+
+
 def test_zimmermann_canonical_frame_and_back(hands):
-    mesh = hands.hand(hands.betas, hands.global_orient, hands.hand_pose)
-    joints = mesh.joints - mesh.joints[:, WRIST, None]
+    joints = joints_of(hands)
     frame = zimmermann.canonical_frame(joints)
-    eye = torch.eye(3).expand(12, 3, 3)
-    torch.testing.assert_close(frame @ frame.transpose(1, 2), eye, atol=1e-5, rtol=0)
+    torch.testing.assert_close(frame @ frame.mT, torch.eye(3).expand(12, 3, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.linalg.det(frame), torch.ones(12))
-    canonical = joints @ frame.transpose(1, 2)
+    canonical = joints @ frame.mT
     up, side = canonical[:, zimmermann.TOWARDS], canonical[:, zimmermann.SIDEWAYS]
     assert up[:, [0, 2]].abs().max() < 1e-6 and (up[:, 1] > 0).all()
     assert side[:, 2].abs().max() < 1e-6 and (side[:, 0] > 0).all()
     # The frame does not depend on how the hand was turned, and lifting undoes it.
-    turned = hands.hand(hands.betas, hands.global_orient.roll(1, 0), hands.hand_pose).joints
-    turned = turned - turned[:, WRIST, None]
-    again = turned @ zimmermann.canonical_frame(turned).transpose(1, 2)
+    turned = joints_of(hands, global_orient=hands.global_orient.roll(1, 0))
+    again = turned @ zimmermann.canonical_frame(turned).mT
     torch.testing.assert_close(again, canonical, atol=1e-5, rtol=0)
-    length = (joints[:, zimmermann.BONE[1]] - joints[:, zimmermann.BONE[0]]).norm(dim=-1)
-    for i in range(12):
-        lifted = zimmermann.lift(canonical[i, None] / length[i], frame[i, None], length[i])
-        torch.testing.assert_close(lifted[0], joints[i], atol=1e-6, rtol=0)
+    a, b = zimmermann.BONE
+    length = (joints[:, b] - joints[:, a]).norm(dim=-1)[:, None, None]
+    lifted = zimmermann.lift(canonical / length, frame, length)
+    torch.testing.assert_close(lifted, joints, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("distance", [0.4, 0.7, 1.5])
 def test_iqbal_closed_form_depth_is_exact(hands, distance):
     """A hand before a pinhole camera, its bone measured as 1: the root's depth comes out."""
-    joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
-    joints = joints - joints[:, WRIST, None] + torch.tensor([0.03, -0.05, distance])
-    joints = joints.double()
+    joints = joints_of(hands).double() + torch.tensor([0.03, -0.05, distance])
     n, m = iqbal.BONE
     length = (joints[:, n] - joints[:, m]).norm(dim=-1)
     scaled = joints / length[:, None, None]
@@ -66,28 +68,23 @@ def test_iqbal_closed_form_depth_is_exact(hands, distance):
 def test_smplify_recovers_known_joints(hands):
     """Joints of known hands, as if found without error: within 1 % of the crop's side for most,
     and 3 % for all (a crop is 2 units wide)."""
-    settings = load_settings("smoke")
+    settings, true = load_settings("smoke"), joints_of(hands)
     network = smplify.Joints2D(settings.model, random_hands(1).hand, "squared").eval()
+    points = project_weak(true, hands.camera)
     with torch.no_grad():
-        joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
-        points = project_weak(joints, hands.camera)
         fitted = smplify.fit_hand(network, points, torch.ones(12, 21))
     error = (fitted.joints_2d - points).norm(dim=-1).mean(dim=1)
     assert error.median() < 0.02 and error.max() < 0.06, error
     # What the image does not show is guessed well for most: the mean hand is 60 mm off and more.
-    true = joints - joints[:, WRIST, None]
     apart = (fitted.joints_3d - true).norm(dim=-1).mean(dim=1)
     assert apart.median() < 0.02, apart
 
 
 def test_smplify_first_view_is_the_true_one(hands):
     """A rigid hand, turned, scaled and shifted: the directions tried lie 8 degrees apart."""
-    rest = hands.hand(torch.zeros(1, 10), torch.zeros(1, 3), torch.zeros(1, 45)).joints[0]
-    rest = rest - rest[WRIST]
-    turned = hands.hand(
-        torch.zeros(12, 10), hands.global_orient, torch.zeros(12, 45)
-    ).joints  # fmt: skip
-    turned = turned - turned[:, WRIST, None]
+    mean = {"betas": torch.zeros(12, 10), "hand_pose": torch.zeros(12, 45)}
+    rest = joints_of(hands, **mean, global_orient=torch.zeros(12, 3))[0]
+    turned = joints_of(hands, **mean)
     points = project_weak(turned, hands.camera)
     rotation, camera = smplify.first_views(rest, points, torch.ones(12, 21), count=2000)
     found = torch.einsum("bij,nj->bni", rotation[:, 0], rest)
@@ -110,10 +107,8 @@ def test_smplify_ignores_a_joint_it_is_not_sure_of(hands):
 
 def test_bodynet_flesh_is_a_capsule():
     """One straight bone, everything else in the wrist: its voxels are those of a capsule."""
-    joints = torch.zeros(1, 21, 3)
-    a, b = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.06, 0.02, 0.05])
+    joints, a, b = torch.zeros(1, 21, 3), torch.zeros(3), torch.tensor([0.06, 0.02, 0.05])
     joints[:, 4] = b
-    joints[:, 3] = a
     camera = torch.tensor([[10.0, 0.1, -0.2]])
     found = bodynet.capsules(joints, camera, 64, 64)[0]
     z = cell_centres(64, -bodynet.REACH, bodynet.REACH, joints)
@@ -136,13 +131,12 @@ def test_bodynet_flesh_is_a_capsule():
 
 
 def test_bodynet_scale_from_the_bones(hands):
-    joints = hands.hand(hands.betas, hands.global_orient, hands.hand_pose).joints
+    joints = joints_of(hands)
     parent, child = torch.tensor(BONES).T
     total = (joints[:, child] - joints[:, parent]).norm(dim=-1).sum(dim=1)
     seen = torch.cat([project_weak(joints, hands.camera), joints[..., 2:]], dim=-1)
-    for i in range(12):
-        scale = bodynet.metric_scale(seen[i, None], total[i])
-        assert scale.item() == pytest.approx(hands.camera[i, 0].item(), rel=1e-3)
+    scale = bodynet.metric_scale(seen, total)
+    torch.testing.assert_close(scale, hands.camera[:, 0], rtol=1e-3, atol=0)
     too_deep = torch.zeros(1, 21, 3)
     too_deep[:, 1::2, 2] = 1.0
     assert bodynet.metric_scale(too_deep, 0.5).item() == pytest.approx(bodynet.LARGEST, rel=1e-3)
