@@ -37,8 +37,8 @@ from hamr_lib.errors import HamrError
 from hamr_lib.evaluation.predict import REQUIRED, load_predictions
 from hamr_lib.hand.mano import load_mano
 from hamr_lib.model import checkpoint, hamr
-from hamr_lib.recovery.container import open_video
 from hamr_lib.recovery.photo import read_photo
+from hamr_lib.recovery.video import open_video
 
 SECONDS = 20  # of processor time for one file
 MEMORY = 3 << 30  # bytes, on top of what is taken before the first mutation

@@ -1,6 +1,10 @@
 """Recovering hands: found ones, given boxes, the geometry there and back, the files."""
 
+import contextlib
+import itertools
 import json
+import os
+import signal
 
 import cv2
 import numpy as np
@@ -19,6 +23,7 @@ from hamr_lib.model.hamr import START_SCALE
 from hamr_lib.recovery import pipeline, refine, result
 from hamr_lib.recovery.detect import overlap
 from hamr_lib.recovery.meshfile import write_mesh
+from hamr_lib.recovery.output import whole_set
 from hamr_lib.recovery.photo import read_photo
 from hamr_lib.recovery.pipeline import NoHandError, recover, recover_frame
 
@@ -74,12 +79,23 @@ def test_hands_are_found_with_their_side(tiny_checkpoint, two_hands):
         assert overlap(hand.box, (*hand.joints_2d.min(0), *hand.joints_2d.max(0))) > 0.7
 
 
-def test_a_side_chooses_among_the_hands_or_overrules(tiny_checkpoint, two_hands):
+def test_a_side_chooses_among_the_hands_or_overrules(tiny_checkpoint, two_hands, monkeypatch):
     [found] = recover(two_hands, side="right", checkpoint=tiny_checkpoint)
     assert found.side == "right" and found.box[0] > two_hands.shape[1] / 2
-    # Only a left hand is there: the caller knows better.
-    [found] = recover(example_photographs()[0], side="right", checkpoint=tiny_checkpoint)
-    assert found.side == "right" and found.evidence == "both"
+    # Only a left hand is there: the caller knows better. The depths of the landmarks are then no
+    # evidence, with and without a box.
+    photo, truly, depths = example_photographs()[0], refine.lay, []
+
+    def lay(model, output, evidence, landmarks, world):
+        depths.append(world)
+        return truly(model, output, evidence, landmarks, world)
+
+    monkeypatch.setattr(refine, "lay", lay)
+    for side in ("left", "right"):
+        [free] = recover(photo, side=side, checkpoint=tiny_checkpoint)
+        [boxed] = recover(photo, free.box, side, tiny_checkpoint)
+        assert free.side == boxed.side == side and free.evidence == boxed.evidence == "both"
+    assert [depth is None for depth in depths] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("evidence", pipeline.EVIDENCE)
@@ -334,3 +350,36 @@ def test_a_set_of_files_is_whole_or_absent(tmp_path, right, monkeypatch):
         with pytest.raises((KeyboardInterrupt, HamrError)):
             right.save(tmp_path, "d", html=False)
     assert {path.name for path in tmp_path.iterdir()} == {"a.obj", "file"}
+
+
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), signal.SIGINT])
+@pytest.mark.parametrize("when", range(1, 7))
+def test_an_earlier_result_outlives_a_failed_one(tmp_path, monkeypatch, failure, when):
+    """Three files, two of them in the place of older ones, move; the failure is in the n-th."""
+
+    def write(text, names):
+        with whole_set(tmp_path) as (aside, _):
+            for name in names:
+                (aside / name).write_text(text)
+
+    write("old", "ac")
+    moves, truly = itertools.count(1), os.replace
+
+    def replace(*paths):
+        now = next(moves) == when
+        if now and failure != signal.SIGINT:
+            raise failure
+        truly(*paths)
+        if now:
+            signal.raise_signal(failure)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", replace)
+            with contextlib.suppress(HamrError, KeyboardInterrupt):
+                write("new", "abc")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found in ({"a": "old", "c": "old"}, {"a": "new", "b": "new", "c": "new"})

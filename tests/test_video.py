@@ -11,11 +11,10 @@ from hamr_lib.data.photographs import example_photographs
 from hamr_lib.errors import HamrError
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.recovery import video
-from hamr_lib.recovery.container import open_video, read_frames
 from hamr_lib.recovery.detect import Detection
 from hamr_lib.recovery.photo import read_photo
 from hamr_lib.recovery.pipeline import load_network
-from hamr_lib.recovery.video import OneEuro, Tracks, recover_video
+from hamr_lib.recovery.video import OneEuro, Tracks, open_video, read_frames, recover_video
 
 
 def detection(x, side="left", score=0.9):

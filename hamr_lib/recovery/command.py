@@ -115,8 +115,8 @@ def _box(text):
 def _recover(args):
     photos, skipped = list_photos(args.photos)
     check_folder(args.out)
-    inputs = {os.path.realpath(path) for path in (*args.photos, *photos)}
-    if os.path.realpath(args.out) in inputs:
+    args.keep = {os.path.realpath(path) for path in (*args.photos, *photos)}
+    if os.path.realpath(args.out) in args.keep:
         raise HamrError(f"--out {shown(args.out)} is a folder of photos: expected another one")
     for path in skipped:
         print(f"skipped, neither image nor video: {shown(path)}", file=sys.stderr)
@@ -128,11 +128,11 @@ def _recover(args):
         import roma  # noqa: F401  it asks for torch's compiler, which it does not need
     from hamr_lib.recovery.pipeline import NoHandError, checked_box, load_network
 
-    args.box, args.keep = checked_box(args.box), inputs
+    args.box = checked_box(args.box)
     network = load_network(args.checkpoint, args.device).path
     gc.freeze()
     gc.enable()
-    done, hands, failures, console = 0, Counter(), [], Console(stderr=True)
+    hands, failures, console = Counter(), [], Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     quiet = len(photos) == 1 and not is_video(photos[0])
     with Progress(*columns, console=console, disable=quiet) as progress:
@@ -146,13 +146,12 @@ def _recover(args):
                 console.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
                 failures.append(error)
                 continue
-            done += 1
             hands.update(sides)
             found = f"{len(sides)} hand{'s' if len(sides) > 1 else ''} ({', '.join(sides)})"
             where = f"{shown(args.out / photo.stem)}* ({len(paths)} files)"
             print(f"{name}: {found} -> {where}", flush=True)
-    kinds = f"{hands['left']} left and {hands['right']} right hands"
-    print(f"{done} of {len(photos)} done, {kinds}, by {network}: {shown(args.out)}")
+    done, kinds = len(photos) - len(failures), f"{hands['left']} left and {hands['right']} right"
+    print(f"{done} of {len(photos)} done, {kinds} hands, by {network}: {shown(args.out)}")
     if done:
         return PARTLY if failures else DONE
     return NO_HAND if all(isinstance(error, NoHandError) for error in failures) else FAILED
@@ -205,15 +204,14 @@ def list_photos(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     for path in paths:
         try:
             path.stat()
-            if not path.is_dir():
-                photos.append(path)
-                continue
-            files = sorted(p for p in path.iterdir() if not p.is_dir() and p.name[0] != ".")
+            folder = path.is_dir()
+            files = sorted(p for p in path.iterdir() if not p.is_dir()) if folder else [path]
         except OSError as error:
             raise HamrError(f"cannot read {shown(path)}: {reason(error)}") from error
-        found = [file for file in files if file.suffix.lower() in PHOTOS + VIDEOS]
+        files = [file for file in files if not folder or file.name[0] != "."]
+        found = [file for file in files if not folder or file.suffix.lower() in PHOTOS + VIDEOS]
         if not found:
             raise HamrError(f"{shown(path)} is a folder without photos or videos")
         photos += found
-        skipped += [file for file in files if file.suffix.lower() not in PHOTOS + VIDEOS]
+        skipped += sorted(set(files) - set(found))
     return photos, skipped

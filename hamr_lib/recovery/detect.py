@@ -31,7 +31,6 @@ GRAPH = "modules/hand_landmark/hand_landmark_tracking_cpu.binarypb"
 PARTS = ("handlandmarkcpu__hand_presence_score", "single_hand_landmarks",
          "single_hand_world_landmarks", "single_handedness")  # fmt: skip
 
-
 Box = tuple[float, float, float, float]  # (x0, y0, x1, y1) pixels
 
 
@@ -43,6 +42,15 @@ class Detection(NamedTuple):
     score: float | None = None  # probability of a hand
     landmarks: np.ndarray | None = None  # (21, 2) pixels, in the order of `joints.NAMES`
     world: np.ndarray | None = None  # (21, 3) metres, camera frame, about the hand's centre
+
+    def as_side(self, side: str) -> "Detection":
+        """Take it for a hand of a side, or "auto". The other side's depths are no evidence."""
+        return self if side in ("auto", self.side) else self._replace(side=side, world=None)
+
+    def moved(self, offset) -> "Detection":
+        """Move it by an offset (2,), pixels."""
+        points = self.landmarks + offset
+        return self._replace(box=_around(points), landmarks=points)
 
 
 class Detector:
@@ -89,6 +97,28 @@ class Detector:
         return distinct(detections)
 
 
+@functools.cache
+def _detector():
+    return Detector()
+
+
+def find_hands(photo: np.ndarray) -> list[Detection]:
+    """Find the hands of a photo (H, W, 3) uint8 RGB, the best scores first."""
+    return _detector()(photo)
+
+
+def find_in_box(photo: np.ndarray, box: Box) -> Detection | None:
+    """Find the hand that overlaps most with a box (x0, y0, x1, y1), pixels."""
+    x0, y0, x1, y1 = box
+    margin = max(x1 - x0, y1 - y0)
+    left, top = (max(0, int(low - margin)) for low in (x0, y0))
+    right, bottom = (max(0, int(high + margin + 2)) for high in (x1, y1))
+    found = find_hands(np.ascontiguousarray(photo[top:bottom, left:right]))
+    found = [one.moved([left, top]) for one in found]
+    best = max(found, key=lambda one: overlap(one.box, box), default=None)
+    return best if best and overlap(best.box, box) > 0.1 else None
+
+
 def shrunk(photo: np.ndarray, factor: int) -> np.ndarray:
     """Average squares of `factor` pixels of a photo (H, W, 3) uint8; what is left over is cut off.
 
@@ -117,31 +147,6 @@ def overlap(a: Box, b: Box) -> float:
     a, b = np.asarray(a, float), np.asarray(b, float)
     inner = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
     return inner / max((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner, 1e-12)
-
-
-def find_hands(photo: np.ndarray) -> list[Detection]:
-    """Find the hands of a photo (H, W, 3) uint8 RGB, the best scores first."""
-    return _detector()(photo)
-
-
-def find_in_box(photo: np.ndarray, box: Box) -> Detection | None:
-    """Find the hand that overlaps most with a box (x0, y0, x1, y1), pixels."""
-    x0, y0, x1, y1 = box
-    margin = max(x1 - x0, y1 - y0)
-    left, top = (max(0, int(low - margin)) for low in (x0, y0))
-    right, bottom = (max(0, int(high + margin + 2)) for high in (x1, y1))
-    best = None
-    for found in find_hands(np.ascontiguousarray(photo[top:bottom, left:right])):
-        points = found.landmarks + [left, top]
-        found = found._replace(box=_around(points), landmarks=points)
-        if overlap(found.box, box) > (overlap(best.box, box) if best else 0.1):
-            best = found
-    return best
-
-
-@functools.cache
-def _detector():
-    return Detector()
 
 
 def _start(track: bool, tell: Callable):

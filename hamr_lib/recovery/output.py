@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,32 +26,50 @@ def reason(error: Exception) -> str:
 def whole_set(folder: str | Path, keep: set[str] | None = None) -> Iterator[tuple[Path, list]]:
     """Yield a hidden folder for files, and a list that their paths are added to in the end.
 
-    They move into `folder` when the block ends. Where the block or a move fails, none is left.
+    They move into `folder` when the block ends. Where the block or a move fails, or an interrupt
+    comes before the moves, `folder` is as it was; during the moves, an interrupt waits for them.
 
     Args:
         keep: real paths that are not overwritten; those of the files are added.
+
+    Raises:
+        HamrError: for what cannot be written, and a path of `keep`.
     """
     folder, paths, keep = Path(folder), [], set() if keep is None else keep
     hidden = {"prefix": f".hamr-{os.getpid()}-", "suffix": ".part", "dir": folder}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as aside:
+        with (
+            tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as old,
+            tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as aside,
+        ):
             yield Path(aside), paths
-            files = {folder / file.name: file for file in sorted(Path(aside).iterdir())}
-            for path in files:
+            paths += [folder / name for name in sorted(os.listdir(aside))]
+            for path in paths:
                 if path.is_dir() or os.path.realpath(path) in keep:
                     raise HamrError(f"cannot write {shown(path)}: another file or folder is there")
-            try:
-                for path, file in files.items():
-                    paths.append(path)
-                    os.replace(file, path)
-            except BaseException:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                raise
+            with ThreadPoolExecutor(1) as other:  # interrupts come to the main thread alone
+                other.submit(_move, paths, Path(aside), Path(old)).result()
             keep.update(map(os.path.realpath, paths))
     except OSError as error:
         raise HamrError(f"cannot write into {shown(folder)}: {reason(error)}") from error
+
+
+def _move(paths, new, old):
+    """Move files of the folder `new` to paths, and what is there to `old`: all, or none."""
+    begun = []
+    try:
+        for path in paths:
+            if os.path.lexists(path):
+                os.replace(path, old / path.name)
+            begun.append(path)
+            os.replace(new / path.name, path)
+    except OSError:
+        for path in begun:
+            path.unlink(missing_ok=True)
+            if os.path.lexists(old / path.name):
+                os.replace(old / path.name, path)
+        raise
 
 
 def check_folder(folder: Path) -> None:

@@ -52,6 +52,8 @@ def recover(
         side: "left", "right", or "auto": MediaPipe's word for it, or, where MediaPipe sees no hand
             in a box, the side as which the network sees it the more clearly. A side without a box
             takes the hands of that side; where there is none, the most certain hand as one of it.
+            Where MediaPipe contradicts a side, its 3-D landmarks are no evidence, with and
+            without a box.
         checkpoint: path of a checkpoint; None takes `checkpoint.pretrained()`.
         device: "cpu", "cuda" or another of torch's; None takes a GPU if there is one.
         evidence: what the mesh is fitted to: the heat maps of the "network", MediaPipe's
@@ -102,7 +104,7 @@ def frame_box(frame: Frame) -> Box:
 def of_side(detections: list[Detection], side: str) -> list[Detection]:
     """Take the detections of a side; where none is, the most certain one as of that side."""
     chosen = [found for found in detections if side in ("auto", found.side)]
-    return chosen or [found._replace(side=side) for found in detections[:1]]
+    return chosen or [found.as_side(side) for found in detections[:1]]
 
 
 def recover_detection(model: HAMR, photo: np.ndarray, found: Detection, evidence: str) -> Recovery:
@@ -123,9 +125,7 @@ def recover_box(model: HAMR, photo: np.ndarray, box: Box, side: str, evidence: s
     if found is None:
         side, seen, output = _crop_again(model, photo, box, side)
         return _lay(model, photo, Detection(box, side), seen, output, "network")
-    if side not in ("auto", found.side):  # as the other hand its depths are another's
-        found = found._replace(side=side, world=None)
-    return replace(recover_detection(model, photo, found, evidence), box=box)
+    return replace(recover_detection(model, photo, found.as_side(side), evidence), box=box)
 
 
 def _crop_again(model, photo, box, side):
@@ -191,7 +191,7 @@ def square_of(box: Box) -> tuple[np.ndarray, float]:
 
 
 def _flip(side):
-    """(3,): what turns the network's right hand to that of a side."""
+    """(3,): what turns points of the network's right hand to those of a side."""
     return np.array([-1.0 if side == "left" else 1.0, 1, 1])
 
 
@@ -239,21 +239,21 @@ def _hand_of(estimate, side):
         "joints_3d": _numbers(estimate.joints_3d) * _flip(side),
         "vertices": _numbers(estimate.vertices) * _flip(side),
         "betas": _numbers(estimate.betas),
-        "global_orient": _numbers(estimate.global_orient) * (MIRROR if side == "left" else 1),
-        "hand_pose": mirrored_pose(_numbers(estimate.hand_pose), side),
+        "global_orient": _turned(_numbers(estimate.global_orient), side),
+        "hand_pose": _turned(_numbers(estimate.hand_pose), side),
     }
 
 
-def mirrored_pose(hand_pose: np.ndarray, side: str) -> np.ndarray:
-    """Mirror the axis-angle numbers (45,) of a left hand; PCA coefficients stay."""
-    mirror = side == "left" and len(hand_pose) == 45
-    return hand_pose * np.tile(MIRROR, 15) if mirror else hand_pose
+def _turned(vectors, side):
+    """Mirror axis-angle numbers (3,) or (45,) of a left hand; PCA coefficients stay."""
+    mirror = side == "left" and len(vectors) in (3, 45)
+    return vectors * np.tile(MIRROR, len(vectors) // 3) if mirror else vectors
 
 
 def with_parameters(model: HAMR, hand: Recovery, camera, rotation, hand_pose, betas) -> Recovery:
     """Give a recovered hand other parameters: rotation (3, 3), the rest as in `Recovery`."""
     flip, like = _flip(hand.side), next(model.parameters())
-    turned = rotation * flip * flip[:, None], mirrored_pose(hand_pose, hand.side)
+    turned = rotation * flip * flip[:, None], _turned(hand_pose, hand.side)
     parts = ((1.0, 0.0, 0.0), *turned, betas)
     with torch.inference_mode():
         estimate = model.compose(*(torch.as_tensor(part).to(like)[None] for part in parts))

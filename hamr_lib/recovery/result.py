@@ -80,35 +80,37 @@ class Recovery:
         """Draw mesh and joints over the photo: (h, w, 3) uint8, at most `OVERLAY` pixels a side."""
         return overlay([self])
 
-    def to_dict(self) -> dict:
-        """Return what the JSON file holds: plain numbers, in the units of the attributes."""
-        values = {name: getattr(self, name) for name in IN_JSON}
-        values |= {k: v.tolist() for k, v in values.items() if isinstance(v, np.ndarray)}
-        size = list(self.photo.shape[1::-1])
-        return values | {"joint_names": NAMES, "photo_size": size, "pixel_convention": PIXELS}
-
     def save(self, folder: str | Path, stem: str, html: bool = True) -> list[Path]:
         """Write the files of this hand alone, as `save_photo` does."""
         return save_photo([self], folder, stem, html=html)
 
     def save_html(self, path: str | Path) -> None:
         """Write one HTML file that draws the mesh with its joints, without a network."""
-        from hamr_lib.render.viewer3d import write_html  # here, as k3d takes a second to import
+        from hamr_lib.render.viewer3d import write_html  # here, as k3d takes long to import
 
-        scene = _scene(self.faces.tobytes(), self.faces.dtype.str)
+        scene = _scene()
+        scene.mesh.indices = self.faces.astype(np.uint32)
         scene.show(self.vertices, self.joints_3d, np.tile(SKIN, (len(self.vertices), 1)))
         scene.look_at(self.vertices)
         write_html(path, scene.plot, f"A {self.side} hand, recovered by HAMR")
 
 
-@functools.lru_cache(maxsize=2)  # of a left and a right hand: making it takes as long as the rest
-def _scene(faces, kind):
-    """A k3d scene of a mesh with its joints; the faces (F, 3) as bytes of that dtype."""
+@functools.cache  # making it takes as long as the rest
+def _scene():
+    """A k3d scene of a mesh, whose faces are set later, with its joints."""
     from hamr_lib.render.viewer3d import Scene
 
-    scene = Scene(np.frombuffer(faces, kind).reshape(-1, 3))
+    scene = Scene(np.zeros((1, 3)))
     scene.show_skeleton(True)
     return scene
+
+
+def _json(hand):
+    """The numbers of a hand as JSON, in the units of the attributes."""
+    values = {name: getattr(hand, name) for name in IN_JSON}
+    values |= {k: v.tolist() for k, v in values.items() if isinstance(v, np.ndarray)}
+    values |= {"joint_names": NAMES, "photo_size": list(hand.photo.shape[1::-1])}
+    return json.dumps(values | {"pixel_convention": PIXELS}, indent=2) + "\n"
 
 
 def save_photo(
@@ -122,8 +124,7 @@ def save_photo(
     """Write the files of all hands of a photo: all of them, or none.
 
     The first hand's are `<stem>.glb`, `.obj`, `.json` and `.html`, the second's `<stem>_hand2.*`.
-    OBJ and JSON are in the camera's frame; so are the vertices of the GLB, in a node that turns
-    them upright. The HTML shows the mesh in any browser, without a network; it has about 1 MB.
+    The command's help describes them (`command.RECOVER`).
 
     Args:
         folder: made if missing.
@@ -152,7 +153,7 @@ def save_photo(
                 write_mesh(path, hand.vertices, hand.faces, f"{hand.side} hand")
             if html:
                 hand.save_html(aside / f"{name}.html")
-            (aside / f"{name}.json").write_text(json.dumps(hand.to_dict(), indent=2) + "\n")
+            (aside / f"{name}.json").write_text(_json(hand))
     return paths
 
 

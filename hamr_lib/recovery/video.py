@@ -1,6 +1,12 @@
-"""Videos: hands that keep their identity from frame to frame and are smoothed over time."""
+"""Videos: hands that keep their identity from frame to frame and are smoothed over time.
+
+FFmpeg goes by a file's content and not by its name: a text named `.mp4` may be a playlist (concat,
+HLS, DASH, SDP) that makes it read other files or the network. It is given listed containers alone.
+"""
 
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +19,9 @@ from scipy.optimize import linear_sum_assignment
 
 from hamr_lib.joints import NAMES
 from hamr_lib.model.hamr import HAMR
-from hamr_lib.recovery.container import open_video, read_frames
 from hamr_lib.recovery.detect import SIDES, Detection, Detector
-from hamr_lib.recovery.output import plain_name, shown, whole_set
+from hamr_lib.recovery.output import plain_name, reason, shown, whole_set
+from hamr_lib.recovery.photo import PhotoError
 from hamr_lib.recovery.pipeline import (
     NoHandError,
     of_side,
@@ -24,6 +30,15 @@ from hamr_lib.recovery.pipeline import (
     with_parameters,
 )
 from hamr_lib.recovery.result import Recovery, overlay
+
+CONTAINERS = {  # FFmpeg's names, and how such files begin
+    "mov,mp4,m4a,3gp,3g2,mj2": rb".{4}(ftyp|moov|mdat|wide|free|skip)",
+    "matroska,webm": rb"\x1a\x45\xdf\xa3",
+    "avi": rb"RIFF",
+    "mpeg": rb"\x00\x00\x01\xba",
+    "mpegvideo": rb"\x00\x00\x01\xb3",
+}
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 NEAR = 0.5  # of a hand's size: landmarks of the same hand in the next frame are no further away
 GAP = 0.5  # seconds after which a hand that was lost is another one
@@ -42,6 +57,49 @@ class VideoFrame(NamedTuple):
     fps: float  # frames a second of the video
     image: np.ndarray  # (H, W, 3) uint8 RGB
     hands: dict[int, Recovery]  # by the number of the hand, which it keeps
+
+
+def open_video(path: str | Path) -> cv2.VideoCapture:
+    """Open a video in MP4, QuickTime, Matroska, WebM, AVI or MPEG.
+
+    Raises:
+        PhotoError: for a file that cannot be read, another container, or a damaged one.
+    """
+    before = os.environ.get(OPTIONS)
+    try:
+        if not Path(path).is_file():
+            raise OSError(None, "it is no file")
+        with open(path, "rb") as file:
+            start = file.read(16)
+            for names, begin in CONTAINERS.items():
+                if re.match(begin, start, re.DOTALL):
+                    os.environ[OPTIONS] = f"format_whitelist;{names}|protocol_whitelist;file"
+                    # By its descriptor, as a name that is not UTF-8 would end the process.
+                    video = cv2.VideoCapture(f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG)
+                    if video.isOpened():
+                        return video
+    except (OSError, ValueError) as error:
+        raise PhotoError(f"cannot read {shown(path)}: {reason(error)}") from error
+    finally:
+        os.environ.pop(OPTIONS, None)
+        if before is not None:
+            os.environ[OPTIONS] = before
+    kinds = "an undamaged MP4, QuickTime, Matroska, WebM, AVI or MPEG"
+    raise PhotoError(f"{shown(path)} is not a video that is read: expected {kinds}")
+
+
+def read_frames(video: cv2.VideoCapture, name: str) -> Iterator[np.ndarray]:
+    """Yield the frames of a video one after another: (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        PhotoError: for a video without a frame that OpenCV can read.
+    """
+    read, frame = video.read()
+    if not read:
+        raise PhotoError(f"{name} is not a video that OpenCV reads")
+    while read:
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        read, frame = video.read()
 
 
 def recover_video(
@@ -98,8 +156,7 @@ class Tracks:
             votes = self.votes.setdefault(number, dict.fromkeys(SIDES, 0.0))
             votes[found.side] += found.score
             self.last[number] = time, found.landmarks
-            seen = max(SIDES, key=votes.get) if side == "auto" else side
-            numbered[number] = found._replace(side=seen)
+            numbered[number] = found.as_side(max(SIDES, key=votes.get) if side == "auto" else side)
         return numbered
 
 

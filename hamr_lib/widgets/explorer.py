@@ -4,7 +4,6 @@ It shows its `widget`. Code can do all that a mouse can: set the `value` of one 
 """
 
 import html
-from contextlib import contextmanager
 
 import ipywidgets as widgets
 import numpy as np
@@ -17,12 +16,12 @@ from hamr_lib.errors import HamrError
 from hamr_lib.files import ROOT
 from hamr_lib.hand import anatomy, sampling
 from hamr_lib.hand.layer import load_hand, upright
-from hamr_lib.joints import MANO_NAMES, WRIST
+from hamr_lib.joints import MANO_NAMES
 from hamr_lib.recovery.meshfile import SKIN, write_mesh
 from hamr_lib.render import rasterize
 from hamr_lib.render.draw2d import FINGER_COLOURS, draw_skeleton
 from hamr_lib.render.viewer3d import Scene
-from hamr_lib.widgets.pictures import download_link, encode
+from hamr_lib.widgets.pictures import download_link, encode, problem
 from hamr_lib.widgets.target import descend, loss_table, loss_terms, make_target, rooted
 
 IMAGE = 320  # pixels a side of the drawing beside the mesh
@@ -52,52 +51,41 @@ class Explorer:
     """
 
     def __init__(self, hand: str = "auto", side: str = "right"):
-        self._quiet, self.controls = False, {}
-        self._scene, self._image = None, widgets.Image(width=IMAGE, height=IMAGE)
+        self._quiet, self._scene = False, None
         self.which = widgets.Dropdown(options=("open", "mano"), description="hand")
         self.side = widgets.Dropdown(options=("right", "left"), description="side")
-        self._problem = widgets.HTML()
+        self._problem, self._image = widgets.HTML(), widgets.Image(width=IMAGE, height=IMAGE)
         self._tabs = widgets.Tab(layout=widgets.Layout(width="360px", height="460px"))
         self._build(hand, side)
         for control in (self.which, self.side):
             control.observe(self._switch, "value")
         self.widget = widgets.HBox([self._tabs, self._scene.plot, self._image])
 
-    def _build(self, hand, side):
-        """Load a hand, make its sliders, and draw it."""
-        self.hand = load_hand(hand, side, pose_components=45)
+    def _build(self, name, side):
+        """Load a hand, make its controls, and draw it."""
+        self.hand = load_hand(name, side, pose_components=45)
         principal = load_hand(self.hand.name, side, pose_components=COMPONENTS)
         self._basis = principal.layer.hand_components.numpy()  # (COMPONENTS, 45)
-        self.anatomical = self.hand.name == "open"
-        self._upright = upright(self.hand)
+        self.anatomical, self._upright = self.hand.name == "open", upright(self.hand)
         self._mirror = anatomy.MIRROR if side == "left" else 1.0
         self._extra = np.zeros(45)  # pose offset of the last fit, for which there is no slider
-        with self._quietly():
-            self.which.value, self.side.value = self.hand.name, side
-            self.controls = {}
-            groups = {
-                "View": self._view(), "Shape": self._sliders(SHAPE), "Joints": self._joints(),
-                "PCA": self._sliders(PCA), "Fit": self._fit(), "Save": self._files(),
-            }  # fmt: skip
-            self._tabs.children = [widgets.VBox(group) for group in groups.values()]
-            self._tabs.titles = tuple(groups)
-            faces = self.hand.faces.numpy()
-            self._scene = self._scene or Scene(faces)
-            self._scene.mesh.indices = faces.astype(np.uint32)
-            sliders = widgets.FloatSlider
-            self.start = {n: c.value for n, c in self.controls.items() if isinstance(c, sliders)}
-            for control in self.controls.values():
-                control.observe(self.redraw, "value")
+        self._quiet, self.controls = True, {}
+        self.which.value, self.side.value = self.hand.name, side
+        tabs = {
+            "View": self._view(), "Shape": self._sliders(SHAPE), "Joints": self._joints(),
+            "PCA": self._sliders(PCA), "Fit": self._fit(), "Save": self._files(),
+        }  # fmt: skip
+        self._tabs.children = [widgets.VBox(tab) for tab in tabs.values()]
+        self._tabs.titles = tuple(tabs)
+        faces = self.hand.faces.numpy()
+        self._scene = self._scene or Scene(faces)
+        self._scene.mesh.indices = faces.astype(np.uint32)
+        sliders = {k: c for k, c in self.controls.items() if isinstance(c, widgets.FloatSlider)}
+        self.start = {name: slider.value for name, slider in sliders.items()}
+        for control in self.controls.values():
+            control.observe(self.redraw, "value")
+        self._quiet = False
         self._take_target()
-
-    @contextmanager
-    def _quietly(self):
-        """Controls may change without being drawn."""
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
 
     def _switch(self, _):
         """Load the other side or the other hand, and keep the sliders where they are."""
@@ -109,9 +97,10 @@ class Explorer:
         try:
             self._build(self.which.value, self.side.value)
         except HamrError as error:
-            self._problem.value = f"<b>{html.escape(str(error))}</b>"
-            with self._quietly():
-                self.which.value, self.side.value = before
+            self._problem.value = problem(error)
+            self._quiet = True
+            self.which.value, self.side.value = before
+            self._quiet = False
             return
         # A target belongs to one hand and the camera to one side: both start anew.
         kept = [n for n in values if n in self.controls and not n.startswith(("camera", "target"))]
@@ -119,22 +108,22 @@ class Explorer:
 
     def _set(self, values):
         """Set controls by name, and draw once. A slider keeps a value within its range."""
-        with self._quietly():
-            for name, value in values.items():
-                self.controls[name].value = value
+        self._quiet = True
+        for name, value in values.items():
+            self.controls[name].value = value
+        self._quiet = False
         self.redraw()
 
     # --- the controls ---------------------------------------------------------------------------
 
     def _sliders(self, names, values=0.0, low=-3.0, high=3.0, step=0.01):
+        numbers = (np.broadcast_to(number, len(names)) for number in (values, low, high))
         new = {
             name: widgets.FloatSlider(
                 value, min=least, max=most, step=step, description=name, readout_format=".2f",
                 style={"description_width": "140px"}, layout=widgets.Layout(width="320px"),
             )
-            for name, value, least, most in zip(
-                names, *(np.broadcast_to(x, len(names)) for x in (values, low, high)), strict=True
-            )
+            for name, value, least, most in zip(names, *numbers, strict=True)
         }  # fmt: skip
         self.controls |= new
         return list(new.values())
@@ -142,13 +131,12 @@ class Explorer:
     def _view(self):
         # A camera that frames the flat hand, whose pose is minus the mean pose.
         flat = -self.hand.hand_mean[None]
-        joints = self.hand(torch.zeros(1, 10), torch.zeros(1, 3), flat).joints[0].numpy()
-        points = (joints - joints[WRIST]) @ self._upright.T
+        joints = rooted(self.hand, torch.zeros(1, 10), torch.zeros(1, 3), flat)[1][0].numpy()
+        points = joints @ self._upright.T
         scale = 1.6 / np.ptp(points[:, :2], axis=0).max()
         middle = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
         sliders = self._sliders(TURNS, 0.0, -180.0, 180.0, 1.0)
-        sliders += self._sliders(CAMERA[:1], scale, 1.0, 20.0)
-        sliders += self._sliders(CAMERA[1:], -scale * middle, -2.0, 2.0)
+        sliders += self._sliders(CAMERA, [scale, *-scale * middle], [1, -2, -2], [20, 2, 2])
         colours = ("skin", "parts", *(f"weight of {name}" for name in MANO_NAMES))
         shown = {
             "colours": widgets.Dropdown(options=colours, description="colours"),
@@ -177,29 +165,25 @@ class Explorer:
         target.observe(self._take_target, "value")
         self.controls["target"] = target
         self.steps = widgets.IntSlider(100, min=EVERY, max=400, step=EVERY, description="steps")
-        start = widgets.Button(description="fit to target")
-        start.on_click(lambda _: self.fit(self.steps.value))
-        reset = widgets.Button(description="start over")
-        reset.on_click(lambda _: self.reset())
         self.terms = widgets.HTML()
-        return [target, self.steps, widgets.HBox([start, reset]), self.terms]
+        start = _button("fit to target", lambda: self.fit(self.steps.value))
+        return [target, self.steps, widgets.HBox([start, _button("start over", self.reset)]),
+                self.terms]  # fmt: skip
 
     def _files(self):
         self.path = widgets.Text(str(ROOT / "results" / "hand.obj"), description="file")
         self.message = widgets.HTML("OBJ, PLY or GLB, by the file's ending")
-        button = widgets.Button(description="save")
-        button.on_click(self.save)
         self.code = widgets.Textarea(layout=widgets.Layout(width="320px", height="280px"))
-        return [self.path, button, self.message, widgets.HTML("This hand as code:"), self.code]
+        title = widgets.HTML("This hand as code:")
+        return [self.path, _button("save", self.save), self.message, title, self.code]
 
     def _take_gesture(self, _):
         """Set the joints' sliders to the blend of the two gestures, and draw once."""
-        if self._quiet:
-            return
-        ends = (anatomy.GESTURES[control.value] for control in (self.gesture, self.towards))
-        degrees = np.degrees(anatomy.blend(*ends, self.blend.value))
-        self._extra[:] = 0
-        self._set(dict(zip(anatomy.ANGLES, degrees, strict=True)))
+        if not self._quiet:
+            ends = (anatomy.GESTURES[control.value] for control in (self.gesture, self.towards))
+            degrees = np.degrees(anatomy.blend(*ends, self.blend.value))
+            self._extra[:] = 0
+            self._set(dict(zip(anatomy.ANGLES, degrees, strict=True)))
 
     # --- the hand -------------------------------------------------------------------------------
 
@@ -252,7 +236,13 @@ class Explorer:
         self._scene.mesh.wireframe = self.controls["wireframe"].value
         self._scene.show_skeleton(self.controls["skeleton"].value)
         self._image.value = encode(self.drawing(vertices, joints))
-        self.code.value = self._as_code()
+        betas, orient, pose = (f"torch.tensor([{v.round(5).tolist()}])" for v in self.parameters())
+        self.code.value = (
+            "import torch\nfrom hamr_lib import load_hand\n"
+            f'hand = load_hand("{self.hand.name}", "{self.hand.side}", pose_components=45)\n'
+            f"betas = {betas}\nglobal_orient = {orient}\nhand_pose = {pose}\n"
+            "mesh = hand(betas, global_orient, hand_pose)"
+        )
         terms = self.loss_terms()
         self.terms.value = loss_table(terms) if terms else "Choose a target to see its losses."
 
@@ -268,15 +258,6 @@ class Explorer:
             return parts[weights.argmax(1)]
         joint = MANO_NAMES.index(wanted.removeprefix("weight of "))
         return colormaps["viridis"](weights[:, joint])[:, :3]
-
-    def _as_code(self):
-        betas, orient, pose = (f"torch.tensor([{v.round(5).tolist()}])" for v in self.parameters())
-        return (
-            "import torch\nfrom hamr_lib import load_hand\n"
-            f'hand = load_hand("{self.hand.name}", "{self.hand.side}", pose_components=45)\n'
-            f"betas = {betas}\nglobal_orient = {orient}\nhand_pose = {pose}\n"
-            "mesh = hand(betas, global_orient, hand_pose)"
-        )
 
     # --- a target, and the way there ------------------------------------------------------------
 
@@ -305,13 +286,13 @@ class Explorer:
         camera = camera * rng.uniform(0.8, 1.1)
         return rng.normal(0, 1, 10), (turn * start).as_rotvec(), pose, camera
 
+    @torch.no_grad()
     def loss_terms(self) -> dict[str, float]:
         """Compute the unweighted losses against the target by name; none without a target."""
         if self.target is None:
             return {}
-        with torch.no_grad():
-            now = _batch((*self.parameters(), self.camera()))
-            return {k: v.item() for k, v in loss_terms(self.hand, now, self.target).items()}
+        now = _batch((*self.parameters(), self.camera()))
+        return {k: v.item() for k, v in loss_terms(self.hand, now, self.target).items()}
 
     def fit(self, steps: int) -> None:
         """Minimise the weighted losses against the target, and draw the hand on the way.
@@ -322,13 +303,13 @@ class Explorer:
         if self.target is None:
             return
         sliders = self.parameters()[2] - self._extra
-        upright = Rotation.from_matrix(self._upright).inv()
+        level = Rotation.from_matrix(self._upright).inv()
         now = _batch((*self.parameters(), self.camera()))
         for step, found in enumerate(descend(self.hand, now, self.target, steps), start=1):
             if step % EVERY == 0 or step == steps:
                 betas, orient, pose, camera = found
                 self._extra = pose - sliders
-                turn = (Rotation.from_rotvec(orient) * upright).as_euler("xyz", degrees=True)
+                turn = (Rotation.from_rotvec(orient) * level).as_euler("xyz", degrees=True)
                 values = (*betas, *turn, *camera)
                 self._set(dict(zip((*SHAPE, *TURNS, *CAMERA), values, strict=True)))
 
@@ -339,14 +320,20 @@ class Explorer:
             self.gesture.value, self.blend.value = "relaxed", 0.0
         self._set(self.start)
 
-    def save(self, _=None) -> None:
+    def save(self) -> None:
         """Write the mesh to the path of the tab "Save": metres, camera frame."""
         try:
             write_mesh(self.path.value, self.mesh()[0], self.hand.faces.numpy())
             saved, link = html.escape(self.path.value), download_link(self.path.value)
             self.message.value = f"saved {saved}<br>{link}"
         except HamrError as error:
-            self.message.value = f"<b>{html.escape(str(error))}</b>"
+            self.message.value = problem(error)
+
+
+def _button(text, action):
+    button = widgets.Button(description=text)
+    button.on_click(lambda _: action())
+    return button
 
 
 def _batch(arrays):

@@ -1,4 +1,4 @@
-"""What the widgets hand to the browser: pictures, plots and downloads."""
+"""What the widgets hand to the browser: pictures, plots, downloads, and what is wrong."""
 
 import base64
 import html
@@ -16,12 +16,15 @@ def encode(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
-def download_link(path: Path) -> str:
+def problem(error: object) -> str:
+    """Write an error, whatever text it holds, as HTML."""
+    return f"<b>{html.escape(str(error))}</b>"
+
+
+def download_link(path: str | Path) -> str:
     """Make a link by which a browser takes a file along, wherever the kernel runs."""
-    path = Path(path)
-    content = base64.b64encode(path.read_bytes()).decode()
-    url = f"data:application/octet-stream;base64,{content}"
-    name = html.escape(path.name, quote=True)
+    name, content = html.escape(Path(path).name), base64.b64encode(Path(path).read_bytes())
+    url = f"data:application/octet-stream;base64,{content.decode()}"
     return f'<a download="{name}" href="{url}">download {name}</a>'
 
 

@@ -15,7 +15,7 @@ from hamr_lib.recovery.photo import read_photo
 from hamr_lib.recovery.pipeline import recover
 from hamr_lib.recovery.result import save_photo
 from hamr_lib.render.draw2d import fit
-from hamr_lib.widgets.pictures import download_link, encode, plot_recovery
+from hamr_lib.widgets.pictures import download_link, encode, plot_recovery, problem
 
 WIDTH = 480  # pixels a side of the pictures
 
@@ -73,7 +73,7 @@ class Upload:
 
     def _refused(self, change):
         if change["new"]:
-            self.message.value = f"<b>the browser gives no camera: {html.escape(change['new'])}</b>"
+            self.message.value = problem(f"the browser gives no camera: {change['new']}")
 
     def _changed(self, _=None):
         if self.photo is None:
@@ -83,7 +83,7 @@ class Upload:
         try:
             self._recover(*self.photo)
         except HamrError as error:
-            self.message.value = f"<b>{html.escape(str(error))}</b>"
+            self.message.value = problem(error)
 
     def _recover(self, name, content):
         photo = read_photo(io.BytesIO(content), name)
