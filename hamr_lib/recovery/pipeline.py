@@ -131,9 +131,8 @@ def recover_box(model: HAMR, photo: np.ndarray, box: Box, side: str, evidence: s
 def _crop_again(model, photo, box, side):
     """See the hand in a box, and again where its joints lie if the box does not fit them.
 
-    The network was trained on boxes that fit their hands. People draw them wider: then the first
-    crop finds the hand, and another one its fingers. A box that is too small fits: the margin of
-    its crop makes up for it.
+    People draw boxes wider than the network was trained on: then the first crop finds the hand, and
+    another one its fingers. For a box that is too small, the margin of its crop makes up.
     """
     around = box
     for _ in range(CROPS):

@@ -37,6 +37,7 @@ CAMERA, TURN, POSE, SHAPE, RATIO = 0.3, 0.5, 0.5, 1.0, 100.0
 AROUND = 0.15  # crop units about a joint in which its map speaks for it
 TURNS = slice(3, 6)  # where w is in d
 
+ORDER = torch.tensor(FROM_MANO)
 BELOW = torch.eye(16)  # 1 where the second bone is the first or hangs on it
 for _bone in range(15, 0, -1):
     BELOW[MANO_PARENTS[_bone]] += BELOW[_bone]
@@ -66,15 +67,7 @@ def read_maps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def confidence(heatmaps: Tensor, joints_2d: Tensor) -> Tensor:
-    """Measure the fraction of each joint's map within `AROUND` of a place.
-
-    Args:
-        heatmaps: (B, M, h, h) logits, M >= 21.
-        joints_2d: (B, 21, 2) crop units.
-
-    Returns:
-        (B, 21), 0 to 1.
-    """
+    """Measure the fraction (B, 21) of each joint's map within `AROUND` of its (B, 21, 2) place."""
     square, probability = _distances(heatmaps, joints_2d)
     return (probability * (square < AROUND**2)).sum((2, 3))
 
@@ -91,21 +84,19 @@ def joints_and_slopes(hand: Hand, betas: Tensor, rotation: Tensor, hand_pose: Te
     """Compute the joints of a hand layer and their derivatives, without MANO's pose blend shapes.
 
     Args:
-        betas: (B, 10).
-        rotation: (B, 3, 3).
-        hand_pose: (B, P).
+        betas (B, 10), rotation (B, 3, 3), hand_pose (B, P): of the hand.
 
     Returns:
         joints (B, 21, 3) metres, wrist at the origin, and slopes (B, 21, 3, 3 + P + 10): by a
         rotation vector applied after `rotation`, by pose and by shape.
     """
-    layer, rest, order = hand.layer, hand.rest, list(FROM_MANO)
+    layer, rest = hand.layer, hand.rest
     means, shares, batch = hand.means[: NUM_BETAS + 1], hand.shares, len(betas)
     if hand.joints == "kinematic":  # the joints about which bones turn
         one = torch.eye(16).to(means)
         means = torch.cat([one[..., None] * rest[:, None], means[:, 16:]], dim=1)
         shares = torch.cat([one, shares[16:]])
-    means, shares, below = means[:, order], shares[order], BELOW.to(means)
+    means, shares, below = means[:, ORDER], shares[ORDER], BELOW.to(means)
 
     pose = hand_pose @ layer.hand_components if layer.use_pca else hand_pose
     pose = (pose + layer.pose_mean[3:]).view(-1, 3)
@@ -159,7 +150,7 @@ def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None
         output: (1, ...) of its crop.
         evidence: "network" (the heat maps), "landmarks" or "both".
         landmarks: array (21, 2), crop units; None with "network".
-        world: array (21, 3), metres; None where they are of no use.
+        world: array (21, 3), metres; None where they are no evidence.
 
     Returns:
         `Estimate` (1, ...).
@@ -213,15 +204,18 @@ def fit(network: HAMR, starts: Estimate, seen: Seen) -> tuple[Estimate, Tensor]:
     change = starts.camera.new_zeros(len(starts.camera), 7 + NUM_BETAS + starts.hand_pose.shape[1])
     damping = torch.full_like(change[:, :1], DAMPING)
     poses = network.hand.poses.to(change)
-    usual = poses.mean(0), poses.std(0)
-    off, slopes = residuals(network.hand, usual, starts, seen, change)
+    spread = torch.cat([poses.std(0), torch.ones_like(starts.betas[0])])
+    near = [change.new_tensor([CAMERA] * 3 + [TURN] * 3), POSE * spread[:-NUM_BETAS],
+            SHAPE * spread[-NUM_BETAS:], change.new_tensor([RATIO])]  # fmt: skip
+    fixed = network.hand, starts, seen, poses.mean(0), spread, torch.cat(near)
+    off, slopes = residuals(*fixed, change)
     for _ in range(STEPS):
         curvature, slope = slopes.mT @ slopes, (slopes.mT @ off[..., None])[..., 0]
         damped = curvature + (damping * curvature.diagonal(dim1=1, dim2=2)).diag_embed()
         step = -torch.linalg.solve(damped, slope)
         tried = change + step
         tried[:, TURNS] = roma.rotvec_composition([step[:, TURNS], change[:, TURNS]])
-        new_off, new_slopes = residuals(network.hand, usual, starts, seen, tried)
+        new_off, new_slopes = residuals(*fixed, tried)
         better = (new_off.square().sum(1) < off.square().sum(1))[:, None]
         change, off = torch.where(better, tried, change), torch.where(better, new_off, off)
         slopes = torch.where(better[..., None], new_slopes, slopes)
@@ -240,22 +234,17 @@ def moved(starts: Estimate, change: Tensor) -> tuple[Tensor, ...]:
 
 
 def residuals(
-    hand: Hand, poses: tuple[Tensor, Tensor], starts: Estimate, seen: Seen, change: Tensor
-) -> tuple[Tensor, Tensor]:
+    hand: Hand, starts: Estimate, seen: Seen, mean: Tensor, spread: Tensor, near: Tensor,
+    change: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute what E squares and sums, (B, M), and its derivatives (B, M, N) by d and log m.
 
-    The last N are those that keep the change (B, N) small; `poses` are mean and spread (P,).
+    The last N are those that keep the change (B, N) small. `mean` (P,) is that of the poses,
+    `spread` (P + 10,) that of pose and shape, and `near` (N,) that of the change.
     """
     camera, rotation, pose, betas, ratio = moved(starts, change)
     joints, bent = joints_and_slopes(hand, betas, rotation, pose)
-    batch, count, size = len(change), change.shape[1], pose.shape[1]
-    mean, spread = poses
-    usual = torch.cat([spread, torch.ones_like(betas[0])])
-    near = torch.cat([
-        usual.new_tensor([CAMERA] * 3 + [TURN] * 3), POSE * usual[:size], SHAPE * usual[size:],
-        usual.new_tensor([RATIO]),
-    ])  # fmt: skip
-
+    batch, count = change.shape
     scaled = camera[:, None, :1] * joints[..., :2]
     solid, bent_solid = (x - x.mean(1, keepdim=True) for x in (joints, bent))
     world = ratio[..., None] * seen.world
@@ -263,7 +252,7 @@ def residuals(
     off = [
         weight_2d * (scaled + camera[:, None, 1:] - seen.points),
         weight_3d * (solid - world),
-        torch.cat([pose - mean, betas], 1) / usual,
+        torch.cat([pose - mean, betas], 1) / spread,
         change / near,
     ]
     flat, deep, likely, small = slopes = [change.new_zeros(*x.shape, count) for x in off]
@@ -271,6 +260,6 @@ def residuals(
     flat[..., 3:-1] = camera[:, None, :1, None] * bent[:, :, :2]
     flat *= weight_2d[..., None]
     deep[..., 3:-1], deep[..., -1] = weight_3d * bent_solid, -weight_3d * world
-    likely[..., 6:-1], small[:] = (1 / usual).diag(), (1 / near).diag()
+    likely[..., 6:-1], small[:] = (1 / spread).diag(), (1 / near).diag()
     off = torch.cat([part.flatten(1) for part in off], 1)
     return off, torch.cat([part.view(batch, -1, count) for part in slopes], 1)

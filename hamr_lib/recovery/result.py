@@ -90,7 +90,7 @@ class Recovery:
 
         scene = _scene()
         scene.mesh.indices = self.faces.astype(np.uint32)
-        scene.show(self.vertices, self.joints_3d, np.tile(SKIN, (len(self.vertices), 1)))
+        scene.show(self.vertices, self.joints_3d, SKIN)
         scene.look_at(self.vertices)
         write_html(path, scene.plot, f"A {self.side} hand, recovered by HAMR")
 

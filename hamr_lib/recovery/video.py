@@ -6,7 +6,6 @@ HLS, DASH, SDP) that makes it read other files or the network. It is given liste
 
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,25 +28,16 @@ from hamr_lib.recovery.pipeline import (
     recover_detection,
     with_parameters,
 )
-from hamr_lib.recovery.result import Recovery, overlay
+from hamr_lib.recovery.result import IN_JSON, Recovery, overlay
 
-CONTAINERS = {  # FFmpeg's names, and how such files begin
-    "mov,mp4,m4a,3gp,3g2,mj2": rb".{4}(ftyp|moov|mdat|wide|free|skip)",
-    "matroska,webm": rb"\x1a\x45\xdf\xa3",
-    "avi": rb"RIFF",
-    "mpeg": rb"\x00\x00\x01\xba",
-    "mpegvideo": rb"\x00\x00\x01\xb3",
-}
+CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo"  # FFmpeg's names
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-
 NEAR = 0.5  # of a hand's size: landmarks of the same hand in the next frame are no further away
 GAP = 0.5  # seconds after which a hand that was lost is another one
 STEP = 0.05  # metres that count as much as a radian when motion is smoothed
 # The one-euro filter's lowest cutoff (Hz), its rise with speed (Hz per radian or `STEP` a second),
 # and the cutoff of the speed (Hz).
 CUTOFF, RISE, SPEED = 1.5, 1.0, 1.0
-SAVED = ("camera", "betas", "global_orient", "hand_pose", "joints_2d", "joints_3d", "confidence",
-         "box", "side", "evidence", "hand", "checkpoint")  # fmt: skip
 
 
 class VideoFrame(NamedTuple):
@@ -65,27 +55,21 @@ def open_video(path: str | Path) -> cv2.VideoCapture:
     Raises:
         PhotoError: for a file that cannot be read, another container, or a damaged one.
     """
-    before = os.environ.get(OPTIONS)
     try:
         if not Path(path).is_file():
             raise OSError(None, "it is no file")
+        os.environ[OPTIONS] = f"format_whitelist;{CONTAINERS}|protocol_whitelist;file"
         with open(path, "rb") as file:
-            start = file.read(16)
-            for names, begin in CONTAINERS.items():
-                if re.match(begin, start, re.DOTALL):
-                    os.environ[OPTIONS] = f"format_whitelist;{names}|protocol_whitelist;file"
-                    # By its descriptor, as a name that is not UTF-8 would end the process.
-                    video = cv2.VideoCapture(f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG)
-                    if video.isOpened():
-                        return video
+            # By its descriptor, as a name that is not UTF-8 would end the process.
+            video = cv2.VideoCapture(f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG)
     except (OSError, ValueError) as error:
         raise PhotoError(f"cannot read {shown(path)}: {reason(error)}") from error
     finally:
         os.environ.pop(OPTIONS, None)
-        if before is not None:
-            os.environ[OPTIONS] = before
-    kinds = "an undamaged MP4, QuickTime, Matroska, WebM, AVI or MPEG"
-    raise PhotoError(f"{shown(path)} is not a video that is read: expected {kinds}")
+    if not video.isOpened():
+        kinds = "an undamaged MP4, QuickTime, Matroska, WebM, AVI or MPEG"
+        raise PhotoError(f"{shown(path)} is not a video that is read: expected {kinds}")
+    return video
 
 
 def read_frames(video: cv2.VideoCapture, name: str) -> Iterator[np.ndarray]:
@@ -144,7 +128,7 @@ class Tracks:
     def __call__(
         self, detections: list[Detection], time: float, side: str = "auto"
     ) -> dict[int, Detection]:
-        """Number detections; the side of each is the one as which its hand was detected most."""
+        """Number detections; the side of each, if not given, is the one detected most."""
         old = [n for n, (then, _) in self.last.items() if time - then <= GAP]
         off = np.array([[_distance(f.landmarks, self.last[n][1]) for n in old] for f in detections])
         off = off.reshape(len(detections), len(old)).clip(max=NEAR)
@@ -232,35 +216,29 @@ def save_video(
         NoHandError: where no frame shows a hand; then nothing is written.
     """
     plain_name(stem)
-    hands, video = {}, None
+    hands, video = {}, cv2.VideoWriter()
     with whole_set(folder, keep) as (aside, paths):
         try:
             for frame in frames:
                 for number, hand in frame.hands.items():
                     # Without its pictures and mesh: a video's would not fit into memory.
-                    row = {name: getattr(hand, name) for name in SAVED}
+                    row = {name: getattr(hand, name) for name in IN_JSON}
                     row |= {"frame": frame.index, "time": frame.index / frame.fps}
-                    row["score"] = hand.score or np.nan
-                    hands.setdefault(number, []).append(row)
+                    hands.setdefault(number, []).append(row | {"score": hand.score or np.nan})
                 if draw:
                     picture = overlay(list(frame.hands.values()), frame.image)
                     height, width = (n - n % 2 for n in picture.shape[:2])  # as the codec asks
-                    if video is None:
-                        video = cv2.VideoWriter(
-                            str(aside / f"{stem}_overlay.mp4"), cv2.VideoWriter.fourcc(*"mp4v"),
-                            frame.fps, (width, height),
-                        )  # fmt: skip
+                    if not video.isOpened():
+                        path, codec = aside / f"{stem}_overlay.mp4", video.fourcc(*"mp4v")
+                        video.open(str(path), codec, frame.fps, (width, height))
                     video.write(cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR))
         finally:
-            if video is not None:
-                video.release()
+            video.release()
         if not hands:
             raise NoHandError(f"no hand was found in any of its {frame.index + 1} frames")
-        for i, number in enumerate(sorted(hands), start=1):
-            rows = hands[number]
+        for i, (_, rows) in enumerate(sorted(hands.items()), start=1):
             arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
             arrays |= {name: arrays[name][0] for name in ("hand", "checkpoint")}
-            np.savez_compressed(
-                aside / f"{stem}_hand{i}.npz", joint_names=np.array(NAMES), fps=frame.fps, **arrays
-            )
+            arrays |= {"joint_names": np.array(NAMES), "fps": frame.fps}
+            np.savez_compressed(aside / f"{stem}_hand{i}.npz", **arrays)
     return [rows[-1]["side"] for _, rows in sorted(hands.items())], paths

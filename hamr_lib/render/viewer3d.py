@@ -37,9 +37,9 @@ class Scene:
         self.plot.camera = [0, -0.08, -0.3, 0, -0.08, 0, 0, -1, 0]
 
     def show(self, vertices: np.ndarray, joints: np.ndarray, colours: np.ndarray) -> None:
-        """Draw vertices (V, 3) and joints (21, 3), metres, with colours (V, 3) in [0, 1]."""
+        """Draw vertices (V, 3) and joints (21, 3), metres, in colours (V, 3) or (3,) of [0, 1]."""
         self.mesh.vertices = np.asarray(vertices, np.float32)
-        self.mesh.colors = _packed(np.rint(255 * np.asarray(colours)))
+        self.mesh.colors = _packed(np.rint(255 * np.broadcast_to(colours, np.shape(vertices))))
         self.joints.positions = self.bones.vertices = np.asarray(joints, np.float32)
 
     def show_target(self, vertices, faces, colour) -> None:

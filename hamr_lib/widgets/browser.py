@@ -51,11 +51,11 @@ class Browser:
             found.title: found.load("evaluation", settings.data)
             for found in registry.find_sets(settings).values()
         }
-        dropdown = widgets.Dropdown
+        choices = {"set": list(self.sets), "measure": list(MEASURES), "order": ORDERS}
         self.controls = {
-            "set": dropdown(options=list(self.sets), description="set"),
-            "measure": dropdown(options=list(MEASURES), description="measure"),
-            "order": dropdown(options=ORDERS, description="order"),
+            name: widgets.Dropdown(options=options, description=name)
+            for name, options in choices.items()
+        } | {
             "place": widgets.IntSlider(0, 0, 0, description="sample", continuous_update=False),
             "iteration": widgets.IntSlider(1, 1, 1, description="iteration"),
         }  # fmt: skip
@@ -63,10 +63,8 @@ class Browser:
         self._bars = widgets.Image(width=BARS, height=BARS)
         self._scene, self._recovered, self._quiet = None, (None, None), False
         self._plot = widgets.VBox(layout={"flex": "1 1 auto", "overflow": "hidden"})
-        for name in ("set", "measure", "order"):
-            self.controls[name].observe(self._reorder, "value")
-        for name in ("place", "iteration"):
-            self.controls[name].observe(self.redraw, "value")
+        for name, control in self.controls.items():
+            control.observe(self._reorder if name in choices else self.redraw, "value")
         self._reorder()
         self.widget = widgets.VBox([
             widgets.HBox(list(self.controls.values()), layout={"flex_flow": "row wrap"}),
@@ -74,9 +72,8 @@ class Browser:
         ])  # fmt: skip
 
     def _reorder(self, _=None):
-        title = self.controls["set"].value
+        title, measure, order = (self.controls[n].value for n in ("set", "measure", "order"))
         self.predictions = load_predictions(predictions_path(self.folder, title))
-        measure, order = self.controls["measure"].value, self.controls["order"].value
         self.values = MEASURES[measure](self.predictions)
         worst_first = self.values if measure == "IoU" else -self.values
         keys = worst_first, -worst_first, np.arange(len(self.values))
@@ -103,8 +100,8 @@ class Browser:
             slider.max = slider.value = len(steps)
             self._quiet = False
         recovery = steps[slider.value - 1]
-        flip = np.array([-1.0 if recovery.side == "left" else 1.0, 1, 1])
         found = {name: self.predictions[name][[index]] for name in ("true_joints_3d", "valid_3d")}
+        flip = np.array([-1.0 if recovery.side == "left" else 1.0, 1, 1])
         found["joints_3d"] = (recovery.joints_3d * flip)[None]
         [joint_errors] = errors(found, main_protocol(self.predictions))
         value = f"{self.values[index]:.3g}" if np.isfinite(self.values[index]) else "no label"
@@ -113,15 +110,12 @@ class Browser:
             "right: the labels; the heat maps; the recovered joints and mesh after iteration "
             f"{slider.value}."
         )
-        self._image.value = encode(panels(frame, recovery))
-        self._bars.value = _bars(joint_errors)
+        self._image.value, self._bars.value = encode(panels(frame, recovery)), _bars(joint_errors)
         if self._scene is None:
             self._scene = Scene(recovery.faces)
             self._plot.children = [self._scene.plot]
         self._scene.mesh.indices = recovery.faces.astype(np.uint32)
-        self._scene.show(
-            recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1))
-        )
+        self._scene.show(recovery.vertices, recovery.joints_3d, SKIN)
 
 
 def evaluated_profile(run: str = "main") -> str | None:

@@ -247,10 +247,10 @@ class Explorer:
         self.terms.value = loss_table(terms) if terms else "Choose a target to see its losses."
 
     def _colours(self):
-        """(V, 3) in [0, 1]."""
+        """(V, 3) or (3,) in [0, 1]."""
         wanted, weights = self.controls["colours"].value, self.hand.weights.numpy()
         if wanted == "skin":
-            return np.tile(SKIN, (len(weights), 1))
+            return SKIN
         if wanted == "parts":
             fingers = [FINGER_COLOURS[name.split()[0]] for name in MANO_NAMES[1:]]
             shade = np.array([1.0] + [1.0, 0.75, 0.5] * 5)  # darker along a finger

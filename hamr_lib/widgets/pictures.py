@@ -31,6 +31,6 @@ def download_link(path: str | Path) -> str:
 def plot_recovery(recovery: Recovery):
     """Make a k3d plot of a recovered hand with its joints, seen as the camera saw it."""
     scene = Scene(recovery.faces)
-    scene.show(recovery.vertices, recovery.joints_3d, np.tile(SKIN, (len(recovery.vertices), 1)))
+    scene.show(recovery.vertices, recovery.joints_3d, SKIN)
     scene.show_skeleton(True)
     return scene.plot
