@@ -38,15 +38,9 @@ LAB_SETTINGS = {
 
 
 class Chrome:
-    """A tab of a headless Chromium.
+    """A tab of a headless Chromium, whose camera, if any, sees a motion JPEG file."""
 
-    Args:
-        folder: for its profile and downloads.
-        size: (width, height) of the window, pixels.
-        camera: a motion JPEG file that its camera shall see; None has no camera.
-    """
-
-    def __init__(self, folder, size=(1400, 1000), camera=None):
+    def __init__(self, folder, camera=None):
         folder = Path(folder)
         self.downloads = folder / "downloads"
         self.downloads.mkdir(parents=True)
@@ -60,7 +54,7 @@ class Chrome:
              "--disable-extensions", "--disable-background-networking",
              "--disable-component-update", "--disable-sync",
              "--enable-unsafe-swiftshader", "--use-angle=swiftshader", "--disable-dev-shm-usage",
-             f"--window-size={size[0]},{size[1]}", "--remote-allow-origins=*", "about:blank"],
+             "--window-size=1400,1000", "--remote-allow-origins=*", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         port_file = folder / "profile" / "DevToolsActivePort"

@@ -212,7 +212,7 @@ def test_an_interrupt_leaves_whole_sets(hamr, photos, tmp_path, monkeypatch, kin
         for name, handler in before.items():
             signal.signal(name, handler)
     assert code == command.INTERRUPTED and "interrupted" in err
-    assert sets(tmp_path / "out") in ({}, {"a": FILES})
+    assert sets(tmp_path / "out") in [dict.fromkeys(done, FILES) for done in ("", "a", "ab")]
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def profile(folder):
     return Good(path, lambda: load_settings(path), text=True)
 
 
-PHOTOS = ("jpg", "webp", "tif", "heic", "avif", "gif", "bmp", "ppm", "jp2")
+PHOTOS = ("jpg", "png", "webp", "tif", "heic", "avif", "gif", "bmp", "ppm", "jp2")
 KINDS = {
     **{f.__name__: f for f in (annotations, mano, mat, dexter_labels, network, predictions,
                                profile, video)},

@@ -24,19 +24,13 @@ def photo(height=240, width=320, seed=0):
 def test_exif_rotation_is_applied(tmp_path, orientation):
     """A camera stores the upright scene turned, and says in EXIF how; see the TIFF standard."""
     upright = photo(30, 40)
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.swapaxes(0, 1),
-        6: np.rot90(upright, 1),
-        7: upright[::-1, ::-1].swapaxes(0, 1),
-        8: np.rot90(upright, -1),
-    }[orientation]
+    mirrored, turned = upright[:, ::-1], upright[::-1, ::-1]
+    stored = [upright, mirrored, turned, upright[::-1], upright.swapaxes(0, 1), np.rot90(upright),
+              turned.swapaxes(0, 1), np.rot90(upright, -1)]  # fmt: skip
+    image = Image.fromarray(np.ascontiguousarray(stored[orientation - 1]))
     exif = Image.Exif()
     exif[274] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), upright)
 
 
@@ -113,14 +107,11 @@ def test_what_is_no_photo(tmp_path):
     assert not {"EPS", "DDS", "PSD", "BLP"} & set(reading.FORMATS)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        (271, 5, 1, b"\x08\0\0\0"),  # Make as RATIONAL
-        (282, 2, 4, b"72\0\0"),  # XResolution as ASCII
-        (700, 2, 4, b"<x>\0"),  # XMP as ASCII
-    ],
-)
+@pytest.mark.parametrize("entry", [
+    (271, 5, 1, b"\x08\0\0\0"),  # Make as RATIONAL
+    (282, 2, 4, b"72\0\0"),  # XResolution as ASCII
+    (700, 2, 4, b"<x>\0"),  # XMP as ASCII
+])  # fmt: skip
 def test_a_sloppy_tag_beside_the_orientation_does_not_matter(tmp_path, entry):
     """A JPEG of orientation 6 with one more EXIF entry: (tag, type, count, 4 value bytes)."""
     entries = sorted([(274, 3, 1, b"\x06\0\0\0"), entry])
@@ -135,24 +126,12 @@ def test_a_sloppy_tag_beside_the_orientation_does_not_matter(tmp_path, entry):
 
 
 @pytest.mark.parametrize("suffix", "jpg png webp heic avif tif bmp gif jp2".split())
-def test_formats_whole_and_damaged(tmp_path, suffix):
-    """Bytes are changed or cut off: the photo is read or refused, nothing else."""
+def test_formats(tmp_path, suffix):
+    """What is damaged is read or refused: see test_fuzz.py."""
     pillow_heif.register_heif_opener()
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(photo(60, 80)).save(path, quality=95)
     assert np.abs(read_photo(path).astype(int) - photo(60, 80)).mean() < 12  # GIF has 256 colours
-    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
-    for _ in range(25):
-        data = bytearray(whole[: rng.integers(len(whole) // 2, len(whole))])
-        for place in rng.integers(0, len(data), 4):
-            data[place] = rng.integers(256)
-        path.write_bytes(data)
-        try:
-            assert read_photo(path).ndim == 3
-        except PhotoError as error:
-            refused += 1
-            assert path.name in str(error)
-    assert refused
 
 
 def test_names_that_are_not_utf_8(tmp_path):

@@ -10,15 +10,7 @@ from hamr_lib.config import load_settings
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.model.hamr import HAMR, Output
 from hamr_lib.recovery import refine
-from hamr_lib.recovery.refine import (
-    Seen,
-    confidence,
-    fit,
-    joints_and_slopes,
-    lay,
-    left_jacobian,
-    read_maps,
-)
+from hamr_lib.recovery.refine import Seen, fit, joints_and_slopes
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +40,7 @@ def test_peak_and_spread_of_gaussian_maps_are_read():
     square = (pixels[None, None] - middle[:, 0, None, None]) ** 2
     square = square + (pixels[None, :, None] - middle[:, 1, None, None]) ** 2
     logits = (-square / (2 * sigma[:, None, None] ** 2))[:, None].expand(-1, 21, -1, -1)
-    peaks, variance = read_maps(logits)
+    peaks, variance = refine.read_maps(logits)
     expected = (2 * middle + 1) / size - 1
     torch.testing.assert_close(peaks, expected[:, None].expand(-1, 21, -1), atol=1e-4, rtol=0)
     expected = (sigma * 2 / size) ** 2
@@ -59,10 +51,10 @@ def test_confidence_is_the_fraction_of_a_map_near_a_joint():
     maps = torch.full((1, 21, 32, 32), -30.0)
     maps[:, :, 8, 24] = 0.0  # x = 17 / 32, y = -15 / 32
     place = torch.tensor([17.0, -15.0]).expand(1, 21, 2) / 32
-    assert confidence(maps, place).min() > 0.999
-    assert confidence(maps, place + 0.1).min() > 0.999
-    assert confidence(maps, place + 0.2).max() < 0.001
-    flat = confidence(torch.zeros(1, 21, 32, 32), torch.zeros(1, 21, 2))
+    assert refine.confidence(maps, place).min() > 0.999
+    assert refine.confidence(maps, place + 0.1).min() > 0.999
+    assert refine.confidence(maps, place + 0.2).max() < 0.001
+    flat = refine.confidence(torch.zeros(1, 21, 32, 32), torch.zeros(1, 21, 2))
     assert flat.mean().item() == pytest.approx(np.pi * refine.AROUND**2 / 4, rel=0.15)
 
 
@@ -75,9 +67,9 @@ def test_the_jacobian_of_rotations():
     v = torch.randn(20, 3, generator=generator).double()
     d = 1e-6 * torch.randn(20, 3, generator=generator).double()
     moved = roma.rotvec_to_rotmat(v + d) @ roma.rotvec_to_rotmat(v).mT
-    expected = (left_jacobian(v) @ d[..., None])[..., 0]
+    expected = (refine.left_jacobian(v) @ d[..., None])[..., 0]
     torch.testing.assert_close(roma.rotmat_to_rotvec(moved), expected, atol=1e-11, rtol=1e-5)
-    torch.testing.assert_close(left_jacobian(torch.zeros(1, 3)), torch.eye(3)[None])
+    torch.testing.assert_close(refine.left_jacobian(torch.zeros(1, 3)), torch.eye(3)[None])
 
 
 @pytest.mark.parametrize("poses, joints", [(6, "regressed"), (22, "kinematic"), (45, "regressed")])
@@ -107,7 +99,7 @@ def seen_of(network, truth, noise=0.0):
     generator = torch.Generator().manual_seed(0)
     flat = truth.joints_2d
     flat = flat + noise * torch.randn(flat.shape, generator=generator).double()
-    weights = torch.full(flat.shape[:2], refine.SIGMA_MAP**-2).double()
+    weights = refine.SIGMA_MAP**-2 * torch.rand(flat.shape[:2], generator=generator).double()
     world = truth.joints_3d - truth.joints_3d.mean(1, keepdim=True)
     return Seen(flat, weights, 1.2 * world, refine.SIGMA_3D**-2)
 
@@ -134,7 +126,7 @@ def test_the_least_of_the_energy_is_scipys(network, monkeypatch):
         flat = scale * place[..., :2] + (start.camera[:, 1:] + part[1])[:, None]
         solid = place - place.mean(1, keepdim=True)
         return np.concatenate([
-            ((flat - seen.points) / refine.SIGMA_MAP).flatten().numpy(),
+            ((flat - seen.points) * seen.weights.sqrt()[..., None]).flatten().numpy(),
             ((solid - part[5].exp() * seen.world) / refine.SIGMA_3D).flatten().numpy(),
             change / near, ((pose - poses.mean(0))[0].numpy()) / spread, betas[0].numpy(),
         ])  # fmt: skip
@@ -172,7 +164,7 @@ def test_a_hand_is_fitted_to_what_is_seen_of_it(network, evidence):
         maps = -(x[:, :, None] + y[..., None]) / (2 * 0.05**2)
         seen = seen_of(network, truth)
         with torch.no_grad():
-            fitted = lay(
+            fitted = refine.lay(
                 network, Output([maps], [start]), evidence,
                 seen.points[0].numpy(), seen.world[0].numpy(),
             )  # fmt: skip
@@ -182,17 +174,3 @@ def test_a_hand_is_fitted_to_what_is_seen_of_it(network, evidence):
             depth = (fitted.joints_3d - truth.joints_3d).norm(dim=-1).mean()
             assert depth < 0.015
     assert np.mean(off) < 0.25
-
-
-def test_a_joint_whose_map_says_nothing_pulls_little(network):
-    start, moved = hands(network, 1), []
-    seen = seen_of(network, start)._replace(world_weight=0.0)
-    for weight in (1e3, 1.0):
-        points, weights = seen.points.clone(), seen.weights.clone()
-        points[0, 8] += 0.5
-        weights[0, 8] = weight
-        with torch.no_grad():
-            base = fit(network, start, seen)[0]
-            fitted = fit(network, start, seen._replace(points=points, weights=weights))[0]
-        moved.append((fitted.joints_2d - base.joints_2d)[0, 8].norm().item())
-    assert moved[0] > 0.1 and moved[1] < 0.1 * moved[0]

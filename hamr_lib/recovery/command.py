@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -128,19 +130,20 @@ def _recover(args):
         import roma  # noqa: F401  it asks for torch's compiler, which it does not need
     from hamr_lib.recovery.pipeline import NoHandError, checked_box, load_network
 
-    args.box = checked_box(args.box)
-    network = load_network(args.checkpoint, args.device).path
     gc.freeze()
     gc.enable()
-    hands, failures, console = Counter(), [], Console(stderr=True)
+    args.box = checked_box(args.box)
+    network = load_network(args.checkpoint, args.device).path
+    console, quiet = Console(stderr=True), len(photos) == 1 and not is_video(photos[0])
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    quiet = len(photos) == 1 and not is_video(photos[0])
-    with Progress(*columns, console=console, disable=quiet) as progress:
-        args.tell = lambda text: progress.update(progress.task_ids[0], description=text)
-        for photo in progress.track(photos, description="recovering"):
-            name, recover_file = shown(photo), _recover_video if is_video(photo) else _recover_photo
+    hands, failures = Counter(), []
+    # An interrupt ends the writer last: what it has begun it completes.
+    with Progress(*columns, console=console, disable=quiet) as bar, ThreadPoolExecutor(1) as writer:
+        args.tell = lambda text: bar.update(bar.task_ids[0], description=text)
+        for photo, result in _results(bar.track(photos, description="recovering"), args, writer):
+            name = shown(photo)
             try:
-                sides, paths = recover_file(photo, args)
+                sides, paths = result()
             except HamrError as error:
                 text = str(error) if name in str(error) else f"{name}: {error}"
                 console.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -157,14 +160,35 @@ def _recover(args):
     return NO_HAND if all(isinstance(error, NoHandError) for error in failures) else FAILED
 
 
-def _recover_photo(path, args):
-    """Recover the hands of one photo and save them; returns their sides and the files."""
+def _results(photos, args, writer):
+    """Yield each path and a function that returns the sides of its hands and its files.
+
+    The files of a photo are written while the next one is looked at.
+    """
+    before = []
+    for photo in photos:
+        now = [] if is_video(photo) else [(photo, _recover_photo(photo, args, writer))]
+        yield from before
+        before = now
+        if is_video(photo):
+            yield photo, partial(_recover_video, photo, args)
+    yield from before
+
+
+def _recover_photo(path, args, writer):
+    """Recover the hands of one photo, and have them saved; see `_results`."""
     from hamr_lib.recovery.pipeline import recover
     from hamr_lib.recovery.result import save_photo
 
-    hands = recover(path, args.box, args.side, args.checkpoint, args.device, args.evidence)
-    paths = save_photo(hands, args.out, path.stem, args.overlay, keep=args.keep)
-    return [hand.side for hand in hands], paths
+    result = Future()
+    try:
+        hands = recover(path, args.box, args.side, args.checkpoint, args.device, args.evidence)
+    except HamrError as error:
+        result.set_exception(error)
+        return result.result
+    sides = [hand.side for hand in hands]
+    saved = writer.submit(save_photo, hands, args.out, path.stem, args.overlay, keep=args.keep)
+    return lambda: (sides, saved.result())
 
 
 def _recover_video(path, args):
