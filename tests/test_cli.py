@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_an_interrupt_leaves_whole_sets(hamr, photos, tmp_path, monkeypatch, kin
     before = {name: signal.getsignal(name) for name in (kind, signal.SIGHUP, signal.SIGTERM)}
     if kind == signal.SIGINT:  # a shell's background jobs ignore it
         signal.signal(kind, signal.default_int_handler)
-    moves, truly = iter(range(1, 99)), os.replace
+    moves, truly, threads = iter(range(1, 99)), os.replace, set(threading.enumerate())
 
     def replace(*paths):
         truly(*paths)
@@ -211,6 +212,8 @@ def test_an_interrupt_leaves_whole_sets(hamr, photos, tmp_path, monkeypatch, kin
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+        for thread in set(threading.enumerate()) - threads:  # as Python does at its end
+            thread.join()
     assert code == command.INTERRUPTED and "interrupted" in err
     assert sets(tmp_path / "out") in [dict.fromkeys(done, FILES) for done in ("", "a", "ab")]
 

@@ -269,9 +269,9 @@ def test_the_saved_files_hold_the_recovery(tmp_path, right):
     assert "<title>A right hand, recovered by HAMR</title>" in page and 'src="http' not in page
 
 
-def test_three_formats_of_meshes(tmp_path, right):
+def test_both_formats_of_meshes(tmp_path, right):
     """A viewer of GLB looks along -z with y up: the same hand, upright, at the same size."""
-    for kind in ("obj", "ply", "glb"):
+    for kind in ("obj", "glb"):
         write_mesh(tmp_path / f"a.{kind}", right.vertices, right.faces, "right hand")
         mesh = trimesh.load_mesh(tmp_path / f"a.{kind}", process=False)
         flip = [1, -1, -1] if kind == "glb" else 1
@@ -352,6 +352,4 @@ def test_a_set_of_files_is_whole_or_as_it_was(tmp_path, monkeypatch, failure, wh
                 save("new", "abc")
     finally:
         signal.signal(signal.SIGINT, before)
-    found = {path.name: read_json(path) for path in tmp_path.iterdir()}
-    assert found in ({"a": "old", "c": "old"}, {"a": "new", "b": "new", "c": "new"})
-    assert found["a"] == "old" or when > 3
+    assert {path.name: read_json(path) for path in tmp_path.iterdir()} == {"a": "old", "c": "old"}

@@ -1,4 +1,4 @@
-"""Write meshes as OBJ, PLY and GLB, without a library that takes long to import."""
+"""Write meshes as OBJ and GLB, without a library that takes long to import."""
 
 import json
 import struct
@@ -11,23 +11,11 @@ from hamr_lib.files import write_aside
 from hamr_lib.render import vertex_normals
 
 SKIN = (0.80, 0.62, 0.53)
-# glTF's numbers for float32, uint32, vertex attributes, and indices.
-FLOAT, UINT, ATTRIBUTE, INDEX = 5126, 5125, 34962, 34963
-PLY = """\
-ply
-format ascii 1.0
-element vertex {}
-property float x
-property float y
-property float z
-element face {}
-property list uchar int vertex_indices
-end_header
-"""
+FLOAT, UINT = 5126, 5125  # glTF's numbers for float32 and uint32
 
 
 def write_mesh(path: str | Path, vertices: np.ndarray, faces: np.ndarray, name="hand") -> None:
-    """Write a mesh as OBJ, PLY or GLB, by the path's ending, aside and renamed.
+    """Write a mesh as OBJ or GLB, by the path's ending, aside and renamed.
 
     Args:
         path: the file.
@@ -40,38 +28,31 @@ def write_mesh(path: str | Path, vertices: np.ndarray, faces: np.ndarray, name="
         HamrError: for another ending, and what cannot be written.
     """
     kind = Path(path).suffix.lower()
-    if kind == ".obj":  # which counts from 1
-        data = _rows("v %.7f %.7f %.7f", vertices) + _rows("f %d %d %d", faces + 1)
-    elif kind == ".ply":
-        head = PLY.format(len(vertices), len(faces))
-        data = head + _rows("%.7f %.7f %.7f", vertices) + _rows("3 %d %d %d", faces)
+    if kind == ".obj":
+        text = "v %.7f %.7f %.7f\n" * len(vertices) % tuple(vertices.ravel().tolist())
+        corners = tuple((faces + 1).ravel().tolist())  # OBJ counts from 1
+        data = (text + "f %d %d %d\n" * len(faces) % corners).encode()
     elif kind == ".glb":
         data = _glb(vertices, faces, name)
     else:
-        raise HamrError(f"{path}: expected a name that ends in .obj, .ply or .glb")
+        raise HamrError(f"{path}: expected a name that ends in .obj or .glb")
     with write_aside(path) as aside:
-        aside.write_bytes(data if kind == ".glb" else data.encode())
-
-
-def _rows(form, values):
-    """Format rows of numbers as lines."""
-    return f"{form}\n" * len(values) % tuple(values.ravel().tolist())
+        aside.write_bytes(data)
 
 
 def _glb(vertices, faces, name):
     """Return the bytes of a GLB file: a header, the scene as JSON, and its numbers."""
-    arrays = [
-        (faces.reshape(-1, 1).astype("<u4"), UINT, "SCALAR", INDEX),
-        (vertices.astype("<f4"), FLOAT, "VEC3", ATTRIBUTE),
-        (vertex_normals(vertices, faces).astype("<f4"), FLOAT, "VEC3", ATTRIBUTE),
-    ]
+    corners, normals = faces.reshape(-1, 1).astype("<u4"), vertex_normals(vertices, faces)
     accessors, views, numbers = [], [], b""
-    for i, (array, kind, form, target) in enumerate(arrays):
+    for array, kind, form in (
+        (corners, UINT, "SCALAR"), (vertices.astype("<f4"), FLOAT, "VEC3"),
+        (normals.astype("<f4"), FLOAT, "VEC3"),
+    ):  # fmt: skip
         limits = {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
-        shape = {"count": len(array), "type": form}
-        accessors.append({"bufferView": i, "componentType": kind, **shape, **limits})
+        what = {"componentType": kind, "type": form, "count": len(array)}
+        accessors.append({"bufferView": len(views), **what, **limits})
         place = {"byteOffset": len(numbers), "byteLength": array.nbytes}
-        views.append({"buffer": 0, "target": target, **place})
+        views.append({"buffer": 0, **place})
         numbers += array.tobytes()
     surface = {"baseColorFactor": [*SKIN, 1], "metallicFactor": 0, "roughnessFactor": 0.7}
     drawn = {"attributes": {"POSITION": 1, "NORMAL": 2}, "indices": 0, "material": 0}
@@ -89,6 +70,6 @@ def _glb(vertices, faces, name):
     }
     text = json.dumps(scene).encode()
     text += b" " * (-len(text) % 4)
-    size = 12 + 8 + len(text) + 8 + len(numbers)
-    head = struct.pack("<4sII", b"glTF", 2, size) + struct.pack("<I4s", len(text), b"JSON")
-    return head + text + struct.pack("<I4s", len(numbers), b"BIN\0") + numbers
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text
+    chunks += struct.pack("<I4s", len(numbers), b"BIN\0") + numbers
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks

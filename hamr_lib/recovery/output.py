@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +25,8 @@ def reason(error: Exception) -> str:
 def whole_set(folder: str | Path, keep: set[str] | None = None) -> Iterator[tuple[Path, list]]:
     """Yield a hidden folder for files, and a list that their paths are added to in the end.
 
-    They move into `folder` when the block ends. Where the block or a move fails, or an interrupt
-    comes before the moves, `folder` is as it was; during the moves, an interrupt waits for them.
+    They move into `folder` when the block ends. Where the block or a move fails or is interrupted,
+    `folder` is as it was.
 
     Args:
         keep: real paths that are not overwritten; those of the files are added.
@@ -39,37 +38,30 @@ def whole_set(folder: str | Path, keep: set[str] | None = None) -> Iterator[tupl
     hidden = {"prefix": f".hamr-{os.getpid()}-", "suffix": ".part", "dir": folder}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as old,
-            tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as aside,
-        ):
-            yield Path(aside), paths
-            paths += [folder / name for name in sorted(os.listdir(aside))]
+        with tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as aside:
+            new, old = Path(aside, "new"), Path(aside, "old")
+            new.mkdir()
+            yield new, paths
+            old.mkdir()
+            paths += [folder / name for name in sorted(os.listdir(new))]
             for path in paths:
                 if path.is_dir() or os.path.realpath(path) in keep:
                     raise HamrError(f"cannot write {shown(path)}: another file or folder is there")
-            with ThreadPoolExecutor(1) as other:  # interrupts come to the main thread alone
-                other.submit(_move, paths, Path(aside), Path(old)).result()
+            try:
+                for path in paths:
+                    if os.path.lexists(path):
+                        os.replace(path, old / path.name)
+                    os.replace(new / path.name, path)
+            except BaseException:
+                for path in paths:
+                    if os.path.lexists(old / path.name):
+                        os.replace(old / path.name, path)
+                    elif not os.path.lexists(new / path.name):
+                        path.unlink()
+                raise
             keep.update(map(os.path.realpath, paths))
     except OSError as error:
         raise HamrError(f"cannot write into {shown(folder)}: {reason(error)}") from error
-
-
-def _move(paths, new, old):
-    """Move files of the folder `new` to paths, and what is there to `old`: all, or none."""
-    begun = []
-    try:
-        for path in paths:
-            if os.path.lexists(path):
-                os.replace(path, old / path.name)
-            begun.append(path)
-            os.replace(new / path.name, path)
-    except OSError:
-        for path in begun:
-            path.unlink(missing_ok=True)
-            if os.path.lexists(old / path.name):
-                os.replace(old / path.name, path)
-        raise
 
 
 def check_folder(folder: Path) -> None:

@@ -51,60 +51,27 @@ class Explorer:
     """
 
     def __init__(self, hand: str = "auto", side: str = "right"):
-        self._quiet, self._scene = False, None
-        self.which = widgets.Dropdown(options=("open", "mano"), description="hand")
-        self.side = widgets.Dropdown(options=("right", "left"), description="side")
-        self._problem, self._image = widgets.HTML(), widgets.Image(width=IMAGE, height=IMAGE)
-        self._tabs = widgets.Tab(layout=widgets.Layout(width="360px", height="460px"))
-        self._build(hand, side)
-        for control in (self.which, self.side):
-            control.observe(self._switch, "value")
-        self.widget = widgets.HBox([self._tabs, self._scene.plot, self._image])
-
-    def _build(self, name, side):
-        """Load a hand, make its controls, and draw it."""
-        self.hand = load_hand(name, side, pose_components=45)
+        self.hand = load_hand(hand, side, pose_components=45)
         principal = load_hand(self.hand.name, side, pose_components=COMPONENTS)
         self._basis = principal.layer.hand_components.numpy()  # (COMPONENTS, 45)
         self.anatomical, self._upright = self.hand.name == "open", upright(self.hand)
         self._mirror = anatomy.MIRROR if side == "left" else 1.0
         self._extra = np.zeros(45)  # pose offset of the last fit, for which there is no slider
-        self._quiet, self.controls = True, {}
-        self.which.value, self.side.value = self.hand.name, side
+        self._scene, self._image = Scene(self.hand.faces.numpy()), widgets.Image()
+        self._image.width = self._image.height = IMAGE
+        self.controls, self.target, self._quiet = {}, None, False
         tabs = {
             "View": self._view(), "Shape": self._sliders(SHAPE), "Joints": self._joints(),
             "PCA": self._sliders(PCA), "Fit": self._fit(), "Save": self._files(),
         }  # fmt: skip
-        self._tabs.children = [widgets.VBox(tab) for tab in tabs.values()]
-        self._tabs.titles = tuple(tabs)
-        faces = self.hand.faces.numpy()
-        self._scene = self._scene or Scene(faces)
-        self._scene.mesh.indices = faces.astype(np.uint32)
         sliders = {k: c for k, c in self.controls.items() if isinstance(c, widgets.FloatSlider)}
         self.start = {name: slider.value for name, slider in sliders.items()}
         for control in self.controls.values():
             control.observe(self.redraw, "value")
-        self._quiet = False
-        self._take_target()
-
-    def _switch(self, _):
-        """Load the other side or the other hand, and keep the sliders where they are."""
-        if self._quiet:
-            return
-        values = {name: control.value for name, control in self.controls.items()}
-        before = self.hand.name, self.hand.side
-        self._problem.value = ""
-        try:
-            self._build(self.which.value, self.side.value)
-        except HamrError as error:
-            self._problem.value = problem(error)
-            self._quiet = True
-            self.which.value, self.side.value = before
-            self._quiet = False
-            return
-        # A target belongs to one hand and the camera to one side: both start anew.
-        kept = [n for n in values if n in self.controls and not n.startswith(("camera", "target"))]
-        self._set({name: values[name] for name in kept})
+        children, layout = [widgets.VBox(tab) for tab in tabs.values()], {"width": "360px"}
+        shown = widgets.Tab(children, titles=tuple(tabs), layout=layout | {"height": "460px"})
+        self.widget = widgets.HBox([shown, self._scene.plot, self._image])
+        self.redraw()
 
     def _set(self, values):
         """Set controls by name, and draw once. A slider keeps a value within its range."""
@@ -144,7 +111,7 @@ class Explorer:
             "skeleton": widgets.Checkbox(True, description="joints and bones"),
         }
         self.controls |= shown
-        return [self.which, self.side, self._problem, *sliders, *shown.values()]
+        return [*sliders, *shown.values()]
 
     def _joints(self):
         if not self.anatomical:
@@ -172,7 +139,7 @@ class Explorer:
 
     def _files(self):
         self.path = widgets.Text(str(ROOT / "results" / "hand.obj"), description="file")
-        self.message = widgets.HTML("OBJ, PLY or GLB, by the file's ending")
+        self.message = widgets.HTML("OBJ or GLB, by the file's ending")
         self.code = widgets.Textarea(layout=widgets.Layout(width="320px", height="280px"))
         title = widgets.HTML("This hand as code:")
         return [self.path, _button("save", self.save), self.message, title, self.code]
