@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from hamr_lib.errors import HamrError
+from hamr_lib.files import numbers
 from hamr_lib.imports import in_place_of
 
 with in_place_of("trimesh.base", Trimesh=object):  # which DEODR imports for a type alone
@@ -99,11 +100,9 @@ def rasterize(
         HamrError: naming the argument that is wrong.
     """
     vertices, camera = np.ascontiguousarray(vertices, np.float64), np.asarray(camera, np.float64)
-    shaped = vertices.ndim == 2 and vertices.shape[1] == 3 and len(vertices) > 0
-    check(shaped and np.isfinite(vertices).all(), "vertices", vertices, "finite (V, 3), V from 1")
     pinhole = camera.shape == (3, 3)
-    known = (pinhole or camera.shape == (3,)) and np.isfinite(camera).all()
-    check(known, "camera", camera, "finite (3,) weak or (3, 3) pinhole")
+    numbers("vertices", vertices, (None, 3))
+    numbers("camera", camera, (3, 3) if pinhole else (3,))
     faces, shape = check_faces(faces, len(vertices)), _shape(size)
 
     visible = vertices[:, 2] > (NEAR if pinhole else -np.inf)
@@ -210,10 +209,7 @@ def check_size(size) -> None:
 
 def check_faces(faces, count: int) -> np.ndarray:
     """Return faces as (F, 3) int32, rows of `count` vertices; refuse others."""
-    faces = np.asarray(faces)
-    shaped = faces.ndim == 2 and faces.shape[1] == 3 and len(faces) > 0
-    whole = np.issubdtype(faces.dtype, np.integer)
-    check(shaped and whole, "faces", faces, "integers (F, 3), F at least 1")
+    faces = numbers("faces", np.asarray(faces), (None, 3), kinds="iu")
     for index in (faces.min(), faces.max()):
         check(0 <= index < count, "an index in faces", index, f"0 to {count - 1}")
     return np.ascontiguousarray(faces, np.int32)

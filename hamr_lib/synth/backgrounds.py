@@ -86,15 +86,12 @@ def draw_photograph(rng: np.random.Generator, split: str, shape: tuple) -> np.nd
     """Cut a random part of a photograph, (height, width, 3) float32 RGB in [0, 1]."""
     paths = photographs(split)
     image = _read(paths[rng.integers(len(paths))])
-    height, width = shape
     # At least 0.35 of the photograph's shorter side, which limits the magnification.
     side = rng.uniform(0.35, 1.0) * min(image.shape[:2])
     center = [rng.uniform(side / 2, length - side / 2) for length in image.shape[1::-1]]
-    matrix = cv2.getRotationMatrix2D(center, rng.normal(0, 8), max(height, width) / side)
-    matrix[:, 2] += np.array([width, height]) / 2 - center
-    cut = cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
+    matrix = cv2.getRotationMatrix2D(center, rng.normal(0, 8), max(shape) / side)
+    matrix[:, 2] += np.array(shape[::-1]) / 2 - center
+    cut = cv2.warpAffine(image, matrix, shape[::-1], borderMode=cv2.BORDER_REFLECT_101)
     if rng.uniform() < 0.5:
         cut = cut[:, ::-1]
     return cut.astype(np.float32) / 255
@@ -116,8 +113,7 @@ def draw_swatch(rng: np.random.Generator, split: str) -> np.ndarray:
 
 def _pattern(rng, shape):
     """Draw a gradient with texture and clutter."""
-    height, width = shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(shape)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / max(shape)
     angle = rng.uniform(0, 2 * np.pi)
     ramp = (np.cos(angle) * x + np.sin(angle) * y)[..., None]
     first, second = _colour(rng), _colour(rng)
@@ -126,7 +122,7 @@ def _pattern(rng, shape):
     image = np.ascontiguousarray(image, np.float32)
     for _ in range(rng.integers(0, 14)):  # boards, boxes and round things
         color = tuple(float(c) for c in _colour(rng))
-        place = rng.uniform(-0.1, 1.1, 2) * (width, height)
+        place = rng.uniform(-0.1, 1.1, 2) * shape[::-1]
         size = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 2)) * max(shape)
         square = rng.uniform() < 0.6
         box = (tuple(place), tuple(size), rng.uniform(0, 180))
