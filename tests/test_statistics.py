@@ -29,23 +29,20 @@ def test_a_flat_right_hand_from_behind_from_the_front_and_turned():
     front = flat * [-1, 1, -1]  # half a turn about the vertical
     sideways = flat[:, [1, 0, 2]] * [-1, 1, 1]  # a quarter turn in the image, clockwise
     found = statistics(crops_of(np.stack([flat, front, sideways])))
-    np.testing.assert_allclose(found["palm's turn from the camera (degrees)"], [180, 0, 180])
-    np.testing.assert_allclose(
-        found["direction of the hand in the image (degrees)"], [0, 0, 90], atol=1e-4
-    )
-    np.testing.assert_allclose(found["how straight the fingers are (1: stretched)"], 1, rtol=1e-5)
-    np.testing.assert_allclose(found["wrist to middle knuckle (mm)"], 80, rtol=1e-5)
-    np.testing.assert_allclose(found["distance of the hand (m)"], 0.5)
-    np.testing.assert_allclose(found["lightness of the hand (0-255)"], 200, rtol=1e-4)
+    for name, expected in {
+        "palm's turn from the camera (degrees)": [180, 0, 180],
+        "direction of the hand in the image (degrees)": [0, 0, 90],
+        "how straight the fingers are (1: stretched)": 1,
+        "wrist to middle knuckle (mm)": 80,
+        "distance of the hand (m)": 0.5,
+        "lightness of the hand (0-255)": 200,
+    }.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_a_bent_finger_is_less_straight():
     bent = rest_joints()
-    base, middle = bent[9], bent[10]
-    along = (middle - base) / np.linalg.norm(middle - base)
-    bent[11] = middle + [0, 0, 0.025]  # at a right angle: 30 mm along, then 45 mm across
-    bent[12] = middle + [0, 0, 0.045]
-    assert along[2] == 0
+    bent[11:13] = bent[10] + np.array([[0, 0, 0.025], [0, 0, 0.045]])  # 30 mm along, 45 mm across
     straight = np.hypot(30, 45) / 75
     found = statistics(crops_of(bent[None]))["how straight the fingers are (1: stretched)"]
     assert found == pytest.approx([(3 + straight) / 4], rel=1e-4)

@@ -9,8 +9,6 @@ from hamr_lib.hand.anatomy import angles_to_axis_angle
 from hamr_lib.hand.layer import load_hand
 from hamr_lib.hand.sampling import sample_poses
 
-FILL = 0.85  # how far hands reach from the middle of the image to its border
-
 
 class Hands(NamedTuple):
     """Hands in the middle of the image, and what they are made of."""
@@ -40,5 +38,5 @@ def random_hands(count: int, seed: int = 0) -> Hands:
     with torch.no_grad():
         xy = hands.vertices()[..., :2]
     low, high = xy.amin(1), xy.amax(1)
-    scale = 2 * FILL / (high - low).amax(1, keepdim=True)
+    scale = 2 * 0.85 / (high - low).amax(1, keepdim=True)  # 0.85 of the way to the border
     return hands._replace(camera=torch.cat([scale, -scale * (low + high) / 2], dim=1))
