@@ -226,13 +226,13 @@ def _seen_faces(points, faces, shape, visible, cull):
     """Return the rows of the faces that can be visible."""
     x, y = points.T
     height, width = shape
-    # One bit for each border that a vertex lies beyond: a face all of whose corners share a bit
-    # lies beyond that border.
+    # One bit for each border that a vertex is beyond: a face whose corners share one is not seen.
     beyond = (x < 0) | (x > width - 1) * np.uint8(2)
     beyond = beyond | (y < 0) * np.uint8(4) | (y > height - 1) * np.uint8(8)
     a, b, c = faces.T
     inside = (beyond[a] & beyond[b] & beyond[c]) == 0
-    a, b, c = faces[kept := np.flatnonzero(inside & visible[a] & visible[b] & visible[c])].T
+    kept = np.flatnonzero(inside & visible[a] & visible[b] & visible[c])
+    a, b, c = faces[kept].T
     area = (x[b] - x[a]) * (y[c] - y[a]) - (y[b] - y[a]) * (x[c] - x[a])
     # y points down, so a face that turns counterclockwise to the eye has a negative area.
     return kept[area < 0 if cull else area != 0]
