@@ -39,26 +39,18 @@ PALM = (MIDDLE_MCP, 2.0)
 
 @group
 class Protocol:
-    """How predicted joints are compared with labels (docs/protocols.md).
-
-    Attributes:
-        thresholds: a key of `THRESHOLDS`.
-        root: what is laid upon each other: a joint; "palm", in the place of joint 0, where it is
-            scored, always as zero; or "centroid" of the labelled joints. "" in 2-D: nothing.
-        scale: what gets the label's size: the middle proximal phalanx ("bone"), "wrist bone", or
-            the joints' mean distance from their "centroid". "procrustes" is the best similarity
-            over the labelled joints, whatever the root.
-        root_counts: whether the root joint, whose error is always zero, is scored.
-        visible: whether only joints that the set flags as visible are scored.
-        whose: whose evaluation this is; part of the name, not of the comparison.
-    """
+    """How predicted joints are compared with labels (docs/protocols.md)."""
 
     thresholds: Literal[*THRESHOLDS] = "20-50 mm in 20"
+    # What is laid upon each other: a joint; "palm", in the place of joint 0, where it is scored,
+    # always as zero; or "centroid" of the labelled joints. "" in 2-D: nothing.
     root: Literal["", *ROOTS] = "wrist"
+    # What gets the label's size: the middle proximal phalanx ("bone"), "wrist bone", or the joints'
+    # mean distance from their "centroid". "procrustes" is the best similarity, whatever the root.
     scale: Literal[*SCALES] = "none"
-    root_counts: bool = True
-    visible: bool = False
-    whose: str = field(default="", compare=False)
+    root_counts: bool = True  # whether the root joint, whose error is always zero, is scored
+    visible: bool = False  # whether only joints that the set flags as visible are scored
+    whose: str = field(default="", compare=False)  # whose evaluation this is; part of the name
 
     @property
     def grid(self) -> np.ndarray:

@@ -112,12 +112,6 @@ def score(runs: list[dict], settings: Evaluate) -> pd.DataFrame:
     return tabulate(runs, measures, settings)
 
 
-def score_protocols(runs: list[dict], settings: Evaluate) -> pd.DataFrame:
-    """Score the 3-D AUC of the same runs under every protocol of the literature."""
-    measures = [("auc", p.name, areas(runs, p)) for p in protocols.protocol_matrix()]
-    return tabulate(runs, measures, settings)
-
-
 def tabulate(runs: list[dict], measures: list[tuple], settings: Evaluate) -> pd.DataFrame:
     """Make rows of `metrics.csv`, each with its 95 % interval over images (and seeds).
 
@@ -204,7 +198,8 @@ def evaluate_method(
         told = f"{told} carry no label" if "joints_3d" in found else "masks alone"
         print(f"{about['method']} on {dataset}: {len(crops)} images, {told}")
         rows.append(score([found], settings.evaluate))
-        matrix.append(score_protocols([found], settings.evaluate))
+        every = [("auc", p.name, areas([found], p)) for p in protocols.protocol_matrix()]
+        matrix.append(tabulate([found], every, settings.evaluate))
     on_gpu = torch.device(about.get("device", "cpu")).type == "cuda"
     write_json(folder / "cost.json", {
         "parameters": sum(p.numel() for p in network.parameters()) if network else 0,
@@ -272,14 +267,11 @@ def evaluate_photographs(checkpoint: str | Path, folder: str | Path) -> pd.DataF
         dataset=photographs.TITLE, split="seen joints", method="main", seed=settings.train.seed,
         device=next(model.parameters()).device,
     )  # fmt: skip
-    found = [recover(f.image, frame_box(f), f.side, checkpoint)[0] for f in frames]
-    run["recovered_pixels"] = np.stack([recovery.joints_2d for recovery in found])
+    hands = (recover(f.image, frame_box(f), f.side, checkpoint)[0] for f in frames)
+    run["recovered_pixels"] = np.stack([hand.joints_2d for hand in hands])
     run["boxes"] = crops.labels["side"][:, None] / BOX_FACTOR
     points = {"": "pixels", "_heatmaps": "peak_pixels", "_recover": "recovered_pixels"}
-    measures = [
-        (f"auc_2d_box{suffix}", BOXES.name, areas([run], BOXES, name))
-        for suffix, name in points.items()
-    ]
+    measures = [(f"auc_2d_box{k}", BOXES.name, areas([run], BOXES, v)) for k, v in points.items()]
     return write_rows(Path(folder) / "photographs.csv", tabulate([run], measures, options))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
@@ -32,20 +33,12 @@ COLOURS = {
 plt.switch_backend(plt.get_backend())  # Jupyter sets its own up now, not within `styled`
 # Decorates what draws.
 styled = plt.rc_context({
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper", font_scale=0.85),
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
     "grid.color": "0.9",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.4,
+    "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
     "figure.dpi": 150,
     "savefig.dpi": 300,
