@@ -15,7 +15,7 @@ from pydantic import Field, StrictBool
 
 from hamr_lib.errors import HamrError, quoted
 from hamr_lib.files import CHECKOUT, read_yaml
-from hamr_lib.validation import SEEDS, Factors, Interval, Seeds, group, known, told_by, within
+from hamr_lib.validation import SEEDS, Factors, Interval, Seeds, complaint, group, known, within
 from hamr_lib.variants import CLAIMS, COMPARISONS, VARIANTS, check_names
 
 PROFILES = CHECKOUT / "notebooks" / "profiles"
@@ -215,7 +215,7 @@ class Evaluate:
 class Study:
     """Which further runs the study holds."""
 
-    ablations: known(VARIANTS, "variant") = tuple(CLAIMS)
+    ablations: known(VARIANTS) = tuple(CLAIMS)
     ablation_seeds: Seeds = (0, 1, 2)  # of the full model and the paper's own ablations
     choice_seeds: int = within(3, 1, 100)  # how many of these the other variants take
     ablation_steps: int = within(200000, 1, 10**8)  # of each row of Fig. 8, the full model's too
@@ -225,7 +225,7 @@ class Study:
     lift_steps: int = within(1000, 0, 10**7)
     # Of ablations and comparisons, at least: a pretrained stem that stays as it is costs half.
     frozen_blocks: int = within(0, 0, 100)
-    comparisons: known(COMPARISONS, "method") = tuple(COMPARISONS)
+    comparisons: known(COMPARISONS) = tuple(COMPARISONS)
     comparison_steps: int = within(200000, 1, 10**8)  # of each method that is trained
     # Factors on `train.learning_rate`: a method is trained with the best of them, by its error on
     # the validation crops after so many steps (0: no search).
@@ -271,6 +271,16 @@ class Settings:
 _CHECKED = pydantic.TypeAdapter(Settings)
 
 
+def from_dict(values, source="settings") -> Settings:
+    """Build `Settings` from nested plain values (the inverse of `Settings.to_dict`); strict."""
+    if not isinstance(values, dict):
+        raise HamrError(f"{source}: expected a mapping of settings, got {quoted(values)}")
+    try:
+        return _CHECKED.validate_python(values)
+    except pydantic.ValidationError as error:
+        raise complaint(error, source) from None
+
+
 def load_settings(profile, variant="full", **overrides) -> Settings:
     """Read a profile, with a variant of `VARIANTS` and then single overrides on top.
 
@@ -296,16 +306,14 @@ def load_settings(profile, variant="full", **overrides) -> Settings:
 def _read(profile, above=()):
     """The path of a profile and its values, with those of its base; `above` led to it."""
     source = f"{above[-1]}: base: " if above else ""
-    if not isinstance(profile, str | Path):
-        raise HamrError(f"{source}expected the name of a profile, got {quoted(profile)}")
-    path = Path(profile)
+    path = Path(profile) if isinstance(profile, str | Path) else Path()
     if path.suffix != ".yaml":
-        path = PROFILES / f"{profile}.yaml"
+        path = PROFILES / f"{path}.yaml"
         if not PROFILE_NAME.fullmatch(str(profile)) or not path.is_file():
-            known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-            raise HamrError(f"{source}unknown profile {quoted(str(profile))} (known: {known})")
+            names = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+            raise HamrError(f"{source}unknown profile {quoted(profile)} (known: {names})")
     if path in above:
-        raise HamrError(f"{source}{quoted(str(profile))} is itself based on {above[-1].stem!r}")
+        raise HamrError(f"{source}{quoted(profile)} is itself based on {above[-1].stem!r}")
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise HamrError(f"{path}: expected a mapping of settings, got {quoted(values)}")
@@ -329,39 +337,31 @@ def load_run(profile, run="main") -> Settings:
         return load_settings(profile)
     variant, _, seed = str(run).rpartition("-s")
     if not re.fullmatch("[0-9]{1,10}", seed):
-        raise HamrError(
-            f"run {quoted(run)}: expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'"
-        )
-    budget = _budget(profile, variant, "ablation_steps")
-    return load_settings(profile, variant, train__seed=int(seed), **budget)
+        expected = "expected 'main' or '<variant>-s<seed>', e.g. 'no-mesh-s0'"
+        raise HamrError(f"run {quoted(run)}: {expected}")
+    return _shorter(profile, variant, "ablation_steps", train__seed=int(seed))
 
 
 def load_comparison(profile, method) -> Settings:
     """Read the settings under which a method of `COMPARISONS` is trained."""
     check_names([method], COMPARISONS, "method")
-    return load_settings(profile, **_budget(profile, "full", "comparison_steps"))
+    return _shorter(profile, "full", "comparison_steps")
 
 
-def _budget(profile, variant, name):
-    """Overrides for a training of a profile's `ablation_steps` or `comparison_steps`."""
+def _shorter(profile, variant, name, **overrides):
+    """Settings of a training of a profile's `ablation_steps` or `comparison_steps`."""
     settings = load_settings(profile, variant)
     train, study = settings.train, settings.study
     steps = getattr(study, name)
     upright = "augment.upright" in VARIANTS[variant].changes  # the other methods look once
     once = {} if upright else {"augment__upright": 0.0, "evaluate__upright": False}
-    return once | {
-        "train__steps": steps,
-        "train__validate_every": min(steps, train.validate_every, study.validate_every),
-        "train__lift_steps": min(train.lift_steps, study.lift_steps),
-        "model__frozen_blocks": max(settings.model.frozen_blocks, study.frozen_blocks),
-    }
-
-
-def from_dict(values, source="settings") -> Settings:
-    """Build `Settings` from nested plain values (the inverse of `Settings.to_dict`); strict."""
-    if not isinstance(values, dict):
-        raise HamrError(f"{source}: expected a mapping of settings, got {quoted(values)}")
-    try:
-        return _CHECKED.validate_python(values)
-    except pydantic.ValidationError as error:
-        raise told_by(error, Settings, source) from None
+    return load_settings(
+        profile,
+        variant,
+        train__steps=steps,
+        train__validate_every=min(steps, train.validate_every, study.validate_every),
+        train__lift_steps=min(train.lift_steps, study.lift_steps),
+        model__frozen_blocks=max(settings.model.frozen_blocks, study.frozen_blocks),
+        **once,
+        **overrides,
+    )

@@ -1,10 +1,13 @@
 """Write files whole or not at all, read JSON and YAML, and name the commit."""
 
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +80,20 @@ def write_text(path: str | Path, text: str) -> None:
         aside.write_text(text)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Discard what is written to the standard error, by compiled code too."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def write_json(path: Path, value) -> None:
     """Write `value` as indented JSON, aside and renamed."""
     write_text(path, json.dumps(value, indent=2) + "\n")
@@ -107,47 +124,39 @@ def read_json(path: Path):
 
 def read_arrays(path: str | Path, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Read the arrays of a .npz file; one that is damaged or lacks a key is a `HamrError`."""
-    if not Path(path).is_file():
-        raise HamrError(f"{path} is missing")
+    content = io.BytesIO(read_bytes(path))
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        arrays = dict(np.load(content, allow_pickle=False))
     except Exception as error:  # of zip, zlib, the header, memory: what a damaged file ends in
         raise HamrError(f"{path} is damaged: {str(error)[:200]}") from error
-    for key in keys:
-        if key not in arrays:
-            raise HamrError(f"{path}: expected the array {key!r} in it")
+    if missing := sorted(set(keys) - arrays.keys()):
+        raise HamrError(f"{path}: expected the array {missing[0]!r} in it")
     return arrays
 
 
 def numbers(
     where: str, value: object, shape: tuple, kinds: str = "biuf", largest: float = np.inf
 ) -> np.ndarray:
-    """Return a value from outside as a dense array, if it is one of numbers of this shape.
+    """Return a value from outside, if it is an array of finite numbers of this shape.
 
     Args:
         where: what a refusal names: the file, and the value's name in it.
-        value: an array or a sparse matrix, or anything else.
         shape: the expected one; None is any length but 0.
         kinds: of NumPy's dtypes.
         largest: absolute value of any number.
-
-    Raises:
-        HamrError: for other values, and NaN.
     """
-    found = getattr(value, "shape", ())
-    kind = getattr(value, "dtype", type(value).__name__)
+    is_array = isinstance(value, np.ndarray)
+    found, kind = (value.shape, value.dtype) if is_array else ((), type(value).__name__)
     fits = len(found) == len(shape) and all(
-        have == want or (want is None and have) for have, want in zip(found, shape, strict=True)
+        (have > 0) if want is None else have == want
+        for have, want in zip(found, shape, strict=True)
     )
-    if not fits or kind.kind not in kinds:  # what is huge is not made dense
+    if not fits or kind.kind not in kinds:
         what = "numbers" if "f" in kinds else "whole numbers"
         raise HamrError(f"{where}: expected {what} of shape {shape}, got {kind} of shape {found}")
-    dense = value.toarray() if hasattr(value, "toarray") else value
-    if not (np.isfinite(dense) & (np.abs(dense) <= largest)).all():
-        most = "" if largest == np.inf else f" up to {largest:g}"
-        raise HamrError(f"{where}: expected finite numbers{most}")
-    return dense
+    if not (np.isfinite(value) & (np.abs(value) <= largest)).all():
+        raise HamrError(f"{where}: expected finite numbers up to {largest:g}")
+    return np.asarray(value)
 
 
 class _Loader(yaml.SafeLoader):
@@ -159,11 +168,9 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.YAMLError(f"it gives {quoted(key.value)} twice")
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if keys and max(keys.values()) > 1:
+            raise yaml.YAMLError(f"it gives {quoted(keys.most_common(1)[0][0])} twice")
         return super().construct_mapping(node, deep)
 
 
@@ -192,12 +199,11 @@ def digest(*parts) -> str:
 
 def commit() -> str:
     """Name this checkout's commit, with a '+' when tracked files differ; 'unknown' outside git."""
-    git = ["git", "-C", str(ROOT)]
-    head, status = ["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain"]
-    options = {"stderr": subprocess.DEVNULL, "text": True}
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+"]
     try:
-        name = subprocess.check_output([*git, *head], **options).strip()
-        changes = subprocess.check_output([*git, *status, "--untracked-files=no"], **options)
+        found = subprocess.check_output(
+            [*describe, "--exclude=*"], stderr=subprocess.DEVNULL, text=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return f"{name}+" if changes else name
+    return found.strip()

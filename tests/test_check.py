@@ -72,9 +72,9 @@ def folder(tmp_path):
 @pytest.fixture
 def few(monkeypatch):
     """Let the published sets be tiny, so that a test can write complete ones."""
-    monkeypatch.setattr(rhd, "SPLITS", {"training": 2, "evaluation": 1})
-    monkeypatch.setattr(stb, "FRAMES", 1)
-    monkeypatch.setattr(dexter, "FRAMES", dict.fromkeys(dexter.SEQUENCES, 1))
+    for module in (rhd, stb, dexter):
+        splits = {split: dict.fromkeys(parts, 1) for split, parts in module.SPLITS.items()}
+        monkeypatch.setattr(module, "SPLITS", splits)
 
 
 class TestFindSets:
@@ -94,7 +94,7 @@ class TestFindSets:
         np.testing.assert_allclose(palm[0], (hand()[0] + hand()[13]) / 2, atol=1e-6)
 
     def test_each_complete_real_set_is_taken(self, folder, few):
-        write_rhd(folder / "raw/rhd", rhd.SPLITS)
+        write_rhd(folder / "raw/rhd", dict.fromkeys(rhd.SPLITS, 1))
         write_dexter(folder / "raw/dexter", 1)
         sets = find_sets(SETTINGS, folder)
         assert [s.title for s in sets.values()] == ["RHD", "open-stb", "Dexter+Object"]
@@ -109,7 +109,7 @@ class TestFindSets:
     @pytest.mark.parametrize(
         ("path", "words"),
         [
-            ("rhd/RHD_published_v2/training/mask/00001.png", "training/mask/.*: 1 of 2 images"),
+            ("rhd/RHD_published_v2/training/mask/00000.png", "training/mask/.*: 0 of 1 images"),
             ("rhd/RHD_published_v2/training/anno_training.pickle", "training/anno_training.pickle"),
             ("stb/labels/B3Random_SK.mat", "labels/B3Random_SK.mat"),
             ("stb/images/B3Random/SK_color_0.png", "images/B3Random/.*: 0 of 1 images"),
@@ -120,7 +120,7 @@ class TestFindSets:
     def test_an_incomplete_real_set_stops_the_run(self, folder, few, path, words):
         name = path.split("/")[0]
         write = {"rhd": write_rhd, "stb": write_stb, "dexter": write_dexter}[name]
-        write(folder / "raw" / name, rhd.SPLITS if name == "rhd" else 1)
+        write(folder / "raw" / name, dict.fromkeys(rhd.SPLITS, 1) if name == "rhd" else 1)
         (folder / "raw" / path).unlink()
         with pytest.raises(HamrError, match=f"'auto', but .* is not complete.*{words}"):
             find_sets(SETTINGS, folder)

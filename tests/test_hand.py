@@ -147,7 +147,7 @@ def test_left_mirrors_right(open_hand_data):
 )  # fmt: skip
 def test_bad_arguments_of_load_hand(wrong):
     [key] = wrong
-    with pytest.raises(HamrError, match=f"{key}.*: expected"):
+    with pytest.raises(HamrError, match=f"{'model' if key == 'name' else key}.*: expected"):
         load_hand(**{"name": "open"} | wrong)
 
 

@@ -138,9 +138,9 @@ class TestMano:
         [
             ("weights", np.zeros((700, 16))),
             ("hands_mean", np.zeros(48)),
-            ("J_regressor", scipy.sparse.csc_matrix((10**9, 778))),
+            ("J_regressor", scipy.sparse.csc_matrix(np.ones((16, 777)))),
             ("shapedirs", np.full((778, 3, 10), np.nan)),
-            ("hands_coeffs", np.zeros((0, 45))),
+            ("hands_coeffs", np.zeros((5, 44))),
             ("f", [[0, 1, 2]] * 1538),
             ("f", np.full((1538, 3), 778)),
             ("f", np.full((1538, 3), -1)),

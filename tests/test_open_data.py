@@ -217,7 +217,7 @@ def test_a_users_photographs_are_split_and_join_the_identity_if_all_are_readable
     assert backgrounds.identity() != packaged
     # Whatever its name says, only listed formats are read: this one would start Ghostscript.
     (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(HamrError, match="script.png is not a readable image"):
+    with pytest.raises(HamrError, match="cannot read .*script.png"):
         listed("training")
     monkeypatch.setenv("BACKGROUNDS", str(tmp_path / "nowhere"))
     with pytest.raises(HamrError, match="nowhere"):

@@ -5,7 +5,6 @@ import pickle
 
 import numpy as np
 import pytest
-import scipy.sparse
 from PIL import Image
 
 from hamr_lib.data import rhd
@@ -194,8 +193,7 @@ class Attack:
     [
         {"K": np.ones(3)}, {"uv_vis": np.ones((21, 3))}, {"xyz": np.full((42, 3), np.nan)},
         {"xyz": np.full((42, 3), 1e300)}, {"K": "eye"}, {"K": [[1, 0, 0], [0, 1], [0]]},
-        {"K": scipy.sparse.csc_matrix((10**9, 3))}, {"K": np.zeros((3, 3))},
-        {"K": np.diag([1, 1, 2])}, {"K": None}, {"xyz": np.array(0.5)},
+        {"K": np.zeros((3, 3))}, {"K": np.diag([1, 1, 2])}, {"K": None}, {"xyz": np.array(0.5)},
     ],
 )  # fmt: skip
 def test_arrays_of_an_annotation(tmp_path, change):
@@ -232,7 +230,7 @@ def test_truncated_images(tmp_path):
         whole = path.read_bytes()
         for share in (0, 0.5, 0.95):
             path.write_bytes(whole[: int(share * (len(whole) - 12))])
-            broken(tmp_path, f"sample 1 of .*{name}/00001.png is not a readable image", index=1)
+            broken(tmp_path, f"sample 1 of .*cannot read .*{name}/00001.png", index=1)
     assert RHD(tmp_path, "training")[0].side == "right"
 
 
@@ -242,7 +240,7 @@ def test_other_formats_and_masks_that_do_not_fit(tmp_path):
     whole = (folder / "color" / "00000.png").read_bytes()
     for kind in ("EPS", "TIFF", "GIF"):
         Image.new("RGB", (320, 320)).save(folder / "color" / "00000.png", kind)
-        broken(tmp_path, "is not a readable image.*expected PNG, BMP, JPEG", index=0)
+        broken(tmp_path, "cannot read .*expected PNG, BMP, JPEG", index=0)
     (folder / "color" / "00000.png").write_bytes(whole)
     for mask in (np.zeros((100, 320), np.uint8), np.full((320, 320), 34, np.uint8)):
         Image.fromarray(mask).save(folder / "mask" / "00000.png")

@@ -9,7 +9,7 @@ import pandas as pd
 from hamr_lib.config import Data
 from hamr_lib.data.crops import crop_square, cut
 from hamr_lib.data.frame import Frame, Frames
-from hamr_lib.data.registry import DataSet, listed
+from hamr_lib.data.registry import DataSet
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import MIDDLE_MCP, WRIST
 from hamr_lib.render.draw2d import contact_sheet, draw_skeleton
@@ -23,13 +23,7 @@ class Report(NamedTuple):
 
 
 def check_set(dataset: DataSet, data: Data, limit: int = 200) -> Report:
-    """Read a data set and report on it; nothing raises, whatever its state.
-
-    Args:
-        dataset: from `find_sets`, `published` or `stand_in`.
-        data: the `Data` settings.
-        limit: how many samples of each split to read, evenly spread.
-    """
+    """Read a set, at most `limit` samples a split, and report on it; nothing raises."""
     samples, problems, measured, errors, skipped = {}, [], [], [np.empty(0)], 0
     missing = dataset.missing()
     for split in dataset.splits if dataset.root.is_dir() else ():
@@ -44,48 +38,41 @@ def check_set(dataset: DataSet, data: Data, limit: int = 200) -> Report:
                 measured.append(_measure(reader[index]))
             except HamrError as error:
                 problems.append(f"{split}: {error}")
-    left, depths, palms, outside = ([np.atleast_1d(m[i]) for m in measured] for i in range(4))
-    errors = np.concatenate(errors)
-
-    def counted(counts):
-        return " + ".join(f"{counts[k]:,}" if k in counts else "?" for k in dataset.expected)
-
-    def over(parts, summary):
-        values = np.concatenate(parts) if len(parts) else np.empty(0)
-        values = values[np.isfinite(values)]
-        return float(summary(values)) if len(values) else np.nan
-
+    measured = pd.DataFrame(measured, columns=["left", "palm", "depths", "outside"])
+    depths, outside = (pd.Series(np.concatenate([[], *measured[k]])) for k in ("depths", "outside"))
+    errors = pd.Series(np.concatenate(errors))
+    counts = [f"{samples[k]:,}" if k in samples else "?" for k in dataset.splits]
     row = {
         "set": dataset.title,
         "found": dataset.root.is_dir(),
         "complete": not missing and not problems,
-        "samples": counted(samples),
+        "samples": " + ".join(counts),
         "skipped": skipped,
-        "images expected": counted(dataset.expected),
+        "images expected": " + ".join(f"{count:,}" for count in dataset.expected.values()),
         "checked": len(measured),
         "unreadable": len(problems),
-        "left hands": over(left, np.mean),
+        "left hands": measured.left.mean(),
         "labels": "fingertips" if dataset.name == "dexter" else "21 joints",
-        "nearest (m)": over(depths, np.min),
-        "farthest (m)": over(depths, np.max),
-        "palm (mm)": 1000 * over(palms, np.median),  # shows a wrong unit at once
-        "outside the image": over(outside, np.mean),
-        "reprojection median (px)": over([errors], np.median),
-        "reprojection max (px)": over([errors], np.max),
-        "lacks": listed(missing),
+        "nearest (m)": depths.min(),
+        "farthest (m)": depths.max(),
+        "palm (mm)": 1000 * float(measured.palm.median()),  # shows a wrong unit at once
+        "outside the image": outside.mean(),
+        "reprojection median (px)": errors.median(),
+        "reprojection max (px)": errors.max(),
+        "lacks": missing,
     }
     return Report(row, tuple(problems))
 
 
 def _measure(frame: Frame):
-    """Tell of a frame: left; depths; metres from wrist to middle MCP; which joints are outside."""
+    """Tell of a frame: left; metres from wrist to middle MCP; depths; which joints are outside."""
     height, width = frame.image.shape[:2]
     labelled = np.isfinite(frame.joints_2d).all(1)
     u, v = frame.joints_2d[labelled].T
     # The image reaches half a pixel beyond the centres of its outermost pixels.
     outside = (u < -0.5) | (v < -0.5) | (u > width - 0.5) | (v > height - 0.5)
     palm = np.linalg.norm(frame.joints_3d[MIDDLE_MCP] - frame.joints_3d[WRIST])
-    return frame.side == "left", frame.joints_3d[labelled, 2], palm, outside
+    return float(frame.side == "left"), palm, frame.joints_3d[labelled, 2], outside
 
 
 def report_table(reports: Iterable[Report]) -> pd.DataFrame:
@@ -99,11 +86,7 @@ def spread(count: int, limit: int) -> list[int]:
 
 
 def overlay_sheet(reader: Frames, count: int = 16, columns: int = 8, size: int = 160) -> np.ndarray:
-    """Draw labels over the network crops of evenly spread samples.
-
-    Returns:
-        (rows * size, columns * size, 3) uint8 RGB.
-    """
+    """Draw the labels over crops of spread samples: (rows * size, columns * size, 3) uint8."""
     images = []
     for index in spread(len(reader), count):
         frame = reader[index]

@@ -42,15 +42,13 @@ RULE = 2  # raise whenever this file would cut other crops from the same frames
 CHUNK = 256  # frames decoded at once: bounds the memory, whatever the size of the set
 
 
-def margin(augment: Augment) -> float:
-    """Return how far from the centre, in half sides of the network crop, a corner of it can go."""
-    turn = math.radians(min(augment.rotation, 45.0))
-    return (1 + 2 * augment.shift) * (math.cos(turn) + math.sin(turn)) / min(augment.scale[0], 1.0)
-
-
 def stored_size(image_size: int, augment: Augment | None = None) -> int:
     """Return the side of a stored crop in pixels; without `augment`, it has no margin."""
-    reach = margin(augment) if augment else 1.0
+    if augment is None:
+        return image_size
+    turn = math.radians(min(augment.rotation, 45.0))
+    # How far from the centre, in half sides of the network crop, a corner of it can go.
+    reach = (1 + 2 * augment.shift) * (math.cos(turn) + math.sin(turn)) / min(augment.scale[0], 1.0)
     return image_size + 2 * math.ceil(image_size * (reach - 1) / 2)
 
 
@@ -77,23 +75,18 @@ def cut(
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
-        center: (2,) pixels, the middle of the square.
-        side: pixels, its side.
-        size: pixels a side of the result.
+        center, side: of the square, (2,) pixels and pixels.
+        size: pixels a side of the result, which is uint8 and black beyond the image.
         mirror: flip the result left to right.
-
-    Returns:
-        (size, size) or (size, size, 3) uint8, black beyond the image.
     """
     # Sampled finely, then averaged, against aliasing. Only labels far outside a photo need a limit.
     finer = min(max(1, math.ceil(side / size - 1e-6)), FINEST)
     n = size * finer
     step = side / n
     # Pixel (i, j) of the drawing lies at `first + step * (i, j)` in the image.
-    first = np.asarray(center, np.float64) + (0.5 - n / 2) * step
-    matrix = np.array([[step, 0, first[0]], [0, step, first[1]]])
-    if mirror:
-        matrix[0] = [-step, 0, 2 * center[0] - first[0]]
+    x, y = np.asarray(center, np.float64) + (0.5 - n / 2) * step
+    along_x = [-step, 0, 2 * center[0] - x] if mirror else [step, 0, x]
+    matrix = np.array([along_x, [0, step, y]])
     drawn = cv2.warpAffine(
         image, matrix, (n, n), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=0
     )
@@ -132,17 +125,16 @@ def crop_frame(frame: Frame, image_size: int, size: int) -> tuple[np.ndarray, di
     return pixels, labels, frame.key
 
 
-def folder_identity(*folders: Path) -> str:
-    """Digest the files below these folders: names, sizes and times, not contents."""
+def folder_identity(folder: Path) -> str:
+    """Digest the files below a folder: names, sizes and times, not contents."""
+    if not Path(folder).is_dir():
+        raise HamrError(f"{folder} is missing: expected a data set's folder")
     listing = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise HamrError(f"{folder} is missing: expected a data set's folder")
-        for path, below, names in os.walk(folder):
-            below.sort()
-            for name in sorted(names):
-                stat = os.stat(os.path.join(path, name))
-                listing.append((os.path.join(path, name), stat.st_size, stat.st_mtime_ns))
+    for path, below, names in os.walk(folder):
+        below.sort()
+        for file in (os.path.join(path, name) for name in sorted(names)):
+            stat = os.stat(file)
+            listing.append((file, stat.st_size, stat.st_mtime_ns))
     return digest(listing)
 
 
@@ -183,8 +175,8 @@ class Crops:
         """Select the samples at `indices`, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
         labels = {name: values[indices] for name, values in self.labels.items()}
-        keys = [self.keys[i] for i in indices]
         identity = digest(self.digest, hashlib.sha256(indices.tobytes()).hexdigest())
+        keys = [self.keys[i] for i in indices]
         return Crops(self.pixels, self.rows[indices], labels, keys, identity, self.image_size)
 
     def split(self, fraction: float, seed: int) -> tuple["Crops", "Crops"]:
@@ -230,8 +222,7 @@ def load_crops(
             the `folder_identity` of what it reads.
         image_size: pixels a side of the network crop.
         augment: `settings.augment` if the crops are to be augmented; None stores no margin.
-        cache: folder of the cached crops, whose pixels stay on disk and are mapped.
-        name: what to call the set in progress lines and file names.
+        cache, name: folder of all cached crops, and what to call this set there.
 
     Raises:
         HamrError: for an empty set, a frame without labels, a full disk or a broken cache file.
@@ -258,8 +249,7 @@ def load_crops(
 def _store(frames, folder, image_size, size, name):
     """Cut every frame and write pixels.npy, labels.npz and meta.json, in this order."""
     count, labels, keys = len(frames), [], []
-    content = hashlib.sha256()
-    started = shown = time.monotonic()
+    content, shown = hashlib.sha256(), time.monotonic()
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 4, size, size)}
     # Written as a plain stream, not through a memory map, where a full disk is a bus error.
     with (
@@ -270,16 +260,16 @@ def _store(frames, folder, image_size, size, name):
         np.lib.format.write_array_header_1_0(file, header)
         for first in range(0, count, CHUNK):
             chunk = range(first, min(first + CHUNK, count))
-            cut_all = pool.map(lambda i: crop_frame(frames[i], image_size, size), chunk)
-            for pixels, label, key in cut_all:
+            for pixels, label, key in pool.map(
+                lambda i: crop_frame(frames[i], image_size, size), chunk
+            ):
                 file.write(pixels)
                 content.update(pixels)
                 labels.append(label)
                 keys.append(key)
-            now = time.monotonic()
-            if now - shown > 30:
-                shown, left = now, (now - started) * (count / len(keys) - 1) / 60
-                print(f"{name}: {len(keys)} of {count} crops, {left:.0f} min left", flush=True)
+            if time.monotonic() > shown + 30:
+                shown = time.monotonic()
+                print(f"{name}: {len(keys)} of {count} crops", flush=True)
     stacked = {k: np.stack([label[k] for label in labels]) for k in labels[0]}
     for values in stacked.values():
         content.update(np.ascontiguousarray(values))
@@ -297,17 +287,15 @@ def _order(seed, turn, count):
 class StepBatches(torch.utils.data.Dataset):
     """The batches of a training run: [step] is a dict of tensors, a function of seed and step.
 
-    Samples come in a new order each pass, and a batch may span two passes, so that all are seen
-    equally often. With several processes each gets its part of the same batch.
+    Samples come in a new order each pass, and a batch may span two passes. With several processes
+    each gets its part of the same batch.
     """
 
     def __init__(self, crops, batch_size, seed, rank=0, world=1):
         # Batch normalisation has no variance of a single sample.
         if batch_size % world or batch_size < 2 * world:
-            raise HamrError(
-                f"train.batch_size={batch_size}: expected a multiple of the {world} process(es), "
-                "of at least 2 samples each"
-            )
+            wanted = f"a multiple of the {world} process(es), of at least 2 samples each"
+            raise HamrError(f"train.batch_size={batch_size}: expected {wanted}")
         self.crops, self.batch_size, self.seed = crops, batch_size, seed
         self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
 

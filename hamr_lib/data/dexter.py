@@ -23,10 +23,10 @@ from hamr_lib.files import numbers, read_bytes, write_aside
 from hamr_lib.joints import FINGERS, NUM_JOINTS, TIPS
 
 # Images of each sequence as published, 3,145 together; about 3,014 of them are annotated.
-FRAMES = {"Grasp1": 356, "Grasp2": 648, "Occlusion": 354, "Rigid": 531, "Pinch": 458, "Rotate": 798}
-SEQUENCES = tuple(FRAMES)
+SEQUENCES = {"Grasp1": 356, "Grasp2": 648, "Occlusion": 354, "Rigid": 531, "Pinch": 458,
+             "Rotate": 798}  # fmt: skip
+SPLITS = {"evaluation": SEQUENCES}
 MISSING = 32001
-
 K_COLOR = np.array([[587.45209, 0, 325], [0, 600.67456, 249], [0, 0, 1]])
 K_DEPTH = np.array([[224.502, 0, 160], [0, 230.494, 120], [0, 0, 1]])
 # Depth camera to colour camera, both x right, y down: colour = R depth + t, millimetres.
@@ -36,12 +36,9 @@ _TO_CAMERA = np.array([-1, -1, 1])  # x left, y up <-> x right, y down
 
 
 class Dexter(Frames):
-    """Dexter+Object's frames: only fingertips, and of these only the labelled, are not NaN.
+    """The frames below `root`/data: only fingertips, and of these only the labelled, are not NaN.
 
     A frame with fewer than two labelled tips is skipped: one tip, aligned by itself, says nothing.
-
-    Args:
-        root: the folder that holds `data`.
 
     Raises:
         HamrError: for labels that are missing or wrong, and other numbers of images than of labels.
@@ -68,9 +65,8 @@ class Dexter(Frames):
         paths = [annotation_path(self.root, name, "2D") for name in SEQUENCES]
         labels = np.concatenate([_read_lines(path, 2) for path in paths])
         if len(labels) != len(self.tips):
-            raise HamrError(
-                f"{self.root} has 2-D labels of {len(labels)} frames, 3-D ones of {len(self.tips)}"
-            )
+            counts = f"2-D labels of {len(labels)} frames, 3-D ones of {len(self.tips)}"
+            raise HamrError(f"{self.root} has {counts}")
         labelled = np.isfinite(self.tips).all(-1)
         uv = project_pinhole(self.tips[labelled], K_DEPTH)
         return np.linalg.norm(uv - labels[labelled], axis=-1)
@@ -97,13 +93,12 @@ def _read_lines(path, count):
     """Read the fingertips' points of `count` numbers, which come first in each line."""
     rows = []
     for number, line in enumerate(read_bytes(path).decode(errors="replace").splitlines(), 1):
-        where = f"{path}, line {number}"
         points = [point.split(",") for point in line.split(";")[: len(FINGERS)]]
         try:
             row = np.array(points, float)
-        except ValueError as error:
-            raise HamrError(f"{where}: expected points of {count} numbers") from error
-        rows.append(numbers(where, row, (len(FINGERS), count)))
+        except ValueError:  # no numbers, or points of other lengths
+            row = None
+        rows.append(numbers(f"{path}, line {number}", row, (len(FINGERS), count)))
     if not rows:
         raise HamrError(f"{path} is empty")
     return np.array(rows)
@@ -111,8 +106,7 @@ def _read_lines(path, count):
 
 def write_color(root: Path, sequence: str, index: int, image: np.ndarray) -> None:
     """Write one colour image, (480, 640, 3) uint8 RGB."""
-    path = Path(root) / "data" / sequence / "color" / f"image_{index:05d}.png"
-    write_image(path, image)
+    write_image(Path(root) / "data" / sequence / "color" / f"image_{index:05d}.png", image)
 
 
 def write_annotations(root: Path, sequence: str, tips: np.ndarray) -> None:

@@ -32,13 +32,8 @@ class Frame:
 class Frames(Dataset):
     """A data set of `Frame`s; what cannot be read is an error that names the index.
 
-    As it stands, of left hands with 3-D labels alone; a reader of more overrides `frame`.
-
-    Args:
-        root: the set's folder.
-        paths, keys: of N images.
-        joints_3d: (N, 21, 3) float32 metres, camera frame.
-        K: (3, 3) intrinsics of all images.
+    As it stands, of left hands with 3-D labels alone, (N, 21, 3) float32 metres in the camera's
+    frame, under the intrinsics K (3, 3). A reader of more overrides `frame`.
     """
 
     skipped = 0  # frames of the set that are left out
@@ -75,12 +70,9 @@ def read_image(path: Path, mode: str = "RGB") -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return np.array(image.convert(mode))
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise HamrError(f"cannot read {path}: {error.strerror}") from error
-    # What Pillow raises for a broken file is not bounded.
-    except Exception as error:
-        expected = f"expected {', '.join(FORMATS)} ({str(error)[:200]})"
-        raise HamrError(f"{path} is not a readable image, or truncated; {expected}") from error
+    except Exception as error:  # what Pillow raises for a broken file is not bounded
+        reason = getattr(error, "strerror", None) or str(error)[:200]
+        raise HamrError(f"cannot read {path}: {reason}; expected {', '.join(FORMATS)}") from error
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -92,11 +84,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def list_images(pattern: Path, expected: int | None = None) -> list[Path]:
-    """List the images of a pattern such as color/*.png in order of their number.
-
-    Raises:
-        HamrError: where there are not as many as labels, if it is known how many these are.
-    """
+    """List the images of a pattern such as color/*.png by number; there are `expected` labels."""
     paths = [p for p in pattern.parent.glob(pattern.name) if not p.name.startswith(".")]
     if expected not in (None, len(paths)):
         raise HamrError(f"{pattern}: {len(paths)} images, but labels for {expected}")

@@ -16,7 +16,7 @@ from hamr_lib.files import read_bytes
 _NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8",
             12: "<i8", 13: "<u8"}  # fmt: skip
 _MATRIX, _COMPRESSED = 14, 15
-_LARGEST = 1 << 25  # bytes of a file, and of all that is unpacked from it; STB's have 756 KB
+_LARGEST = 1 << 25  # bytes of a file, and of what is unpacked from it; STB's have 756 KB
 
 
 def read_mat(path: Path, name: str) -> np.ndarray:
@@ -25,22 +25,24 @@ def read_mat(path: Path, name: str) -> np.ndarray:
     Raises:
         HamrError: for a missing, damaged or far too large file, or one without this array.
     """
-    rest, left = memoryview(read_bytes(path, _LARGEST)), _LARGEST
+    content, left = read_bytes(path, _LARGEST), _LARGEST
     try:
-        if rest[126:128] != b"IM":
+        if content[126:128] != b"IM":
             raise ValueError("it has no little-endian header")
-        rest = rest[128:]
+        rest = memoryview(content)[128:]
         while rest:
-            kind, body, rest = _element(rest, 1)
+            kind, body, rest = _element(rest, align=1)
             if kind == _COMPRESSED:
-                body = memoryview(zlib.decompressobj().decompress(body, left))
-                left -= len(body)
+                unpacked = zlib.decompressobj().decompress(body, left)
+                left -= len(unpacked)
                 if left < 1:
                     raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
-                kind, body, _ = _element(body, 1)
+                kind, body, _ = _element(memoryview(unpacked), align=1)
             if kind != _MATRIX:
                 raise ValueError(f"element of type {kind}")
-            (_, flags, body), (_, shape, body), (_, label, body) = _elements(body, 3)
+            _, flags, body = _element(body)
+            _, shape, body = _element(body)
+            _, label, body = _element(body)
             if label == name.encode():
                 break
         else:
@@ -52,13 +54,6 @@ def read_mat(path: Path, name: str) -> np.ndarray:
         return values.reshape(np.frombuffer(shape, "<i4"), order="F")
     except (ValueError, LookupError, struct.error, zlib.error, OverflowError) as error:
         raise HamrError(f"{path} is not a readable MATLAB 5 file: {error}") from error
-
-
-def _elements(content, count):
-    """Split off several elements, each from what the one before leaves."""
-    for _ in range(count):
-        yield (found := _element(content))
-        content = found[2]
 
 
 def _element(content, align=8):

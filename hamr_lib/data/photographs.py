@@ -5,8 +5,6 @@ The Berkeley Segmentation Data Set 500 (research and education use) is not shipp
 and clear enough. They were placed on enlarged crops, we think to a twentieth of a hand's box.
 There is no depth. Nothing is trained on these labels. Where `BACKGROUNDS` names the set, its
 photographs stand behind rendered hands, in training too.
-
-To try things on there are also the photographs of DEODR's examples, which come with its package.
 """
 
 import importlib.util
@@ -23,12 +21,6 @@ from hamr_lib.joints import NAMES, NUM_JOINTS
 
 LABELS = Path(__file__).with_name("photographs.csv")
 TITLE = "BSDS500 hands"
-EXAMPLES = (
-    "hand_multiview/IMG-1842.jpg",
-    "hand_multiview/IMG-1843.jpg",
-    "hand_multiview/IMG-1844.jpg",
-    "hand.png",
-)
 SIZES = ((321, 481), (481, 321))  # (height, width) pixels of every photograph of the set
 
 
@@ -40,10 +32,7 @@ def find_photographs(folder: Path = ROOT / "data" / "raw" / "bsds500") -> dict[s
     """Find the photographs with labelled hands, wherever below `folder` or BACKGROUNDS.
 
     Returns:
-        {name: path}, empty where not one is there.
-
-    Raises:
-        HamrError: where some are there and one is missing.
+        {name: path}, empty where not one is there; a `HamrError` where one of them is missing.
     """
     wanted = set(_labels().photograph)
     for place in (folder, os.environ.get("BACKGROUNDS")):
@@ -62,7 +51,8 @@ def example_photographs() -> tuple[Path, ...]:
     The first three are one open hand from three sides; the last is another, cut off at the wrist.
     """
     folder = Path(importlib.util.find_spec("deodr").origin).parent / "data"
-    return tuple(folder / name for name in EXAMPLES)
+    views = (folder / "hand_multiview" / f"IMG-{number}.jpg" for number in (1842, 1843, 1844))
+    return (*views, folder / "hand.png")
 
 
 class Photographs(Frames):
@@ -70,18 +60,16 @@ class Photographs(Frames):
 
     def __init__(self, found: dict[str, Path]):
         self.hands = list(_labels().groupby(["photograph", "hand"], sort=False))
-        names = [name for (name, _), _ in self.hands]
+        paths = [found[name] for (name, _), _ in self.hands]
         keys = [f"{name}{hand}" for (name, hand), _ in self.hands]
-        super().__init__(next(iter(found.values())).parent, [found[name] for name in names], keys)
+        super().__init__(paths[0].parent, paths, keys)
 
     def frame(self, index: int) -> Frame:
         """Read one hand."""
         image, rows = read_image(self.paths[index]), self.hands[index][1]
         if image.shape[:2] not in SIZES:
-            raise HamrError(
-                f"{self.paths[index]} has {image.shape[1]} x {image.shape[0]} pixels: "
-                "expected BSDS500's own 481 x 321"
-            )
+            size = f"{image.shape[1]} x {image.shape[0]} pixels"
+            raise HamrError(f"{self.paths[index]} has {size}: expected BSDS500's own 481 x 321")
         joints = np.full((NUM_JOINTS, 2), np.nan, np.float32)
         joints[[NAMES.index(name) for name in rows.joint]] = rows[["x", "y"]]
         nothing, K = np.full((NUM_JOINTS, 3), np.nan, np.float32), np.eye(3, dtype=np.float32)

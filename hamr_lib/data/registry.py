@@ -6,7 +6,6 @@ run, named with what it lacks. Where there is none, the open stand-in of the sam
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +17,7 @@ from hamr_lib.errors import HamrError, one_of
 from hamr_lib.files import ROOT
 
 TITLES = {"rhd": "RHD", "stb": "STB", "dexter": "Dexter+Object"}
-# The parts of each split that have labels of their own.
-PARTS = {
-    "rhd": {split: (split,) for split in rhd.SPLITS},
-    "stb": stb.SPLITS,
-    "dexter": {"evaluation": dexter.SEQUENCES},
-}
+FORMATS = {"rhd": rhd, "stb": stb, "dexter": dexter}
 
 
 @dataclass(frozen=True)
@@ -33,21 +27,21 @@ class DataSet:
     name: str  # its format: "rhd", "stb" or "dexter"
     title: str  # what tables call it: "RHD", or "open-rhd" for its stand-in
     root: Path
-    frames: dict[str, int]  # of each part that has labels of its own: a split, or a sequence
+    # {split: {part: images}}; a part has labels of its own: STB's sequences, RHD's whole splits.
+    parts: dict[str, dict[str, int]]
     camera: str = "SK"  # of STB's cameras
     notice: str = ""  # why this one was taken, if that needs saying
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Its splits; Dexter+Object has no training split."""
-        return tuple(PARTS[self.name])
+        return tuple(self.parts)
 
     @property
     def expected(self) -> dict[str, int]:
         """Its images by split."""
         views = len(stb.IMAGES[self.camera]) if self.name == "stb" else 1
-        parts = PARTS[self.name]
-        return {split: views * sum(self.frames[p] for p in parts[split]) for split in parts}
+        return {split: views * sum(parts.values()) for split, parts in self.parts.items()}
 
     def load(self, split: str, data: Data) -> Frames:
         """Open the frames of a split, read as the `Data` settings say."""
@@ -58,41 +52,38 @@ class DataSet:
             return stb.STB(self.root, split, data.stb_root, self.camera)
         return dexter.Dexter(self.root)
 
-    def missing(self) -> list[str]:
-        """What the set lacks, in words, from its files' names alone; an empty list if nothing."""
+    def missing(self) -> str:
+        """Name the first few things that the set lacks, from its files' names alone."""
         if not self.root.is_dir():
-            return [f"the folder {self.root}"]
-        missing, module = [], {"rhd": rhd, "stb": stb, "dexter": dexter}[self.name]
-        for part, count in self.frames.items():
-            labels, patterns = module.files(self.root, part, self.camera)
-            if not labels.is_file():
-                missing.append(str(labels))
-            for pattern in patterns:
-                if (found := len(list_images(pattern))) != count:
-                    missing.append(f"{pattern}: {found:,} of {count:,} images")
-        return missing
+            return f"the folder {self.root}"
+        missing = []
+        for part, count in (each for parts in self.parts.values() for each in parts.items()):
+            labels, patterns = FORMATS[self.name].files(self.root, part, self.camera)
+            missing += [] if labels.is_file() else [str(labels)]
+            found = {pattern: len(list_images(pattern)) for pattern in patterns}
+            missing += [f"{p}: {n:,} of {count:,} images" for p, n in found.items() if n != count]
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        return "; ".join(missing[:4]) + more
 
 
 def published(name: str, folder: Path = ROOT / "data", camera: str = "SK") -> DataSet:
     """Describe the real set of this name, there or not; of STB, one camera's images."""
-    frames = {"rhd": rhd.SPLITS, "stb": _sequences(stb.FRAMES), "dexter": dexter.FRAMES}[name]
     used = camera if name == "stb" else "SK"
-    return DataSet(name, TITLES[name], Path(folder) / "raw" / name, dict(frames), used)
+    root = Path(folder) / "raw" / name
+    return DataSet(name, TITLES[name], root, FORMATS[name].SPLITS, used)
 
 
 def stand_in(name: str, settings: Settings, folder: Path = ROOT / "data") -> DataSet:
     """Describe the open stand-in of this name that the settings ask for, rendered or not."""
     asked, root = settings.data.open, Path(folder) / "open" / settings.profile / f"open-{name}"
-    frames = {
+    counts = {
         "rhd": {"training": asked.rhd_training, "evaluation": asked.rhd_evaluation},
-        "stb": _sequences(asked.stb_frames),
-        "dexter": dict.fromkeys(dexter.SEQUENCES, asked.dexter_frames),
+        "stb": dict.fromkeys(stb.SPLITS, asked.stb_frames),
+        "dexter": {"evaluation": asked.dexter_frames},
     }[name]
-    return DataSet(name, root.name, root, frames)
-
-
-def _sequences(frames):
-    return {sequence: frames for sequences in stb.SPLITS.values() for sequence in sequences}
+    splits = FORMATS[name].SPLITS
+    parts = {split: dict.fromkeys(splits[split], count) for split, count in counts.items()}
+    return DataSet(name, root.name, root, parts)
 
 
 def real_set(name: str, settings: Settings, folder: Path = ROOT / "data") -> DataSet | None:
@@ -103,9 +94,8 @@ def real_set(name: str, settings: Settings, folder: Path = ROOT / "data") -> Dat
         return None
     if missing := real.missing():
         raise HamrError(
-            f"data.sets is {asked!r}, but {real.title} is not complete: it lacks "
-            f"{listed(missing)}. Complete {real.root} or remove it, or set data.sets to 'open' to "
-            "use the stand-ins"
+            f"data.sets is {asked!r}, but {real.title} is not complete: it lacks {missing}. "
+            f"Complete {real.root} or remove it, or set data.sets to 'open' to use the stand-ins"
         )
     return real
 
@@ -130,16 +120,10 @@ def _rendered(name, settings, folder):
         one_of(f"{found.title}: data.stb_camera", settings.data.stb_camera, [found.camera])
     if missing := found.missing():
         raise HamrError(
-            f"{found.title} is not complete: it lacks {listed(missing)}; "
+            f"{found.title} is not complete: it lacks {missing}; "
             f"`make data PROFILE={settings.profile}` renders it. {notice}".strip()
         )
     return replace(found, notice=notice)
-
-
-def listed(missing: Sequence[str], most: int = 4) -> str:
-    """Name the first few of what is missing."""
-    more = f" and {len(missing) - most} more" if len(missing) > most else ""
-    return "; ".join(missing[:most]) + more
 
 
 def training_crops(settings: Settings) -> tuple[Crops, Crops]:
@@ -156,11 +140,11 @@ def evaluation_crops(settings: Settings) -> dict[tuple[str, str], Crops]:
 
 
 def _load(found, split, settings, augment=None):
-    # What decides the frames: the files, and how they are read.
+    # What decides the frames: how they are read, and the files.
     identity = [found.name, split, settings.data.rhd_mask, settings.data.stb_root, found.camera]
+    identity.append(folder_identity(found.root))
     # Crops of rendered images go where they come from, and with them.
     rendered = found.title != TITLES[found.name]
     own = {"cache": found.root.parent / "crops"} if rendered else {}
     frames, size = found.load(split, settings.data), settings.model.image_size
-    identity.append(folder_identity(found.root))
     return load_crops(frames, identity, size, augment, name=f"{found.title}-{split}", **own)

@@ -22,16 +22,15 @@ from hamr_lib.files import numbers, write_aside
 from hamr_lib.hand.pickles import load_pickle
 from hamr_lib.joints import BONES, FINGERS, FROM_RHD, MIDDLE_MCP, NUM_JOINTS, WRIST
 
-FOLDER = "RHD_published_v2"
-SPLITS = {"training": 41258, "evaluation": 2728}  # images as published
+# Images as published.
+SPLITS = {"training": {"training": 41258}, "evaluation": {"evaluation": 2728}}
 MAX_DEPTH = 5.0  # metres, of the two depth bytes' full scale
-
 # The id of each pixel in `mask/`: 0 background, 1 person, then per hand the parts of the thumb to
-# the little finger, each from tip to base, and the palm.
+# the little finger, each from tip to base, and the palm: 2-17 left, 18-33 right.
 HAND_PARTS = tuple((finger, part) for finger in FINGERS for part in ("tip", "middle", "base"))
 HAND_PARTS += (("palm", "palm"),)
-FIRST_PART = {"left": 2, "right": 2 + len(HAND_PARTS)}  # 2-17 left, 18-33 right
-LAST_PART = FIRST_PART["right"] + len(HAND_PARTS) - 1
+FIRST_PART = {"left": 2, "right": 18}
+LAST_PART = 33
 _SHAPES = {"uv_vis": (2 * NUM_JOINTS, 3), "xyz": (2 * NUM_JOINTS, 3), "K": (3, 3)}
 
 
@@ -51,8 +50,8 @@ class RHD(Frames):
     def __init__(self, root: Path, split: str, mask: str = "mask"):
         one_of("split", split, SPLITS)
         one_of("mask", mask, ("mask", "depth"))
-        ids, self.uv_vis, self.xyz, self.Ks = read_annotations(annotation_path(root, split))
         folder, self.mask = split_folder(root, split), mask
+        ids, self.uv_vis, self.xyz, self.Ks = read_annotations(annotation_path(root, split))
         for name in dict.fromkeys(("color", "mask", mask)):
             list_images(folder / name / "*.png", len(ids))
         paths = [folder / "color" / f"{i:05d}.png" for i in ids]
@@ -67,10 +66,7 @@ class RHD(Frames):
                 f"mask/{name} is {parts.shape} of ids up to {parts.max()}; expected "
                 f"{image.shape[:2]}, 0 to {LAST_PART}"
             )
-        masks = {
-            side: (parts >= first) & (parts < first + len(HAND_PARTS))
-            for side, first in FIRST_PART.items()
-        }
+        masks = {s: (parts >= i) & (parts < i + len(HAND_PARTS)) for s, i in FIRST_PART.items()}
         side = "left" if masks["left"].sum() > masks["right"].sum() else "right"
         joints = np.array(FROM_RHD) + (0 if side == "left" else NUM_JOINTS)
         joints_3d, K, mask = self.xyz[index, joints], self.Ks[index], masks[side]
@@ -88,7 +84,7 @@ class RHD(Frames):
 
 def split_folder(root: Path, split: str) -> Path:
     """Return the folder of a split below the folder that holds `RHD_published_v2`."""
-    return Path(root) / FOLDER / split
+    return Path(root) / "RHD_published_v2" / split
 
 
 def annotation_path(root: Path, split: str) -> Path:
@@ -120,14 +116,12 @@ def read_annotations(path: Path) -> tuple[list[int], np.ndarray, np.ndarray, np.
         for key, shape in _SHAPES.items():
             where = f"{path}: annotation {index}: {key}"
             columns[key][row] = numbers(where, found.get(key), shape, largest=1e30)
-    K = columns["K"]
-    bad = (K[:, 0, 0] <= 0) | (K[:, 1, 1] <= 0) | (K[:, 2] != (0, 0, 1)).any(1)
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise HamrError(
-            f"{path}: annotation {ids[first]}: K: expected positive focal lengths and the last "
-            f"row 0, 0, 1, got {K[first].tolist()}"
-        )
+    for index, K in zip(ids, columns["K"], strict=True):
+        if K[0, 0] <= 0 or K[1, 1] <= 0 or (K[2] != (0, 0, 1)).any():
+            raise HamrError(
+                f"{path}: annotation {index}: K: expected positive focal lengths and the last row "
+                f"0, 0, 1, got {K.tolist()}"
+            )
     return ids, *columns.values()
 
 
@@ -184,10 +178,9 @@ def write_sample(
     root: Path, split: str, index: int, image: np.ndarray, parts: np.ndarray, depth: np.ndarray
 ) -> None:
     """Write image (H, W, 3), part ids (H, W) and depth (H, W) in metres, the image last."""
-    folder, name = split_folder(root, split), f"{index:05d}.png"
-    write_image(folder / "mask" / name, parts)
-    write_image(folder / "depth" / name, encode_depth(depth))
-    write_image(folder / "color" / name, image)
+    pictures = {"mask": parts, "depth": encode_depth(depth), "color": image}
+    for name, pixels in pictures.items():
+        write_image(split_folder(root, split) / name / f"{index:05d}.png", pixels)
 
 
 def write_annotations(root: Path, split: str, annotations: dict[int, dict]) -> None:

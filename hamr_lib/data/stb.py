@@ -24,12 +24,11 @@ from hamr_lib.errors import one_of
 from hamr_lib.files import numbers, write_aside
 from hamr_lib.joints import FROM_STB, MIDDLE_MCP, NUM_JOINTS, RING_MCP, TO_STB, WRIST
 
+# Frames as published.
 SPLITS = {
-    "training": tuple(f"B{b}{kind}" for b in range(2, 7) for kind in ("Counting", "Random")),
-    "evaluation": ("B1Counting", "B1Random"),
+    split: {f"B{b}{kind}": 1500 for b in backgrounds for kind in ("Counting", "Random")}
+    for split, backgrounds in {"training": range(2, 7), "evaluation": (1,)}.items()
 }
-FRAMES = 1500  # of each sequence as published
-
 K_SK = np.array([[607.92271, 0, 314.78337], [0, 607.88192, 236.42484], [0, 0, 1]])
 K_BB = np.array([[822.79041, 0, 318.47345], [0, 822.79041, 250.31296], [0, 0, 1]])
 BASELINE_BB = 0.120054  # metres from the stereo pair's left camera to its right
@@ -37,7 +36,6 @@ BASELINE_BB = 0.120054  # metres from the stereo pair's left camera to its right
 # camera". So depth = R colour + t, and a label goes the other way, colour = R' (depth - t).
 R_SK = cv2.Rodrigues(np.array([0.00531, -0.01196, 0.00301]))[0]
 T_SK = np.array([-24.0381, -0.4563, -1.2326])  # millimetres
-
 # How the palm's centre becomes a wrist: a joint, and how many times the way from it to the palm.
 # The two that others have published; and the palm as it is, which is no wrist.
 ROOT_SHIFTS = {"ring": (RING_MCP, 2.0), "middle": (MIDDLE_MCP, 2.2), "palm": (WRIST, 1.0)}
@@ -65,11 +63,9 @@ class STB(Frames):
         joints = palm_to_wrist(np.concatenate(list(labels.values())), root_shift)
         views = [joints - (BASELINE_BB * view, 0, 0) for view in range(len(IMAGES[camera]))]
         joints_3d = np.stack(views, axis=1).reshape(-1, NUM_JOINTS, 3).astype(np.float32)
+        counts = {name: len(label) for name, label in labels.items()}
         keys = [
-            f"{name}/{image}_{i}"
-            for name, label in labels.items()
-            for i in range(len(label))
-            for image in IMAGES[camera]
+            f"{s}/{im}_{i}" for s, n in counts.items() for i in range(n) for im in IMAGES[camera]
         ]
         paths = [Path(root) / "images" / f"{key}.png" for key in keys]
         super().__init__(root, paths, keys, joints_3d, K_SK if camera == "SK" else K_BB)

@@ -15,6 +15,7 @@ from smplx.lbs import batch_rigid_transform, batch_rodrigues, vertices2joints
 from smplx.utils import Struct
 from torch import nn
 
+from hamr_lib import config
 from hamr_lib.errors import HamrError, one_of
 from hamr_lib.files import ROOT
 from hamr_lib.hand.mano import MANO_TIPS, MIRROR, NUM_BETAS, find_mano, load_mano
@@ -51,7 +52,7 @@ class Hand(nn.Module):
         self.name, self.side = name, side
         self.pose_components, self.joints = pose_components, joints
         inputs = ("betas", "global_orient", "body_pose", "hand_pose", "transl")
-        self.layer = _Layer(
+        self.layer = layer = _Layer(
             model_path="",
             data_struct=Struct(**data),
             is_rhand=side == "right",
@@ -59,17 +60,30 @@ class Hand(nn.Module):
             dtype=torch.float64,
             **{f"create_{name}": False for name in inputs},
         )
-        poses = data["hands_coeffs"]
+        poses, tips = data["hands_coeffs"], torch.as_tensor(data.get("tips", MANO_TIPS))
         if pose_components == 45:
             poses = poses @ data["hands_components"]
-        self.register_buffer("faces", self.layer.faces_tensor)
-        self.register_buffer("weights", self.layer.lbs_weights)
-        self.register_buffer("hand_mean", self.layer.hand_mean)
-        self.register_buffer("poses", torch.as_tensor(poses[:, :pose_components]))
-        self.register_buffer("tips", torch.as_tensor(data.get("tips", MANO_TIPS)))
-        self.register_buffer("order", torch.tensor(FROM_MANO))
-        self._prepare_skeleton()
-        for module in self.modules():
+        regressor, weights, template = layer.J_regressor, layer.lbs_weights, layer.v_template
+        rows = torch.cat([regressor, nn.functional.one_hot(tips, len(template)).to(regressor)])
+        # The template, ten blend shapes of shape, 135 of pose.
+        shapes = torch.cat([template[None], layer.shapedirs.permute(2, 0, 1)])
+        blends = torch.cat([shapes, layer.posedirs.view(135, *template.shape)])
+        for key, buffer in (
+            ("faces", layer.faces_tensor),
+            ("weights", weights),
+            ("hand_mean", layer.hand_mean),
+            ("poses", torch.as_tensor(poses[:, :pose_components])),
+            ("tips", tips),
+            ("order", torch.tensor(FROM_MANO)),
+            # For `skeleton`, of joint k, bone b and blend shape n: the sum of k's vertices in n as
+            # far as they follow b, (146, 21, 16, 3); how far k follows b, (21, 16); and the joints
+            # about which bones turn, (11, 16, 3).
+            ("means", torch.einsum("kv,vb,nvc->nkbc", rows, weights, blends)),
+            ("shares", rows @ weights),
+            ("rest", torch.einsum("jv,nvc->njc", regressor, shapes)),
+        ):
+            self.register_buffer(key, buffer, persistent=False)
+        for module in layer.modules():
             for key, buffer in list(module.named_buffers(recurse=False)):
                 module.register_buffer(key, buffer, persistent=False)
 
@@ -126,23 +140,6 @@ class Hand(nn.Module):
             joints = (joints - posed[:, :1]) @ global_orient.transpose(1, 2) + posed[:, :1]
         return joints[:, self.order]
 
-    def _prepare_skeleton(self):
-        """Sum up what `skeleton` multiplies.
-
-        With joint k, bone b and blend shape n (the template, ten of shape, 135 of pose):
-        means (146, 21, 16, 3), the sum of k's vertices in n, as far as they follow b; shares
-        (21, 16), how far k follows b; rest (11, 16, 3), the joints about which bones turn.
-        """
-        layer = self.layer
-        regressor, weights, template = layer.J_regressor, layer.lbs_weights, layer.v_template
-        tips = nn.functional.one_hot(self.tips, len(template)).to(regressor)
-        rows = torch.cat([regressor, tips])
-        shapes = torch.cat([template[None], layer.shapedirs.permute(2, 0, 1)])
-        blends = torch.cat([shapes, layer.posedirs.view(135, *template.shape)])
-        self.register_buffer("means", torch.einsum("kv,vb,nvc->nkbc", rows, weights, blends))
-        self.register_buffer("shares", rows @ weights)
-        self.register_buffer("rest", torch.einsum("jv,nvc->njc", regressor, shapes))
-
     def _check(self, betas, global_orient, hand_pose):
         """Tell whether the orientation is a matrix, and the axis-angle (B, 3) left to the layer."""
         batch = len(betas)
@@ -162,7 +159,7 @@ def load_hand(
     side: str = "right",
     pose_components: int = 6,
     joints: str = "regressed",
-    root: Path | None = None,
+    root: Path = ROOT / "data",
 ) -> Hand:
     """Load a hand layer, float32 on the CPU.
 
@@ -172,17 +169,13 @@ def load_hand(
         side: "right" or "left". The open left hand mirrors the right at x = 0.
         pose_components: 1 to 44 PCA components (the paper: 6), or 45 axis-angle numbers.
         joints: "regressed" (Eq. 3) or "kinematic".
-        root: the data folder, with `raw/mano` and `open/hand` in it; None for the project's own.
+        root: the data folder, with `raw/mano` and `open/hand` in it.
 
     Raises:
         HamrError: an unknown choice, a missing or unreadable file, or arrays that do not fit.
     """
-    one_of("name", name, ("auto", "mano", "open"))
     one_of("side", side, ("right", "left"))
-    one_of("joints", joints, ("regressed", "kinematic"))
-    if not isinstance(pose_components, int) or not 1 <= pose_components <= 45:
-        raise HamrError(f"pose_components: expected 1 to 45, got {pose_components!r}")
-    root = ROOT / "data" if root is None else Path(root)
+    config.Hand(model=name, pose_components=pose_components, joints=joints)  # checks them
     if name == "auto":
         found = find_mano(root, side)
         name = "open" if found is None else "mano"
@@ -193,6 +186,12 @@ def load_hand(
         data = open_hand(root / "open" / "hand")
         data = mirrored(data) if side == "left" else data
     return Hand(data, name, side, pose_components, joints).float()
+
+
+def hand_of(settings: config.Hand) -> Hand:
+    """Load the right hand that the settings ask for, by `load_hand`."""
+    options = {"pose_components": settings.pose_components, "joints": settings.joints}
+    return load_hand(settings.model, **options)
 
 
 def upright(hand: Hand) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from hamr_lib.errors import HamrError
 from hamr_lib.files import numbers
 from hamr_lib.hand.pickles import load_pickle
-from hamr_lib.joints import MANO_NAMES, MANO_PARENTS
+from hamr_lib.joints import MANO_PARENTS
 
 # The paper's fingertips on MANO's mesh, thumb to little finger; smplx's and manopth's are a few
 # millimetres apart.
@@ -18,20 +18,18 @@ MANO_TIPS = (734, 333, 443, 555, 678)
 NUM_BETAS = 10
 # Mirrored at the plane x = 0, an axis-angle keeps its x and negates the rest.
 MIRROR = np.array([1.0, -1.0, -1.0])
-_VERTICES, _JOINTS = 778, len(MANO_NAMES)
 SHAPES = {
-    "v_template": (_VERTICES, 3),
-    "shapedirs": (_VERTICES, 3, NUM_BETAS),
-    "posedirs": (_VERTICES, 3, 135),
-    "J_regressor": (_JOINTS, _VERTICES),
-    "kintree_table": (2, _JOINTS),
-    "weights": (_VERTICES, _JOINTS),
+    "v_template": (778, 3),
+    "shapedirs": (778, 3, NUM_BETAS),
+    "posedirs": (778, 3, 135),
+    "J_regressor": (16, 778),
+    "kintree_table": (2, 16),
+    "weights": (778, 16),
     "f": (1538, 3),
     "hands_mean": (45,),
     "hands_components": (45, 45),
     "hands_coeffs": (None, 45),  # any number of poses
 }
-_LARGEST = 1000  # of any number in the file but the wrist's parent
 
 
 def find_mano(root: Path, side: str) -> Path | None:
@@ -42,13 +40,10 @@ def find_mano(root: Path, side: str) -> Path | None:
 
 
 def load_mano(root: Path, side: str) -> dict[str, np.ndarray]:
-    """Read and check the official file of one side.
+    """Read and check the official file of one side: {name: array} of `SHAPES`, as smplx takes it.
 
     A known flaw of the left file is undone: its shape components are not mirrored in x. The right
     file tells: sides that agree in x where they should be opposite are flawed.
-
-    Returns:
-        {name: array} as smplx takes it; sparse matrices are dense.
 
     Raises:
         HamrError: for a missing or damaged file, or arrays that are not MANO's.
@@ -71,18 +66,19 @@ def load_mano(root: Path, side: str) -> dict[str, np.ndarray]:
 
 
 def _read(path):
-    """Read the arrays of a file, dense; refuse numbers that cannot be a hand's."""
+    """Read the arrays of a file; refuse numbers that cannot be a hand's."""
     stored, data = load_pickle(path), {}
     if not isinstance(stored, dict):
         raise HamrError(f"{path}: expected a dictionary of arrays, got {type(stored).__name__}")
     for key, shape in SHAPES.items():
-        kinds, largest = ("iu", np.inf) if key in ("f", "kintree_table") else ("iuf", _LARGEST)
+        # The wrist's parent is written as 2^32 - 1.
+        kinds, largest = ("iu", 2**32) if key in ("f", "kintree_table") else ("iuf", 1000)
         data[key] = numbers(f"{path}: {key}", stored.get(key), shape, kinds, largest)
     faces, tree = data["f"], data["kintree_table"]
     for key, holds, expected in (
-        ("f", faces.min() >= 0 and faces.max() < _VERTICES, f"vertices below {_VERTICES}"),
+        ("f", faces.min() >= 0 and faces.max() < 778, "vertices below 778"),
         ("kintree_table", (tree[0, 1:] == MANO_PARENTS[1:]).all(), "MANO's parents"),
-        ("kintree_table", (tree[1] == range(_JOINTS)).all(), "joints 0 to 15 in order"),
+        ("kintree_table", (tree[1] == range(16)).all(), "joints 0 to 15 in order"),
         ("weights", _are_means(data["weights"]), "parts of each vertex that sum up to 1"),
         ("J_regressor", _are_means(data["J_regressor"]), "parts of each joint that sum up to 1"),
     ):

@@ -10,8 +10,7 @@ the hand. Metres.
 """
 
 import functools
-import os
-import sys
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ import scipy.sparse
 import torch
 from scipy.optimize import nnls
 
+from hamr_lib.files import silent
 from hamr_lib.joints import FINGERS, MANO_NAMES, MANO_PARENTS
 
 # Anny's finger bones, thumb to little finger and base to tip, and the same in MANO's order.
@@ -42,21 +42,11 @@ _MOVES = ((1.5, 0, -5.5), (0, 0, 0), (0, 0, -1), (0, -0.5, 0), (3, -3, 0.4))
 
 def load_anny():
     """Import Anny when it is needed, without its compiler's banner and warning of no GPU."""
-    try:
+    with suppress(ImportError), silent():  # without warp, Anny skins with torch alone
         import warp
-    except ImportError:  # Anny then skins with torch alone
-        warp = None
-    if warp:
+
         warp.config.log_level = warp.LOG_ERROR
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)  # the warning is written by compiled code
-            warp.init()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        warp.init()
     import anny
     import anny.shape_distribution
 
@@ -94,9 +84,9 @@ def rig() -> Rig:
     with torch.no_grad():
         rest = model(phenotype_kwargs={key: torch.tensor([0.5]) for key in model.phenotype_labels})
     vertices, faces = rest["vertices"][0].numpy(), model.faces.numpy()
-    labels = [f"{bone}.R" for chain in CHAINS for bone in chain]
-    bones = rest["bone_poses"][0, [model.bone_labels.index(label) for label in labels]].numpy()
-    axes, heads = bones[:, :3, :3].reshape(5, 3, 3, 3), bones[:, :3, 3].reshape(5, 3, 3)
+    labels = [model.bone_labels.index(f"{bone}.R") for chain in CHAINS for bone in chain]
+    bones = rest["bone_poses"][0, labels].numpy().reshape(5, 3, 4, 4)
+    axes, heads = bones[..., :3, :3], bones[..., :3, 3]
     chains = _chains(vertices, heads, model.dense_vertex_bone_weights.numpy(), model.bone_labels)
     weights = bone_heat(vertices, faces, chains)
     joints = np.concatenate([np.zeros((1, 3)), chains[:, :3].reshape(15, 3)[list(TO_MANO)]])
@@ -118,10 +108,10 @@ def rig_body(model) -> np.ndarray:
     Returns:
         (2, V) the body's vertices of the left and the right hand, in the order of `Rig.vertices`.
     """
-    hands = {side: _hand_vertices(model, side) for side in ("L", "R")}
-    for side, own in hands.items():
+    hands = [_hand_vertices(model, side) for side in "LR"]
+    for side, own in zip("LR", hands, strict=True):
         _bind(model, side, own)
-    return np.array(list(hands.values()))
+    return np.array(hands)
 
 
 def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np.ndarray:
@@ -134,10 +124,9 @@ def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np
         (V, 16) non-negative rows of sum one, joints in MANO's order. The palm and the forearm
         follow the wrist.
     """
-    wrist = np.zeros((5, 3))
-    forearm = np.array([[0, -0.03, 0]])
-    starts = np.concatenate([forearm, wrist, chains[:, :3].reshape(15, 3)])
-    ends = np.concatenate([wrist[:1], chains[:, 0], chains[:, 1:].reshape(15, 3)])
+    # The forearm, the palm's rays, and the phalanges.
+    starts = np.concatenate([[[0, -0.03, 0]], np.zeros((5, 3)), chains[:, :3].reshape(15, 3)])
+    ends = np.concatenate([np.zeros((1, 3)), chains[:, 0], chains[:, 1:].reshape(15, 3)])
     bone = np.concatenate([np.zeros(6, int), 1 + np.argsort(TO_MANO)])
     along = ends - starts
     fraction = ((vertices[:, None] - starts) * along).sum(-1) / (along**2).sum(-1)
@@ -156,10 +145,8 @@ def regressor(vertices: np.ndarray, weights: np.ndarray, joints: np.ndarray) -> 
     """Write each joint (16, 3) as a mean of the vertices (V, 3) around it, at rest and bent.
 
     With row r, joint J and its own skinning weights w, sum r x = J at rest. The mean stays at J
-    when the joint turns if also sum r w (x - J) = 0, whatever the turn.
-
-    Returns:
-        (16, V) non-negative rows of sum one, of at most 250 vertices each.
+    when the joint turns if also sum r w (x - J) = 0, whatever the turn. Rows (16, V) are
+    non-negative, of sum one and of at most 250 vertices each.
     """
     rows = np.zeros((16, len(vertices)))
     for j, (parent, joint) in enumerate(zip(MANO_PARENTS, joints, strict=True)):
@@ -167,9 +154,9 @@ def regressor(vertices: np.ndarray, weights: np.ndarray, joints: np.ndarray) -> 
         moved = np.flatnonzero(weights[:, bones].sum(1) > 0.9)
         near = moved[np.argsort(np.linalg.norm(vertices[moved] - joint, axis=1))[:250]]
         offset = 1000 * (vertices[near] - joint).T
-        turned = offset * weights[near, j]
         # Light rows spread the weights over many vertices.
-        left = np.vstack([offset, turned, np.full((1, len(near)), 1000.0), 2 * np.eye(len(near))])
+        sums, light = np.full((1, len(near)), 1000.0), 2 * np.eye(len(near))
+        left = np.vstack([offset, offset * weights[near, j], sums, light])
         right = np.concatenate([np.zeros(6), [1000.0], np.zeros(len(near))])
         row = nnls(left, right)[0]
         rows[j, near] = row / row.sum()

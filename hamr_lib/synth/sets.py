@@ -73,9 +73,8 @@ def blocks_of(dataset: registry.DataSet) -> list[Block]:
     """List the blocks of a stand-in."""
     return [
         Block(dataset.name, split, "" if part == split else part, start, min(start + BLOCK, count))
-        for split, parts in registry.PARTS[dataset.name].items()
-        for part in parts
-        for count in [dataset.frames[part]]
+        for split, parts in dataset.parts.items()
+        for part, count in parts.items()
         for start in range(0, count, BLOCK)
     ]
 
