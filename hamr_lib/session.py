@@ -24,7 +24,7 @@ from hamr_lib import bench
 from hamr_lib.config import load_settings
 from hamr_lib.data.registry import training_crops
 from hamr_lib.files import commit, write_json
-from hamr_lib.hand.layer import load_hand
+from hamr_lib.hand.layer import hand_of
 from hamr_lib.model import checkpoint
 from hamr_lib.render.silhouette import has_pytorch3d
 from hamr_lib.study import machine
@@ -65,8 +65,7 @@ def session(
     first = replace(settings, profile=f"{profile}-first", data=replace(settings.data, open=few))
     if not has_pytorch3d():
         first = replace(first, losses=replace(settings.losses, silhouette=0.0))
-    options = settings.hand
-    hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
+    hand = hand_of(settings.hand)
     processes = max(1, os.cpu_count() - 2)
     with ThreadPoolExecutor(1) as background:
         rendering = background.submit(render_open_sets, first, processes=processes)

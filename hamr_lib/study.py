@@ -95,12 +95,11 @@ def train(profile: str, run: str = "main", minutes: float = float("inf")) -> Non
     been made before (`make data`): many processes would render it many times.
     """
     from hamr_lib.data.registry import training_crops
-    from hamr_lib.hand.layer import load_hand
+    from hamr_lib.hand.layer import hand_of
     from hamr_lib.training.loop import fit
 
     settings = load_run(profile, run)
-    options, crops = settings.hand, training_crops(settings)
-    hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
+    crops, hand = training_crops(settings), hand_of(settings.hand)
     fit(settings, results_dir(profile, run), *crops, hand, minutes=minutes)
 
 

@@ -56,7 +56,7 @@ def crops(tmp_path_factory):
 
 @pytest.fixture
 def tiny_hand(monkeypatch):
-    monkeypatch.setattr(baselines, "load_hand", lambda *args, **kwargs: TinyHand())
+    monkeypatch.setattr(baselines, "hand_of", lambda settings: TinyHand())
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

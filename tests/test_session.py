@@ -19,7 +19,7 @@ def tiny(tmp_path, monkeypatch):
     """The settings of what is rendered, in order."""
     settings, crops, rendered = tiny_settings(steps=8), crops_of(tmp_path), []
     monkeypatch.setattr(session, "load_settings", lambda profile: settings)
-    monkeypatch.setattr(session, "load_hand", lambda *args, **options: TinyHand())
+    monkeypatch.setattr(session, "hand_of", lambda settings: TinyHand())
     monkeypatch.setattr(session, "training_crops", lambda settings: crops)
     monkeypatch.setattr(
         session, "render_open_sets", lambda settings, processes: rendered.append(settings)

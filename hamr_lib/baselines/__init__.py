@@ -30,7 +30,7 @@ from hamr_lib.baselines.zimmermann import Zimmermann
 from hamr_lib.evaluation.predict import best_device
 from hamr_lib.evaluation.scores import evaluate_method
 from hamr_lib.files import read_json, write_json
-from hamr_lib.hand.layer import load_hand
+from hamr_lib.hand.layer import hand_of
 from hamr_lib.variants import COMPARISONS, FLOORS, LABELS, check_names
 
 METHODS = {
@@ -64,8 +64,7 @@ def run(name, settings, folder, train_crops, val_crops, sets):
         The rows of its metrics.csv.
     """
     check_names([name], COMPARISONS, "method")
-    folder, options = Path(folder), settings.hand
-    hand = load_hand(options.model, pose_components=options.pose_components, joints=options.joints)
+    folder, hand = Path(folder), hand_of(settings.hand)
     method = METHODS[name].fit(settings, train_crops, val_crops, hand, folder)
     trained = (folder / "log.csv").is_file()
     about = {

