@@ -28,24 +28,18 @@ def offset_in_metres(camera: Tensor) -> Tensor:
 
 
 def ground_truth_camera(
-    joints_3d: Tensor,
-    joints_2d: Tensor,
-    valid: Tensor | None = None,
-    scale: str = "projected",
+    joints_3d: Tensor, joints_2d: Tensor, valid: Tensor | None = None, scale: str = "projected"
 ) -> Tensor:
-    """Estimate the camera of paired 2-D and 3-D labels (Section 3.3, not numbered).
+    """Estimate the camera (B, 3) of paired 2-D and 3-D labels (Section 3.3, not numbered).
 
     The scale is the mean 2-D bone length over a mean 3-D one, the offset the mean difference
-    between the 2-D joints and the scaled 3-D ones.
+    between the 2-D joints and the scaled 3-D ones. It is NaN without two valid, joined joints.
 
     Args:
         joints_3d, joints_2d: (B, 21, 3) metres, any root, and (B, 21, 2) crop units.
         valid: (B, 21) bool, joints that carry both labels; None for all of them.
         scale: "full", the paper's: the 3-D bones at their full length, so that s is too small
             where bones are foreshortened. "projected", ours: their x and y alone, exact.
-
-    Returns:
-        (B, 3) camera; NaN where fewer than two joined joints are valid.
     """
     axes = 3 if scale == "full" else 2
     if valid is None:
@@ -53,11 +47,10 @@ def ground_truth_camera(
     parent, child = torch.tensor(BONES, device=joints_3d.device).T
     bone_valid = (valid[:, parent] & valid[:, child]).to(joints_3d.dtype)
     # Invalid labels may be NaN, and NaN times zero is NaN: blank them before any sum.
-    points_3d = torch.where(valid[..., None], joints_3d, 0)
-    points_2d = torch.where(valid[..., None], joints_2d, 0)
-    length_3d = (points_3d[:, child, :axes] - points_3d[:, parent, :axes]).norm(dim=-1) * bone_valid
-    length_2d = (points_2d[:, child] - points_2d[:, parent]).norm(dim=-1) * bone_valid
-    ratio = (length_2d.sum(1) / length_3d.sum(1))[:, None]
+    points_3d, points_2d = (torch.where(valid[..., None], x, 0) for x in (joints_3d, joints_2d))
+    bones_3d, bones_2d = (x[:, child] - x[:, parent] for x in (points_3d[..., :axes], points_2d))
+    length_3d, length_2d = ((x.norm(dim=-1) * bone_valid).sum(1) for x in (bones_3d, bones_2d))
+    ratio = (length_2d / length_3d)[:, None]
     weight = valid.to(joints_3d.dtype)[..., None]
     offset = ((points_2d - ratio[..., None] * points_3d[..., :2]) * weight).sum(1)
     return torch.cat([ratio, offset / weight.sum(1)], dim=1)

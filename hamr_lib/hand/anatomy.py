@@ -39,7 +39,7 @@ _LIMITS = (
 )  # fmt: skip
 LOWER, UPPER = np.radians(np.array(_LIMITS, dtype=float)).T
 
-# Where the angles lie in the vector, the fingers' for index to little.
+# Where the angles lie in the vector; those of the fingers for index to little.
 THUMB = slice(0, 6)
 MCP, SPREAD, PIP, DIP = (6 + np.arange(4) * 4 + part for part in range(4))
 # A positive turn about a finger's palmar axis moves it to the little finger's side.
@@ -88,14 +88,13 @@ def skeleton() -> Skeleton:
         offsets[f, k] = (across[shaft].min(0) + across[shaft].max(0)) / 2
         radii[f, k] = np.median(np.linalg.norm(across[shaft] - offsets[f, k], axis=1))
     palm = palm_frame(*heads[[1, 2, 4], 0])
-    zero = np.empty((5, 3, 3))
     # The thumb at zero flexes within the plane of the palm.
-    zero[0] = np.stack([palm[:, 2], palm[:, 1], -palm[:, 0]], axis=1)
-    for f in range(1, 5):
+    zero = [np.stack([palm[:, 2], palm[:, 1], -palm[:, 0]], axis=1)]
+    for frame in frames[1:, 0]:
         # The least turn that lays the finger along the palm keeps its roll: fingers bend towards
         # the root of the thumb, not in parallel planes.
-        turn, _ = Rotation.align_vectors(palm[:, 1], frames[f, 0, :, 1])
-        zero[f] = turn.as_matrix() @ frames[f, 0]
+        turn, _ = Rotation.align_vectors(palm[:, 1], frame[:, 1])
+        zero.append(turn.as_matrix() @ frame)
     # The palm, from a third of the way up: below lie the balls of the thumb and little finger.
     rays, ray_radii = np.empty((4, 2, 3)), np.empty(4)
     flesh = vertices[shared.weights[:, 0] > 0.5]
@@ -107,7 +106,8 @@ def skeleton() -> Skeleton:
         back, front = (np.median(depth[near & half]) for half in (depth < 0, depth > 0))
         rays[f] += (back + front) / 2 * palm[:, 2]
         ray_radii[f] = (front - back) / 2
-    return Skeleton(heads, frames, zero, palm, offsets, radii, rays, ray_radii, shared.reference)
+    flesh = offsets, radii, rays, ray_radii
+    return Skeleton(heads, frames, np.array(zero), palm, *flesh, shared.reference)
 
 
 def _turn(axis, angle):
@@ -143,30 +143,25 @@ def _checked(angles):
 
 
 def angles_to_axis_angle(angles: np.ndarray) -> np.ndarray:
-    """Convert angles (n, 22) or (22,) to the joint rotations of MANO's format, open right hand.
+    """Convert angles (..., 22) to (..., 15, 3) axis-angle of MANO's format, open right hand.
 
-    Returns:
-        (n, 15, 3) or (15, 3) axis-angle, joints in MANO's order (`joints.MANO_NAMES[1:]`), each
-        relative to its parent and to the rest pose (not the mean pose), about the axes of the whole
-        upright hand: x to its back, y along the fingers, z to the thumb's side.
+    Joints are in MANO's order (`joints.MANO_NAMES[1:]`), each relative to its parent and to the
+    rest pose (not the mean pose), about the axes of the whole upright hand: x to its back, y along
+    the fingers, z to the thumb's side.
     """
     angles = _checked(angles)
     turned = _orientations(np.atleast_2d(angles))
     local = turned.copy()
     local[:, :, 1:] = turned[:, :, :-1].swapaxes(-1, -2) @ turned[:, :, 1:]
     vectors = Rotation.from_matrix(local.reshape(-1, 3, 3)).as_rotvec().reshape(-1, 15, 3)
-    vectors = vectors[:, list(TO_MANO)]
-    return vectors if angles.ndim == 2 else vectors[0]
+    return vectors[:, list(TO_MANO)].reshape(*angles.shape[:-1], 15, 3)
 
 
 def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
-    """Convert angles (n, 22) or (22,) to pose parameters of Anny's finger bones of one side.
+    """Convert angles (..., 22) to Anny's pose: {"finger2-1.R": (..., 4, 4) float64}, of one side.
 
     For models with `pose_parameterization="local-ref"`, Anny's default. The angles mean the same on
     both sides.
-
-    Returns:
-        dict of bone label, e.g. "finger2-1.R", to (n, 4, 4) or (4, 4) float64.
     """
     one_of("side", side, ("left", "right"))
     # Anny's deltas are about the axes of its reference body; its left mirrors its right at x = 0.
@@ -176,8 +171,8 @@ def anny_pose(angles: np.ndarray, side: str) -> dict[str, np.ndarray]:
     turns = Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix()
     transforms = np.tile(np.eye(4), (*vectors.shape[:-1], 1, 1))
     transforms[..., :3, :3] = turns.reshape(*vectors.shape, 3)
-    suffix = "." + side[0].upper()
-    return {bone + suffix: transforms[..., j, :, :] for j, bone in enumerate(ANNY_BONES)}
+    names = (f"{bone}.{side[0].upper()}" for bone in ANNY_BONES)
+    return {name: transforms[..., j, :, :] for j, name in enumerate(names)}
 
 
 def _capsules(angles):
@@ -185,7 +180,7 @@ def _capsules(angles):
     hand = skeleton()
     turned = _orientations(angles)
     starts, ends = np.empty((2, len(angles), 5, 3, 3))
-    joint = np.broadcast_to(hand.heads[:, 0], (len(angles), 5, 3))
+    joint = hand.heads[:, 0]
     for k in range(3):
         bone = hand.heads[:, k + 1] - hand.heads[:, k]
         posed = np.einsum("nfij,fj->nfi", turned[:, :, k], bone)
@@ -226,17 +221,17 @@ def blend(a: np.ndarray, b: np.ndarray, t) -> np.ndarray:
 
 
 def overlap(angles: np.ndarray) -> np.ndarray:
-    """Return how far parts of hands (n, 22) or (22,) penetrate beyond what flesh allows, at most.
+    """Return how far parts of hands (..., 22) penetrate beyond what flesh allows, at most.
 
     Returns:
-        (n,) or a float, metres; zero or less is a possible pose.
+        (...,) metres; zero or less is a possible pose.
     """
     angles = _checked(angles)
     starts, ends, radii = _capsules(np.atleast_2d(angles))
     a, b = np.array(_PAIRS).T
     distance = _between_segments(starts[:, a], ends[:, a], starts[:, b], ends[:, b])
     depth = ((1 - _GIVE) * (radii[a] + radii[b]) - distance).max(1)
-    return depth if angles.ndim == 2 else float(depth[0])
+    return depth.reshape(angles.shape[:-1])
 
 
 def _between_segments(p, q, r, s):

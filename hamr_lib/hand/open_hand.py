@@ -30,9 +30,6 @@ def open_hand(folder: Path | None = None) -> dict[str, np.ndarray]:
         variance, posedirs of zeros, J_regressor of non-negative rows of sum one, hands_components
         of orthonormal rows in falling order of variance. Two are not MANO's: tips (5,) fingertip
         vertices, thumb to little finger, and shape_variance (10,) fractions.
-
-    Raises:
-        HamrError: for a damaged file or a full disk.
     """
     path = Path(folder or ROOT / "data" / "open" / "hand") / f"open-hand-{VERSION}.npz"
     if not path.exists():

@@ -10,12 +10,9 @@ from hamr_lib.hand.anatomy import ANGLES, DIP, GESTURES, MCP, PIP, SPREAD, THUMB
 def sample_poses(rng: np.random.Generator, n: int, resting: float = 0.0) -> np.ndarray:
     """Draw n poses (n, 22) radians, in the order of `ANGLES`; a fraction `resting` at rest.
 
-    At rest, the fingers are side by side and bent alike, the thumb along them or hidden in front of
-    the palm. Of the other hands, 40 % are named gestures (flat, open and relaxed hands three times
-    as often as others) and 30 % blends of two, each with noise that is partly common to all
-    fingers. The last 30 % are free: each finger curls by an amount correlated with its neighbours',
-    and its last joint follows the middle one by two thirds, as the tendons do. All respect `limit`.
-    Poses in which the hand collides with itself (`overlap`) are drawn again.
+    Of the other hands, 40 % are named gestures (flat, open and relaxed hands three times as often
+    as others), 30 % blends of two, and 30 % free. All respect `limit`. Poses in which the hand
+    collides with itself (`overlap`) are drawn again.
     """
     poses = np.empty((0, len(ANGLES)))
     while len(poses) < n:
@@ -53,6 +50,7 @@ _LIKENESS = (
 
 
 def _draw_free(rng, n):
+    """Draw free hands: fingers curl as their neighbours do, and last joints follow the middle."""
     curls = rng.multivariate_normal(np.zeros(5), _LIKENESS, size=(2, n))
     # The bends of the knuckle and of the middle joint are correlated too, but less.
     knuckle = ndtr(curls[0])
@@ -86,6 +84,7 @@ _THUMB_MOVES = np.array([(8, 8, 8, 8, 4, 12), (8, 9, 9, 14, 4, 18), (10, 10, 9, 
 
 
 def _draw_resting(rng, n):
+    """Draw hands with the fingers side by side and bent alike, the thumb along or before them."""
     # More straight than bent; the fingers are nearly alike, each a little more bent than the last.
     curl = rng.beta(1.2, 1.8, size=(n, 1))
     middle = (curl + rng.normal(0, 0.15, size=(n, 1))).clip(0, 1)
