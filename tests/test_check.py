@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,20 +125,11 @@ class TestFindSets:
             find_sets(SETTINGS, folder)
         assert find_sets(asking("open"), folder)[name].title == f"open-{name}"
 
-    @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
-    def test_an_empty_folder_or_a_broken_link_in_its_place_stops_it_too(self, folder, make):
+    def test_a_broken_link_in_its_place_stops_it_too(self, folder):
         (folder / "raw").mkdir()
-        make(folder / "raw" / "stb")
+        (folder / "raw" / "stb").symlink_to("nowhere")
         with pytest.raises(HamrError, match="is not complete.*raw/stb or remove it"):
             find_sets(SETTINGS, folder)
-
-    def test_frames_without_labels_are_skipped_and_the_set_is_complete(self, folder):
-        tips = np.repeat(hand()[None, 4::4], 2, 0)
-        tips[0] = np.nan
-        dexter.write_annotations(folder / "open/tiny/open-dexter", "Grasp2", tips)
-        report = check_set(find_sets(SETTINGS, folder)["dexter"], SETTINGS.data, limit=0)
-        assert report.row["skipped"] == 1 and report.row["complete"]
-        assert report.row["samples"] == "11" and report.row["images expected"] == "12"
 
     def test_the_camera_of_stb(self, folder, few):
         asked = dataclasses.replace(SETTINGS, data=Data(stb_camera="BB", open=ASKED))
@@ -171,8 +161,8 @@ class TestCheckSet:
         reports = [check_set(stand_in(n, SETTINGS, folder), SETTINGS.data) for n in names]
         table = report_table(reports)
         assert table.found.all() and table.complete.all() and not any(r.problems for r in reports)
-        assert table.samples.tolist() == table["images expected"].tolist()
-        assert table.samples.tolist() == ["3 + 2", "10 + 2", "12"]
+        counts = ["3 + 2", "10 + 2", "12"]
+        assert table.samples.tolist() == table["images expected"].tolist() == counts
         assert table.checked.tolist() == [5, 12, 12]
         assert table["left hands"].tolist() == [0.4, 1, 1]  # of RHD the first of each split
         assert table.labels.tolist() == ["21 joints", "21 joints", "fingertips"]
@@ -192,12 +182,11 @@ class TestCheckSet:
         rhd.write_annotations(dataset.root, "evaluation", labels)
         row = check_set(dataset, SETTINGS.data).row
         assert row["reprojection max (px)"] == pytest.approx(5, abs=1e-3)
-        for i in range(2):
-            labels[i]["uv_vis"][[1, 5, 9, 13, 17, 22, 26, 30, 34, 38], 1] = -0.6
+        for label in labels.values():
+            label["uv_vis"][[1, 5, 9, 13, 17, 22, 26, 30, 34, 38], 1] = -0.6
         rhd.write_annotations(dataset.root, "evaluation", labels)
         row = check_set(dataset, SETTINGS.data).row
         assert row["outside the image"] == pytest.approx(2 * 5 / (5 * 21))
-        assert row["reprojection max (px)"] > 100
         assert row["complete"]  # labels outside the image are reported, not refused
 
     def test_broken_and_absent_sets(self, folder):

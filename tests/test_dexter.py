@@ -133,9 +133,10 @@ def test_broken_annotations(tmp_path, lines, message):
 
 def test_missing_files(tmp_path):
     folder = make(tmp_path) / "Grasp2"
-    (folder / "color" / "image_0001.png").unlink()
-    with pytest.raises(HamrError, match="Grasp2/color/.* 1 images"):
-        Dexter(tmp_path)
-    (folder / "annotations" / "Grasp23D.txt").unlink()
-    with pytest.raises(HamrError, match="Grasp23D.txt is missing"):
-        Dexter(tmp_path)
+    for name, message in (
+        ("color/image_0001.png", "Grasp2/color/.* 1 images"),
+        ("annotations/Grasp23D.txt", "Grasp23D.txt is missing"),
+    ):
+        (folder / name).unlink()
+        with pytest.raises(HamrError, match=message):
+            Dexter(tmp_path)

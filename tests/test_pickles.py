@@ -114,19 +114,16 @@ def test_calls_are_refused(refused, tmp_path, protocol):
     attack = Forged(os.system, f"touch {canary}")
     pickle.loads(pickle.dumps(attack))  # Python's own unpickler runs it: this test can fail
     canary.unlink()
-    refused(pickle.dumps(attack, protocol=protocol), f"'{os.system.__module__}.system'")
-    for function in (eval, exec):
-        attack = Forged(function, f"open({str(canary)!r}, 'w')")
-        refused(pickle.dumps(attack, protocol=protocol), function.__name__)
+    inside = np.empty(1, object)
+    inside[0] = attack
+    for content in (attack, {0: {"xyz": [attack], "K": np.eye(3)}}, inside):
+        refused(pickle.dumps(content, protocol=protocol), "posix.system|array type 'O8'")
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "numpy load", "numpy dtype.type", "numpy.core.multiarray _reconstruct.__globals__",
-        "chumpy.ch MatVecMult", "posix system", "builtins getattr", "_codecs encode.__self__",
-        "hamr_lib.hand.pickles load_pickle",
-    ],
+    ["numpy load", "numpy dtype.type", "chumpy.ch MatVecMult", "posix system", "builtins getattr",
+     "numpy.core.multiarray _reconstruct.__globals__", "hamr_lib.hand.pickles load_pickle"],
 )  # fmt: skip
 def test_names_are_refused(refused, tmp_path, name):
     """By STACK_GLOBAL (where dots are followed), by GLOBAL, and by INST."""
@@ -139,6 +136,8 @@ def test_names_are_refused(refused, tmp_path, name):
         b"(" + argument + b"i" + lines + b".",
     ):
         refused(content, f"refused the pickled name '{module}.{name}'")
+    refused(b"\x80\x02\x82\x01.", "unregistered extension")
+    refused(b"Pos.system\n.", "persistent")
 
 
 @pytest.mark.parametrize(
@@ -157,27 +156,10 @@ def test_state_is_data(refused):
     """No method in a state is called, and no class is replaced by it."""
     leaf = b"\x80\x04" + short("chumpy.ch") + short("Ch") + b"\x93)\x81"
     system = short("posix") + short("system") + b"\x93"
-    for key in ("build", "__class__", "__setstate__", "x"):
+    for key in ("__class__", "__setstate__", "x"):
         refused(leaf + b"}" + short(key) + system + b"sb.", "posix.system")
         text = b"}" + short(key) + short("text") + b"s" + short("x") + b"Nsb."
         refused(leaf + text, "KeyError: 'x'")  # only an array is looked at
-    # The class that protocols 0 and 1 construct is one of the allowed names, not a record.
-    refused(
-        b"ccopyreg\n_reconstructor\n(c_codecs\nencode\n(Vcsgraph\ntRc__builtin__\nobject\nNtR.",
-        "cannot|call|argument",
-    )
-
-
-def test_nested_attacks_codes_and_persistent_names(refused, tmp_path):
-    attack = Forged(os.system, f"touch {tmp_path / 'canary'}")
-    annotation = {0: {"uv_vis": np.zeros((42, 3)), "xyz": [attack], "K": np.eye(3)}}
-    refused(pickle.dumps(annotation), "system")
-    inside = np.empty(1, object)
-    inside[0] = attack
-    refused(pickle.dumps(inside), "array type 'O8'|system")
-    refused(pickle.dumps(Forged(dict, [("a", Forged(list, [attack]))])), "builtins.dict|system")
-    refused(b"\x80\x02\x82\x01.", "unregistered extension")
-    refused(b"Pos.system\n.", "persistent")
 
 
 def test_what_takes_forever_to_hash_or_to_list(refused):
@@ -219,9 +201,8 @@ def test_arrays_that_would_read_foreign_memory(refused):
     refused(hidden, "refused the array type 'V8'")
     refused(hidden.replace(b"V8", b"f8", 1), "refused the array type")
     dtype = np.zeros(0).__reduce__()[2][2]
-    for protocol in (2, 4):
-        array = forged_array(1, (1000,), dtype, False, b"12345678")
-        refused(pickle.dumps(array, protocol=protocol), "buffer is too small")
+    array = forged_array(1, (1000,), dtype, False, b"12345678")
+    refused(pickle.dumps(array), "buffer is too small")
     matrix = scipy.sparse.csc_matrix(np.eye(3))
     matrix.indices[1] = 1_000_000
     refused(pickle.dumps(matrix), "indices|index")
@@ -249,10 +230,9 @@ def test_sizes_that_are_only_claimed(read, refused):
     assert len(read(pickle.dumps(nested))) == 2  # shared, not multiplied
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_the_same_bytes_many_times(refused, protocol):
+def test_the_same_bytes_many_times(refused):
     """A thousand arrays of one megabyte that the file holds once."""
     state = np.zeros(1 << 20, np.uint8).__reduce__()[2]
-    content = pickle.dumps([forged_array(*state) for _ in range(1000)], protocol=protocol)
+    content = pickle.dumps([forged_array(*state) for _ in range(1000)])
     assert len(content) < 1.2e6
     refused(content, "far larger than the file")
