@@ -201,7 +201,7 @@ def test_arrays_of_an_annotation(tmp_path, change):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({}, "expected a dict"), ([label()], "expected a dict"), ({"0": label()}, "expected a dict"),
+        ({}, "expected a dict"), ([label()], "expected a dict"), ({"0": 1}, "expected a dict"),
         ({True: label()}, "expected a dict"), ({10**5000: label()}, "expected a dict"),
         ({0: None}, "annotation 0: uv_vis: expected"),
         ({0: {"uv_vis": label()["uv_vis"]}}, "annotation 0: xyz: expected"),

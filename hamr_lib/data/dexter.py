@@ -19,7 +19,7 @@ import numpy as np
 from hamr_lib.camera import project_pinhole
 from hamr_lib.data.frame import Frames, list_images, write_image
 from hamr_lib.errors import HamrError
-from hamr_lib.files import numbers, read_bytes, write_aside
+from hamr_lib.files import numbers, read_bytes, write_text
 from hamr_lib.joints import FINGERS, NUM_JOINTS, TIPS
 
 # Images of each sequence as published, 3,145 together; about 3,014 of them are annotated.
@@ -121,5 +121,4 @@ def write_annotations(root: Path, sequence: str, tips: np.ndarray) -> None:
             " ".join(", ".join(f"{x:.4f}" for x in point) + ";" for point in frame)
             for frame in np.concatenate([values, corners], axis=1)
         )
-        with write_aside(annotation_path(root, sequence, kind)) as aside:
-            aside.write_text("\n".join(lines) + "\n")
+        write_text(annotation_path(root, sequence, kind), "\n".join(lines) + "\n")
