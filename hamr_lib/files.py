@@ -32,10 +32,8 @@ ASIDE = re.compile(r"\..*\.(\d+)\.part(\.[^.]*)?")  # names of files that are be
 def write_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place only if the block succeeds.
 
-    The temporary name keeps the suffix, since many writers choose their format by it.
-
-    Raises:
-        HamrError: for a full disk, a directory of that name, and any other `OSError`.
+    The temporary name keeps the suffix, since many writers choose their format by it. A full disk
+    and any other `OSError` is a `HamrError`.
     """
     path = Path(path)
     short = f"{path.stem[:40]}-{digest(path.name)}"  # a name may be as long as names can be
@@ -139,11 +137,8 @@ def numbers(
 ) -> np.ndarray:
     """Return a value from outside, if it is an array of finite numbers of this shape.
 
-    Args:
-        where: what a refusal names: the file, and the value's name in it.
-        shape: the expected one; None is any length but 0.
-        kinds: of NumPy's dtypes.
-        largest: absolute value of any number.
+    A refusal names `where` it stands: the file, and its name there. In `shape`, None is any length
+    but 0; `kinds` are those of NumPy's dtypes; `largest` is the absolute value of any number.
     """
     is_array = isinstance(value, np.ndarray)
     found, kind = (value.shape, value.dtype) if is_array else ((), type(value).__name__)
@@ -175,11 +170,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> object:
-    """Read the values in a YAML file; an empty one holds none.
-
-    Raises:
-        HamrError: naming the file, for one that cannot be read, is no YAML, or is too long.
-    """
+    """Read the values in a YAML file; an empty one holds none."""
     content = read_bytes(path, YAML_BYTES + 1)
     if len(content) > YAML_BYTES:
         raise HamrError(f"{path}: expected at most {YAML_BYTES} bytes")

@@ -104,13 +104,13 @@ def crop_frame(frame: Frame, image_size: int, size: int) -> tuple[np.ndarray, di
         pixels[3] = cut(frame.mask.astype(np.uint8) * 255, center, reach, size, left)
     valid_2d = np.isfinite(frame.joints_2d).all(1)
     valid_3d = np.isfinite(frame.joints_3d).all(1)
-    points, middle = torch.from_numpy(frame.joints_2d).double(), torch.from_numpy(center)
-    joints_2d = pixels_to_crop(points, middle, torch.tensor(side).double()).numpy() * [flip, 1]
+    square = torch.from_numpy(center), torch.tensor(side).double()
+    joints_2d = pixels_to_crop(torch.from_numpy(frame.joints_2d).double(), *square).numpy()
     joints_3d = frame.joints_3d.astype(np.float64) * [flip, 1, 1]
     has_root = bool(valid_3d[WRIST])
     root = joints_3d[WRIST] if has_root else joints_3d[valid_3d].sum(0) / max(valid_3d.sum(), 1)
     labels = {
-        "joints_2d": np.where(valid_2d[:, None], joints_2d, 0).astype(np.float32),
+        "joints_2d": np.where(valid_2d[:, None], joints_2d * [flip, 1], 0).astype(np.float32),
         "joints_3d": np.where(valid_3d[:, None], joints_3d - root, 0).astype(np.float32),
         "valid_2d": valid_2d,
         "valid_3d": valid_3d,
@@ -161,7 +161,7 @@ class Crops:
         return len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Read the samples at `indices` (B,) as one dict of tensors (see the class)."""
+        """Read the samples at `indices` (B,)."""
         indices = np.asarray(indices, dtype=np.int64)
         which, row = self.rows[indices].T
         pixels = torch.empty((len(indices), *self.pixels[0].shape[1:]), dtype=torch.uint8)
@@ -223,9 +223,6 @@ def load_crops(
         image_size: pixels a side of the network crop.
         augment: `settings.augment` if the crops are to be augmented; None stores no margin.
         cache, name: folder of all cached crops, and what to call this set there.
-
-    Raises:
-        HamrError: for an empty set, a frame without labels, a full disk or a broken cache file.
     """
     if len(frames) == 0:
         raise HamrError(f"{name}: no frames to cut crops from")

@@ -39,9 +39,6 @@ class Dexter(Frames):
     """The frames below `root`/data: only fingertips, and of these only the labelled, are not NaN.
 
     A frame with fewer than two labelled tips is skipped: one tip, aligned by itself, says nothing.
-
-    Raises:
-        HamrError: for labels that are missing or wrong, and other numbers of images than of labels.
     """
 
     def __init__(self, root: Path):

@@ -42,9 +42,6 @@ class RHD(Frames):
         split: "training" or "evaluation".
         mask: where the hand's mask is read from: "mask", the part ids; or "depth", the depth map
             (see `mask_from_depth`), as the paper parsed it.
-
-    Raises:
-        HamrError: for labels that are missing or wrong, and other numbers of images than of labels.
     """
 
     def __init__(self, root: Path, split: str, mask: str = "mask"):
@@ -99,11 +96,9 @@ def files(root: Path, split: str, camera: str = "") -> tuple[Path, list[Path]]:
 
 
 def read_annotations(path: Path) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
-    """Read and check an annotation pickle.
+    """Read and check an annotation pickle: N ids in order, and what they have, as float32.
 
-    Returns:
-        ids: list of N int, in order. uv_vis (N, 42, 3), xyz (N, 42, 3) metres and K (N, 3, 3),
-        float32, joints in RHD's own order.
+    That is uv_vis (N, 42, 3), xyz (N, 42, 3) metres and K (N, 3, 3), joints in RHD's own order.
     """
     annotations = load_pickle(path)
     keys = list(annotations) if isinstance(annotations, dict) else []

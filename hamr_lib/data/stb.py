@@ -50,9 +50,6 @@ class STB(Frames):
         split: "training" or "evaluation".
         root_shift: a key of `ROOT_SHIFTS`.
         camera: "SK" or "BB".
-
-    Raises:
-        HamrError: for labels that are missing or wrong.
     """
 
     def __init__(self, root: Path, split: str, root_shift: str = "ring", camera: str = "SK"):

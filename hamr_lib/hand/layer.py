@@ -90,16 +90,14 @@ class Hand(nn.Module):
     def forward(
         self, betas: torch.Tensor, global_orient: torch.Tensor, hand_pose: torch.Tensor
     ) -> HandMesh:
-        """Pose the hand.
+        """Pose the hand. Its joints are Eq. 3, the regressor applied to the posed mesh.
+
+        With joints="kinematic" they are the skeleton's own; fingertips are vertices either way.
 
         Args:
             betas: (B, 10) shape, of unit variance among people.
             global_orient: (B, 3) axis-angle or (B, 3, 3) rotation, about the wrist.
             hand_pose: (B, P) PCA coefficients, or, where P is 45, axis-angle added to the mean.
-
-        Returns:
-            `HandMesh`. The joints are Eq. 3 of the paper, the regressor applied to the posed mesh,
-            or, with joints="kinematic", the skeleton's own; fingertips are vertices either way.
         """
         rotated, upright = self._check(betas, global_orient, hand_pose)
         posed = self.layer(betas=betas, global_orient=upright, hand_pose=hand_pose)
@@ -142,14 +140,13 @@ class Hand(nn.Module):
 
     def _check(self, betas, global_orient, hand_pose):
         """Tell whether the orientation is a matrix, and the axis-angle (B, 3) left to the layer."""
-        batch = len(betas)
-        rotated = global_orient.ndim == 3
+        batch, rotated = len(betas), global_orient.ndim == 3
         for key, value, shape in (
             ("betas", betas, (batch, NUM_BETAS)),
             ("global_orient", global_orient, (batch, 3, 3) if rotated else (batch, 3)),
             ("hand_pose", hand_pose, (batch, self.pose_components)),
         ):
-            if tuple(value.shape) != shape:
+            if value.shape != shape:
                 raise HamrError(f"{key}: expected shape {shape}, got {tuple(value.shape)}")
         return rotated, betas.new_zeros(batch, 3) if rotated else global_orient
 
@@ -170,9 +167,6 @@ def load_hand(
         pose_components: 1 to 44 PCA components (the paper: 6), or 45 axis-angle numbers.
         joints: "regressed" (Eq. 3) or "kinematic".
         root: the data folder, with `raw/mano` and `open/hand` in it.
-
-    Raises:
-        HamrError: an unknown choice, a missing or unreadable file, or arrays that do not fit.
     """
     one_of("side", side, ("right", "left"))
     config.Hand(model=name, pose_components=pose_components, joints=joints)  # checks them
@@ -200,8 +194,7 @@ def upright(hand: Hand) -> np.ndarray:
     joints = joints[0].double().numpy()
     index, little = (joints[NAMES.index(f"{finger} MCP")] for finger in ("index", "little"))
     along, across = joints[MIDDLE_MCP] - joints[WRIST], index - little
-    if hand.side == "left":
-        across = -across
+    across = -across if hand.side == "left" else across
     up = along / np.linalg.norm(along)
     side = across - up * (across @ up)
     side /= np.linalg.norm(side)

@@ -86,25 +86,18 @@ def shape_distribution(model):
     """Return Anny's distribution of builds by age: four in five adults, the rest from 5 to 90."""
     from hamr_lib.hand.rig import load_anny
 
-    def double(*values):
-        return torch.tensor(values, dtype=model.dtype)
-
+    fractions, youngest, oldest = torch.tensor([(0.8, 0.2), (18, 5), (70, 90)], dtype=model.dtype)
     ages = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(double(0.8, 0.2)),
-        torch.distributions.Uniform(double(18, 5), double(70, 90)),
+        torch.distributions.Categorical(fractions), torch.distributions.Uniform(youngest, oldest)
     )
-    return load_anny().shape_distribution.SimpleShapeDistribution(
-        model, morphological_age_distribution=ages
-    )
+    distribution = load_anny().shape_distribution.SimpleShapeDistribution
+    return distribution(model, morphological_age_distribution=ages)
 
 
 def people(model, n: int, seed: int, pose: dict | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the right hands of n people with the model `rigged_hand()`, as Anny itself skins them.
+    """Draw n right hands by `rigged_hand()`: vertices (n, V, 3) and 16 joints (n, 16, 3), metres.
 
-    Each has its `pose` of `anatomy.anny_pose`; None is the reference pose.
-
-    Returns:
-        Vertices (n, V, 3) and the 16 joints in MANO's order (n, 16, 3), metres.
+    Anny itself skins them. Each has its `pose` of `anatomy.anny_pose`; None is the reference pose.
     """
     from hamr_lib.hand.rig import ANNY_BONES
 

@@ -5,8 +5,7 @@ convention have them, and the skin is bound to them. `rigged_hand` gives Anny's 
 this rig, `rig_body` puts it on both hands of a whole body: the open hand and the rendered people
 bend at the same places.
 
-The hand's axes: wrist at the origin, y along the fingers, z to the thumb's side, x to the back of
-the hand. Metres.
+The hand's axes: wrist at the origin, y along the fingers, z to the thumb, x to the back. Metres.
 """
 
 import functools
@@ -115,14 +114,11 @@ def rig_body(model) -> np.ndarray:
 
 
 def bone_heat(vertices: np.ndarray, faces: np.ndarray, chains: np.ndarray) -> np.ndarray:
-    """Bind a hand's skin (V, 3), (F, 3) to the bones of its chains (5, 4, 3) by heat.
+    """Bind a hand's skin (V, 3), (F, 3) to the bones of its chains (5, 4, 3): weights (V, 16).
 
     Solve (-L + H) w = H p for each bone (Baran & Popovic 2007): L is the surface's Laplacian, p is
-    one where the bone is the nearest, H falls with the square of its distance.
-
-    Returns:
-        (V, 16) non-negative rows of sum one, joints in MANO's order. The palm and the forearm
-        follow the wrist.
+    one where the bone is the nearest, H falls with the square of its distance. The palm and the
+    forearm follow the wrist.
     """
     # The forearm, the palm's rays, and the phalanges.
     starts = np.concatenate([[[0, -0.03, 0]], np.zeros((5, 3)), chains[:, :3].reshape(15, 3)])
@@ -183,16 +179,15 @@ def _chains(vertices, heads, weights, labels):
 def _stiffness(vertices, faces):
     """The cotangent matrix (V, V), positive semi-definite, and each vertex's part of the area."""
     count = len(vertices)
-    rows, columns, values, area = [], [], [], np.zeros(count)
+    edges, values, area = [], [], np.zeros(count)
     for k in range(3):
         i, j, opposite = np.roll(faces, -k, axis=1).T
         u, v = vertices[i] - vertices[opposite], vertices[j] - vertices[opposite]
         double = np.linalg.norm(np.cross(u, v), axis=1)
-        rows += [i, j]
-        columns += [j, i]
+        edges += [(i, j), (j, i)]
         values += [0.5 * (u * v).sum(1) / double] * 2
         np.add.at(area, i, double / 6)
-    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+    entries = np.concatenate(values), np.concatenate(edges, axis=1)
     between = scipy.sparse.csr_array(entries, (count, count))
     return scipy.sparse.diags_array(between.sum(1)) - between, area
 
@@ -221,11 +216,7 @@ def _hand_vertices(model, side):
 
 
 def _bind(model, side, own):
-    """Give the vertices `own` of a model's hand this rig, in every shape.
-
-    The fraction of a vertex that the rig leaves to the wrist stays shared out among Anny's wrist,
-    metacarpals and forearm as it was.
-    """
+    """Give the vertices `own` of a model's hand this rig, in every shape."""
     shared = rig()
     bones = [model.bone_labels.index(f"{bone}.{side}") for bone in ("wrist", *ANNY_BONES)]
     rows = torch.as_tensor(shared.regressor)
@@ -233,6 +224,7 @@ def _bind(model, side, own):
     model.bone_heads_blendshapes[:, bones] = rows @ model.blendshapes[:, own]
     weights = torch.zeros(len(model.template_vertices), len(model.bone_labels), dtype=model.dtype)
     weights = weights.scatter_add(1, model.vertex_bone_indices, model.vertex_bone_weights).numpy()
+    # What the rig leaves to the wrist stays shared out among Anny's wrist, metacarpals and forearm.
     rest = weights[own]
     rest[:, bones[1:]] = 0
     rest[rest.sum(1) < 1e-9, bones[0]] = 1  # where Anny has fingers alone

@@ -6,18 +6,16 @@ likelihood, so its graph is run here directly.
 """
 
 import functools
-import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from hamr_lib.files import silent
 from hamr_lib.imports import bare_package
 
 SIDES = ("left", "right")
@@ -63,7 +61,7 @@ class Detector:
 
     def __init__(self, track: bool = False):
         self.outputs, self.time = [], 0
-        with _quiet():
+        with silent():
             self.graph = _start(track, lambda *output: self.outputs.append(output))
 
     def __call__(self, photo: np.ndarray) -> list[Detection]:
@@ -184,17 +182,3 @@ def _start(track: bool, tell: Callable):
     })  # fmt: skip
     running.wait_until_idle()
     return running
-
-
-@contextmanager
-def _quiet():
-    """Keep what MediaPipe's C++ code says at its start off the standard error stream."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
