@@ -223,7 +223,7 @@ def test_images_of_other_formats_or_sizes(tmp_path):
     for mask in (np.zeros((100, 320), np.uint8), np.full((320, 320), 34, np.uint8)):
         Image.fromarray(mask).save(path)
         broken(tmp_path, r"expected \(320, 320\), 0 to 33", index=1)
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(path.read_bytes()[:60])
     broken(tmp_path, "sample 1 of .*cannot read .*mask/00001.png", index=1)
     for kind in ("EPS", "TIFF", "GIF"):
         Image.new("RGB", (320, 320)).save(folder / "color" / "00001.png", kind)
