@@ -42,8 +42,7 @@ class OpenData:
     photographs: StrictBool = True  # photographs behind the hand; off: procedural textures only
     environments: StrictBool = True  # light, and often the background, of real places all around
     spectrum: StrictBool = True  # in some images, low frequencies mixed with a photograph's
-    # Fraction of hands at rest in RHD's training images (see `sampling.sample_poses`).
-    resting: float = within(0.0, 0, 1)
+    resting: float = within(0.0, 0, 1)  # fraction of RHD's training hands (`sampling.sample_poses`)
 
 
 @group
@@ -67,8 +66,7 @@ class Hand:
 
     model: Literal["auto", "mano", "open"] = "auto"
     pose_components: int = within(6, 1, 45)  # PCA components; 45 takes axis-angle numbers instead
-    # Eq. 3, or the skeleton's own joints.
-    joints: Literal["regressed", "kinematic"] = "regressed"
+    joints: Literal["regressed", "kinematic"] = "regressed"  # Eq. 3, or the skeleton's own
 
 
 @group
@@ -102,10 +100,9 @@ class Model:
 
     def __post_init__(self):
         pretrained = self.stem != "convolutions"
-        if not pretrained and self.map_stride != 4:
-            raise ValueError("map_stride=8: expected 4 where the stem is not pretrained")
-        if not pretrained and self.pooled_features:
-            raise ValueError("pooled_features=True: expected False without a pretrained stem")
+        for name, plain in (("map_stride", 4), ("pooled_features", False)):
+            if not pretrained and getattr(self, name) != plain:
+                raise ValueError(f"{name}: expected {plain} where the stem is not pretrained")
         # What the hourglass halves, and the stride of a pretrained encoder.
         whole = math.lcm(self.map_stride * 2**self.depth, 32 if pretrained else 1)
         if self.image_size % whole:
@@ -171,8 +168,7 @@ class Train:
     batch_size: int = within(32, 2, 2**16)  # batch normalisation needs two
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     learning_rate: float = within(2e-4, 1e-12, 10)
-    # Factor on the learning rate of a pretrained encoder's blocks.
-    stem_rate: float = within(1.0, 0, 10)
+    stem_rate: float = within(1.0, 0, 10)  # factor on the rate of a pretrained encoder's blocks
     weight_decay: float = within(0.0, 0, 10)
     # plateau: times 0.7 when the validation loss stalls; cosine: warm up, then down to zero;
     # trapezoid: warm up, stay, and down over the last two fifths.
@@ -184,8 +180,7 @@ class Train:
     clip: float = within(0.0, 0, 1e6)  # largest gradient norm; 0 does not clip
     # Decay of the exponential moving average of the weights that is validated and saved; 0: none.
     average: float = within(0.0, 0, 0.999999)
-    # torch.compile the network; pays on a GPU, needs a C++ compiler on a CPU.
-    compile: StrictBool = False
+    compile: StrictBool = False  # torch.compile; pays on a GPU, needs a C++ compiler on a CPU
     # Where a run computes, not what: these may differ when a run is resumed.
     workers: int = within(0, 0, 256)  # processes that read batches; on a CPU they take cores away
     devices: int = within(1, 1, 256)
@@ -207,8 +202,7 @@ class Evaluate:
     # The network looks at a crop a second time, turned until the fingers point up.
     upright: StrictBool = False
     batch_size: int = within(64, 1, 2**16)
-    # Images a set whose picture and mesh are kept for the figures.
-    examples: int = within(16, 0, 10**5)
+    examples: int = within(16, 0, 10**5)  # images a set kept with their meshes for the figures
 
 
 @group

@@ -10,8 +10,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from hamr_lib.data import stb
-from hamr_lib.data.matfile import read_mat
-from hamr_lib.data.stb import STB
+from hamr_lib.data.stb import STB, read_mat
 from hamr_lib.errors import HamrError
 from hamr_lib.joints import NAMES
 

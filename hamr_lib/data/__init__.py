@@ -1,7 +1,6 @@
 """Data sets: a reader and a writer for each file format, crops, and augmentation.
 
 frame           `Frame`, `Frames`: one image with its labels
-matfile         `read_mat`: one array of a MATLAB file
 rhd, stb, dexter, photographs    `RHD`, `STB`, `Dexter`, `Photographs`: the readers
 registry        `find_sets`, `training_crops`, `evaluation_crops`: the sets that a profile uses
 check           `check_set`, `report_table`: the files, compared with what is published
