@@ -150,7 +150,8 @@ def numbers(
         what = "numbers" if "f" in kinds else "whole numbers"
         raise HamrError(f"{where}: expected {what} of shape {shape}, got {kind} of shape {found}")
     if not (np.isfinite(value) & (np.abs(value) <= largest)).all():
-        raise HamrError(f"{where}: expected finite numbers up to {largest:g}")
+        most = "" if largest == np.inf else f" up to {largest:g}"
+        raise HamrError(f"{where}: expected finite numbers{most}")
     return np.asarray(value)
 
 
