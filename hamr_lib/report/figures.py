@@ -77,7 +77,7 @@ def fig8(results_dir: Path, settings: Settings) -> Figure:
 @styled
 def ablations(results_dir: Path, settings: Settings) -> Figure:
     """Draw every ablation's difference to the full model: its mean, interval, and each seed's."""
-    gains = results.ablation_differences(results_dir, settings)
+    gains = results.differences(results.variant_runs(results_dir, settings), "full", settings)
     gains = gains.rename(columns={"method": "variant"})
     height, panels = 0.8 + 0.17 * gains.variant.nunique(), gains.dataset.nunique()
     grid = sns.FacetGrid(gains, col="dataset", height=height, aspect=WIDTH / panels / height)
@@ -97,8 +97,8 @@ def ablations(results_dir: Path, settings: Settings) -> Figure:
     grid.tight_layout()
     seeds = pd.DataFrame(list(gains.each), index=gains.index).add_prefix("seed_")
     table = gains.drop(columns=["each", "p_value"]).join(seeds)
-    words = results.ablation_words(settings)
-    return save_figure(grid.figure, table, results_dir / "figures", "ablations", **words)
+    folder, words = results_dir / "figures", results.ablation_words(settings)
+    return save_figure(grid.figure, table, folder, "ablations", **words)
 
 
 @styled

@@ -112,11 +112,6 @@ def differences(runs: dict, reference: str, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ablation_differences(results_dir: Path, settings: Settings) -> pd.DataFrame:
-    """Compare the ablations with the full model, see `differences`."""
-    return differences(variant_runs(results_dir, settings), "full", settings)
-
-
 def differences_along(results_dir: Path, settings: Settings) -> pd.DataFrame:
     """Compare each ablation's mean validation error with the full model's, at each validation.
 

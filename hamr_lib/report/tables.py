@@ -149,7 +149,7 @@ def choices(results_dir: Path, settings: Settings) -> pd.DataFrame:
 
 def _verdicts(results_dir, settings, named, title, how, name):
     """A row for each variant of the study that is named, a column for each set; written, if any."""
-    gains = saved.ablation_differences(results_dir, settings)
+    gains = saved.differences(saved.variant_runs(results_dir, settings), "full", settings)
     rows = []
     for variant, about in named.items():
         own = gains[gains.method == variant]
@@ -187,8 +187,7 @@ def comparisons(results_dir: Path, settings: Settings) -> pd.DataFrame:
     gains["p"] = gains.p_value.map("{:.2g}".format)
     table = _beside(runs, gains[["dataset", "method", title, "p"]], settings)
     out_dir = results_dir / "tables"
-    told = [path for path in folders.values() if (path / "about.json").is_file()]
-    if told:
+    if told := [path for path in folders.values() if (path / "about.json").is_file()]:
         costs = pd.DataFrame([_cost(path, settings) for path in told])
         about = deviations(told)
         about = pd.concat([about.iloc[:, :4], costs, about.iloc[:, 4:]], axis=1)
