@@ -66,7 +66,7 @@ def test_all_that_data_sets_hold(read, protocol):
         np.array(2.5),
         np.array([[0, 1.5, 0], [2, 0, 0]]),
     ]
-    plain = {0: [1, [2.5, "text"], None, True], "set": {3}}
+    plain = {0: [1, [2.5, "text"], None, True], "set": {3}, "scalar": np.float32(0.5)}
     stored = [*arrays[:-1], scipy.sparse.csc_matrix(arrays[-1])]
     got = read(pickle.dumps({"arrays": stored, "plain": plain, "pair": (1, 2)}, protocol=protocol))
     for ours, array in zip(got["arrays"], arrays, strict=True):

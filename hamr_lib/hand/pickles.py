@@ -20,8 +20,8 @@ from hamr_lib.files import read_bytes
 def load_pickle(path: Path):
     """Read a pickle of numeric arrays and plain containers; nothing in the file is ever run.
 
-    SciPy's CSC matrices become dense. `Ch` and `Select` of chumpy, in which MANO's files wrap some
-    arrays, become arrays. Strings of Python 2 are read as Latin-1.
+    SciPy's CSC matrices, NumPy's scalars, and `Ch` and `Select` of chumpy, in which MANO's files
+    wrap some arrays, become arrays; tuples become lists. Strings of Python 2 are Latin-1.
 
     Raises:
         HamrError: naming the file, and the name it asks for if that is not allowed.
@@ -92,11 +92,19 @@ def _dense(parts, rows, columns):
     return matrix.toarray()
 
 
+def _scalar(dtype, content):
+    array = _Array()
+    array.__setstate__([1, [], dtype, False, content])
+    return array
+
+
 # Python 2 and 3, NumPy 1 and 2, and the versions of SciPy have names of their own.
 _ALLOWED = {
     "numpy.ndarray": _Array,
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
     "numpy.dtype": _Type,
     "scipy.sparse.csc.csc_matrix": _Array,
     "scipy.sparse._csc.csc_matrix": _Array,
