@@ -105,13 +105,7 @@ def rasterize(
     numbers("camera", camera, (3, 3) if pinhole else (3,))
     faces, shape = check_faces(faces, len(vertices)), _shape(size)
 
-    visible = vertices[:, 2] > (NEAR if pinhole else -np.inf)
-    if pinhole:
-        depth = np.where(visible, vertices[:, 2], 1.0)  # those behind are dropped with their faces
-        points = (vertices @ camera[:2].T) / depth[:, None]
-    else:
-        points = (camera[0] * vertices[:, :2] + camera[1:]) * (shape[1] / 2)
-        points += (np.array(shape[::-1]) - 1) / 2
+    points, visible = _project(vertices, camera, shape)
     kept = _seen_faces(points, faces, shape, visible, cull)
     if len(kept) == 0:
         nothing = np.zeros(0, int)
@@ -220,6 +214,16 @@ def _shape(size):
     check_size(height)
     check_size(width)
     return height, width
+
+
+def _project(vertices, camera, shape):
+    """Return pixels (V, 2), and which vertices the camera can see (V,) bool."""
+    if camera.shape == (3,):
+        points = (camera[0] * vertices[:, :2] + camera[1:]) * (shape[1] / 2)
+        return points + (np.array(shape[::-1]) - 1) / 2, np.ones(len(points), bool)
+    visible = vertices[:, 2] > NEAR
+    depth = np.where(visible, vertices[:, 2], 1.0)  # those behind are dropped with their faces
+    return (vertices @ camera[:2].T) / depth[:, None], visible
 
 
 def _seen_faces(points, faces, shape, visible, cull):
