@@ -187,12 +187,10 @@ def test_places_are_the_mean_and_the_sharpness_of_the_softmax():
     maps = torch.full((1, 21, 8, 8), -50.0)
     maps[0, :, 2, 5] = 50.0  # all in one pixel: row 2, column 5
     maps[0, 1, 2, 7] = 50.0  # or half in each of two
-    places = softargmax_keypoints(maps)[0]
-    centre = lambda pixel: (2 * pixel + 1) / 8 - 1  # noqa: E731
-    torch.testing.assert_close(places[0], torch.tensor([centre(5), centre(2), 1.0]))
-    torch.testing.assert_close(places[1], torch.tensor([centre(6), centre(2), 0.5]))
-    even = softargmax_keypoints(torch.zeros(1, 21, 8, 8))[0, 0]
-    torch.testing.assert_close(even, torch.tensor([0.0, 0.0, 1 / 64]))
+    maps[0, 2] = 0.0  # or everywhere
+    centre = [(2 * pixel + 1) / 8 - 1 for pixel in range(8)]
+    expected = [[centre[5], centre[2], 1.0], [centre[6], centre[2], 0.5], [0.0, 0.0, 1 / 64]]
+    torch.testing.assert_close(softargmax_keypoints(maps)[0, :3], torch.tensor(expected))
 
 
 def test_sample_reads_a_map_at_its_places():
@@ -246,18 +244,6 @@ def test_every_trained_parameter_gets_a_finite_gradient_under_bfloat16(rotation,
     (loss + sum(m[:, :21].float().square().sum() for m in output.heatmaps)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-
-
-def test_bfloat16_agrees_with_float32():
-    model = small().eval()
-    with torch.no_grad():
-        model.regressor.layers[-1].weight.mul_(200)  # as far from the start as after training
-    exact = model(images()).estimates[-1]
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = model(images()).estimates[-1]
-    start = model.decode(model.regressor.start.expand(2, -1))
-    assert (exact.joints_3d - start.joints_3d).abs().max() > 0.02  # metres
-    assert (exact.joints_3d - rounded.joints_3d).abs().max() < 1e-3
 
 
 def test_describe_tells_the_real_modules():

@@ -263,14 +263,11 @@ def test_a_finished_run_returns_at_once(unbroken, crops, monkeypatch):
     assert fit(run_dir, crops) == history
 
 
-def test_another_configuration_is_refused(unbroken, crops, tmp_path):
-    run_dir, _ = unbroken
-    with pytest.raises(HamrError, match="train.learning_rate=0.0002, but this run asks for"):
-        fit(run_dir, crops, tiny_settings(learning_rate=1e-3, **AVERAGED))
+def test_another_run_is_refused(unbroken, crops, tmp_path):
     with pytest.raises(HamrError, match="was trained with data="):
-        fit(run_dir, (crops[1], crops[0]))
-    shutil.copytree(run_dir / "checkpoints", tmp_path / "checkpoints")
-    shutil.copy(run_dir / "checkpoints" / "best.ckpt", tmp_path / "checkpoints" / "last.ckpt")
+        fit(unbroken[0], (crops[1], crops[0]))
+    shutil.copytree(unbroken[0] / "checkpoints", tmp_path / "checkpoints")
+    os.replace(tmp_path / "checkpoints" / "best.ckpt", tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(HamrError, match="holds a network alone"):
         fit(tmp_path, crops)
 

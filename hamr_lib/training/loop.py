@@ -280,7 +280,7 @@ class Run:
         run = {
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
-            "watch": self.watch.state,
+            "watch": [self.watch.mean, self.watch.count],
             "sums": self._reduced(self.sums),
             "seconds": self.seconds,
             "errors": self.errors,

@@ -24,7 +24,8 @@ class Stopped(HamrError):
 class Watch:
     """Stops a run whose loss is not finite or explodes; `keys` name the training samples.
 
-    Each loss is looked at one step late, so that the device never waits.
+    Each loss is looked at one step late, so that the device never waits. `state` is that of an
+    earlier run: the running mean of the loss, and of how many steps.
     """
 
     def __init__(self, keys, state=(0.0, 0)):
@@ -60,11 +61,6 @@ class Watch:
         self.count += 1
         self.mean += (loss - self.mean) * max(0.01, 1 / self.count)
         self.pending, self.earlier = None, indices
-
-    @property
-    def state(self):
-        """Plain values, from which a resumed run goes on."""
-        return [self.mean, self.count]
 
 
 class Progress:
