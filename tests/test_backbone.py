@@ -12,6 +12,7 @@ from mediapipe.python import packet_creator, packet_getter
 from mediapipe.python._framework_bindings import resource_util
 from torch import nn
 
+from hamr_lib.config import Model
 from hamr_lib.errors import HamrError
 from hamr_lib.model import backbone
 from hamr_lib.model.backbone import Depthwise, PretrainedStem
@@ -112,7 +113,8 @@ def landmark_network(image):
 )
 def test_maps_and_pooled_features_are_those_of_the_whole_network(encoder, stride, frozen, blocks):
     torch.manual_seed(0)
-    stem = PretrainedStem(16, encoder, stride, frozen, pooled=True).eval()
+    options = {"map_stride": stride, "frozen_blocks": frozen, "pooled_features": True}
+    stem = PretrainedStem(Model(channels=16, stem=encoder, **options)).eval()
     image = torch.rand(2, 3, 96, 96)
     whole = lite_network if encoder == "efficientnet_lite0" else landmark_network
     with torch.no_grad():
@@ -137,8 +139,8 @@ def test_maps_and_pooled_features_are_those_of_the_whole_network(encoder, stride
 def test_without_the_wheel_a_new_network_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HamrError, match="needs the package mediapipe"):
-        PretrainedStem(16, encoder="hand_landmark")
-    PretrainedStem(16, encoder="hand_landmark", pretrained=False)
+        PretrainedStem(Model(stem="hand_landmark"))
+    PretrainedStem(Model(stem="hand_landmark"), pretrained=False)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

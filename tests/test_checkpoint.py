@@ -195,8 +195,8 @@ def test_release_in_half_precision(saved, tmp_path, monkeypatch):
 def test_loading_a_model_needs_no_package_of_training():
     code = (
         "import sys, hamr_lib.model.hamr\n"
-        "from hamr_lib.model.backbone import PretrainedStem\n"
-        "PretrainedStem(8, encoder='hand_landmark', pretrained=False)\n"
+        "from hamr_lib.config import Model\n"
+        "hamr_lib.model.hamr.PoseModule(Model(stem='hand_landmark'), pretrained=False)\n"
         "print(sys.modules.keys() & {'lightning', 'mediapipe', 'tflite'})"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

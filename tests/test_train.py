@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import STILL, TinyHand, draw_frames, tiny_settings
 
-from hamr_lib.config import Augment, load_settings
+from hamr_lib.config import Augment, Model, load_settings
 from hamr_lib.data.augment import centre_crop
 from hamr_lib.data.crops import load_crops
 from hamr_lib.errors import HamrError
@@ -351,7 +351,7 @@ def test_schedules():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 def test_pretrained_blocks_have_a_rate_of_their_own(optimizer):
-    stem = PretrainedStem(8, pretrained=False)
+    stem = PretrainedStem(Model(channels=8, stem="hand_landmark"), pretrained=False)
     network = torch.nn.Sequential(stem, torch.nn.Conv2d(8, 4, 1))
     train = tiny_settings(optimizer=optimizer, learning_rate=1e-3, stem_rate=0.2).train
     others, slow = make_optimizer(network, train).param_groups

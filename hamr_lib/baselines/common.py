@@ -146,8 +146,7 @@ def encoder_network(settings, hand, iterations):
     model = replace(settings.model, joint_features=False, iterations=iterations)
     network = HAMR(model, hand)
     network.pose_module = Features(model)
-    size, start = model.image_size // model.map_stride, network.regressor.start
-    network.regressor = Regressor(model, inputs=model.channels, size=size, start=start)
+    network.regressor = Regressor(model, model.channels, network.regressor.start)
     return network
 
 

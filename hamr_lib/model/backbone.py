@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hamr_lib.config import Model
 from hamr_lib.errors import HamrError
 
 # Blocks of an encoder after which a map of stride 4, 8, 16 and 32 ends: its channels.
@@ -34,37 +35,27 @@ class PretrainedStem(nn.Module):
     """A pretrained encoder and a feature pyramid over its maps (Lin et al. 2017).
 
     Each map, brought to `channels` by a 1x1 convolution, is added to the sum of the coarser ones;
-    a 3x3 convolution ends the pyramid. The first `frozen` blocks of the encoder are not trained.
+    a 3x3 convolution ends the pyramid. The first `frozen_blocks` of the encoder are not trained.
 
     Args:
-        encoder: "hand_landmark" or "efficientnet_lite0".
-        stride: of the finest map used and of the output, 4 or 8.
-        pooled: also compute the mean over the image of the encoder's last layers.
         pretrained: fill the encoder with its weights; off where a checkpoint brings them.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        encoder: str = "efficientnet_lite0",
-        stride: int = 4,
-        frozen: int = 3,
-        pooled: bool = False,
-        pretrained: bool = True,
-    ):
+    def __init__(self, settings: Model, pretrained: bool = True):
         super().__init__()
-        if encoder == "hand_landmark":
+        stride, channels = settings.map_stride, settings.channels
+        if settings.stem == "hand_landmark":
             first, blocks, last = landmark_encoder(pretrained)
             self.scale, self.shift = 1.0, 0.0  # of an image in [0, 1], to what the encoder sees
         else:
             first, blocks, last = efficientnet_lite0(pretrained)
             self.scale, self.shift = 255 / 128, -127 / 128
-        taps = TAPS[encoder]
+        taps = TAPS[settings.stem]
         self.taps = [tap for tap, at in zip(taps, (4, 8, 16, 32), strict=True) if at >= stride]
-        self.pooled, self.first = pooled, len(first)
-        blocks = [*blocks[: self.taps[-1] + 1], *([last] if pooled else [])]
-        self.frozen = nn.Sequential(*first, *blocks[:frozen])
-        self.blocks = nn.ModuleList(blocks[frozen:])
+        self.pooled, self.first = settings.pooled_features, len(first)
+        blocks = [*blocks[: self.taps[-1] + 1], *([last] if self.pooled else [])]
+        self.frozen = nn.Sequential(*first, *blocks[: settings.frozen_blocks])
+        self.blocks = nn.ModuleList(blocks[settings.frozen_blocks :])
         self.frozen.requires_grad_(False)
         self.lateral = nn.ModuleList(nn.Conv2d(taps[tap], channels, 1) for tap in self.taps)
         conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)

@@ -89,8 +89,7 @@ class HAMR(nn.Module):
         self.metrics = {}  # on training and validation images, from the checkpoint
         self.hand = hand.requires_grad_(False)
         self.pose_module = PoseModule(settings, pretrained)
-        inputs, size = settings.channels + settings.maps, settings.image_size // settings.map_stride
-        self.regressor = Regressor(settings, inputs, size, start=self._start())
+        self.regressor = Regressor(settings, settings.channels + settings.maps, self._start())
 
     @classmethod
     def from_pretrained(

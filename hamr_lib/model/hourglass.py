@@ -55,8 +55,7 @@ def make_stem(settings: Model, pretrained: bool = True) -> nn.Module:
         first, second = conv(3, width // 4, kernel=7, stride=2), conv(width // 4, width // 2)
         last = block(width // 2, width, settings.convs)
         return ConvolutionStem(first, second, nn.AvgPool2d(2), last)
-    options = settings.map_stride, settings.frozen_blocks, settings.pooled_features
-    return PretrainedStem(width, settings.stem, *options, pretrained)
+    return PretrainedStem(settings, pretrained)
 
 
 class PoseModule(nn.Module):

@@ -19,15 +19,15 @@ FEATURES = 32  # channels of the joint-aligned features
 class Regressor(nn.Module):
     """The iterative regressor: each iteration adds a residual to the last estimate.
 
-    Stride-2 convolutions halve features and maps of `inputs` channels and `size` pixels a side
-    until one pixel is left, while their width doubles towards `hidden`. `start` (N,) is the
-    estimate before the first iteration.
+    Stride-2 convolutions halve features and maps of `inputs` channels until one pixel is left,
+    while their width doubles towards `hidden`. `start` (N,) is the estimate before the first
+    iteration.
     """
 
-    def __init__(self, settings: Model, inputs: int, size: int, start: Tensor):
+    def __init__(self, settings: Model, inputs: int, start: Tensor):
         super().__init__()
         self.iterations, hidden, dropout = settings.iterations, settings.hidden, settings.dropout
-        halvings = reversed(range(math.ceil(math.log2(size))))
+        halvings = reversed(range(math.ceil(math.log2(settings.image_size // settings.map_stride))))
         widths = [max(settings.channels, hidden >> left) for left in halvings]
         layers = (conv(a, b, stride=2) for a, b in zip([inputs, *widths], widths, strict=False))
         self.encoder = nn.Sequential(*layers)
