@@ -155,7 +155,9 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     assert data.parameters.sum() == trained
     assert set(data.block) <= {t.get_text() for ax in fig.axes for t in ax.texts}
-    figures.fig3(network, tmp_path)
+    regression = figures.fig3(network, tmp_path)
+    arrows = [a for f in (fig, regression) for a in f.findobj(matplotlib.patches.FancyArrowPatch)]
+    assert arrows and all(arrow.get_edgecolor()[:3] == (0, 0, 0) for arrow in arrows)
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 
 

@@ -39,6 +39,8 @@ styled = plt.rc_context({
     "axes.spines.right": False,
     "grid.color": "0.9",
     "legend.frameon": False,
+    "patch.edgecolor": "black",  # of arrows
+    "patch.force_edgecolor": False,
     "pdf.fonttype": 42,  # text stays text
     "figure.dpi": 150,
     "savefig.dpi": 300,
