@@ -28,6 +28,7 @@ from hamr_lib.files import commit, read_bytes, write_json, write_text
 from hamr_lib.joints import WRIST
 from hamr_lib.model.hamr import HAMR, load_model
 from hamr_lib.recovery.pipeline import frame_box, recover
+from hamr_lib.variants import VARIANTS
 
 COLUMNS = [
     "dataset", "split", "protocol", "method", "metric", "value", "ci_low", "ci_high",
@@ -227,11 +228,11 @@ def evaluate_network(
 ) -> pd.DataFrame:
     """Evaluate a trained network into its run's folder, see `evaluate_method`.
 
-    The method is called by the folder's name, "main" or a variant without its seed. Only the main
-    run keeps example pictures.
+    The method is called by the folder's name, a variant without its seed. Variants keep no example
+    pictures.
     """
     method = Path(folder).name.rpartition("-s")[0] or Path(folder).name
-    if method != "main":
+    if method in VARIANTS:
         settings = replace(settings, evaluate=replace(settings.evaluate, examples=0))
     return evaluate_method(
         network_estimator(model, settings.evaluate), settings, folder, sets, model,
