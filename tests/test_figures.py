@@ -156,7 +156,8 @@ def test_the_network_is_drawn_from_its_modules(tmp_path):
     assert data.parameters.sum() == trained
     assert set(data.block) <= {t.get_text() for ax in fig.axes for t in ax.texts}
     regression = figures.fig3(network, tmp_path)
-    arrows = [a for f in (fig, regression) for a in f.findobj(matplotlib.patches.FancyArrowPatch)]
+    texts = [text for drawn in (fig, regression) for ax in drawn.axes for text in ax.texts]
+    arrows = [text.arrow_patch for text in texts if getattr(text, "arrow_patch", None)]
     assert arrows and all(arrow.get_edgecolor()[:3] == (0, 0, 0) for arrow in arrows)
     assert pd.read_csv(tmp_path / "fig3_regression.csv").numbers.sum() == 22  # the paper's count
 
