@@ -60,14 +60,17 @@ def network(networks=NETWORKS):
         model.eval()
 
         @torch.inference_mode()
-        def mesh(images, model=model, crops=crops):
+        def mesh(images, look, crops=crops):
             batch = centre_crop(crops.batch(np.arange(images)), crops.image_size)
             image = channels_last(batch["image"].to(best_device()))
-            return model(image).estimates[-1].vertices.cpu()
+            return look(image).estimates[-1].vertices.cpu()
 
         for images in (1, count):
-            spent = 1e3 * median(partial(mesh, images)) / images
+            spent = 1e3 * median(partial(mesh, images, model)) / images
             yield f"crop to mesh, {where} {images}", spent, "ms an image"
+            if settings.evaluate.upright:
+                spent = 1e3 * median(partial(mesh, images, model.upright)) / images
+                yield f"crop to mesh, two looks, {where} {images}", spent, "ms an image"
 
 
 def noise_crops(settings, count, seed=0):
