@@ -2,10 +2,10 @@
 
 A change d of the network's estimate moves the camera (log scale and offset), the wrist's rotation
 (to exp(w) R), the pose and the shape. Let x_k(d) be the projected joints (Eq. 4-5), p_k where the
-k-th is seen, X_k(d) the centred joints, W_k MediaPipe's 3-D landmarks and m a free scale. The hand
-is the least of
+k-th is seen, X_k(d) the centred joints, W_k MediaPipe's 3-D landmarks or, without them, the
+network's joints, and m a free scale. The hand is the least of
 
-    E(d, m) = sum_k |x_k(d) - p_k|^2 / v_k + sum_k |X_k(d) - m W_k|^2 / SIGMA_3D^2
+    E(d, m) = sum_k |x_k(d) - p_k|^2 / v_k + sum_k |X_k(d) - m W_k|^2 / sigma^2
               + |pose - mean|^2 / spread^2 + |betas|^2 + |d|^2 / near^2,
 
 found by damped Gauss-Newton (Levenberg-Marquardt) steps. Where maps and landmarks both show a
@@ -30,7 +30,7 @@ STEPS = 10
 DAMPING = 1e-2  # of the first step; a fraction of the curvature
 SIGMA_MAP = 0.05  # crop units that even the sharpest heat map may be off
 SIGMA_2D = 0.03  # of the hand's box that a landmark may be off
-SIGMA_3D = 0.008  # metres that a landmark may be off
+SIGMA_3D, SIGMA_OWN = 0.008, 0.02  # metres that a landmark or a joint of the network may be off
 # How far d may be from zero: log scale and offset (crop units), rotation (radians); pose and shape
 # in standard deviations; log m.
 CAMERA, TURN, POSE, SHAPE, RATIO = 0.3, 0.5, 0.5, 1.0, 100.0
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
     points: Tensor  # (1, 21, 2) crop units
     weights: Tensor  # (1, 21) one over the variance along an axis
     world: Tensor  # (1, 21, 3) metres, camera frame, about the hand's centre
-    world_weight: float  # one over the variance; 0 without landmarks
+    world_weight: float  # one over the variance
 
 
 def read_maps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,8 @@ def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None
     """
     start = output.estimates[-1]
     points, weights = torch.zeros_like(start.joints_2d), start.camera.new_zeros(1, NUM_JOINTS)
-    seen, starts = Seen(points, weights, torch.zeros_like(start.joints_3d), 0.0), [start]
+    own = start.joints_3d - start.joints_3d.mean(1, keepdim=True)
+    seen, starts = Seen(points, weights, own, SIGMA_OWN**-2), [start]
     if evidence != "landmarks":
         points, variance = read_maps(output.heatmaps[-1])
         weights = 1 / (variance + SIGMA_MAP**2)
