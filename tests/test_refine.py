@@ -152,6 +152,25 @@ def test_from_afar_the_steps_go_down(network, monkeypatch):
     assert energies[-1].mean() < energies[1].mean() < energies[0].mean()
 
 
+def maps_of(truth):
+    """Logits of Gaussians about the joints, (1, 21, 32, 32)."""
+    axis = (torch.arange(32) + 0.5) / 16 - 1
+    x, y = ((axis - truth.joints_2d[..., None]) ** 2).unbind(2)
+    return -(x[:, :, None] + y[..., None]) / (2 * 0.05**2)
+
+
+def test_a_landmark_far_from_its_map_counts_little(network):
+    truth = hands(network, 1)
+    landmarks = truth.joints_2d[0].numpy().copy()
+    landmarks[8] += 0.4  # crop units: the tip of the index finger
+    off = {}
+    for evidence in ("landmarks", "both"):
+        with torch.no_grad():
+            fitted = refine.lay(network, Output([maps_of(truth)], [truth]), evidence, landmarks)
+        off[evidence] = (fitted.joints_2d - truth.joints_2d)[0, 8].norm().item()
+    assert off["both"] < 0.1 * off["landmarks"]
+
+
 @pytest.mark.parametrize("evidence", ["network", "landmarks", "both"])
 def test_a_hand_is_fitted_to_what_is_seen_of_it(network, evidence):
     """Maps and landmarks are those of one hand, the network's estimate is of another."""
@@ -159,10 +178,7 @@ def test_a_hand_is_fitted_to_what_is_seen_of_it(network, evidence):
     for seed in range(5):
         [truth, start] = (hands(network, 1, seed=seed + i) for i in (0, 100))
         truth = network.compose(truth.camera, start.rotation, truth.hand_pose, truth.betas)
-        axis = (torch.arange(32) + 0.5) / 16 - 1
-        x, y = ((axis - truth.joints_2d[..., None]) ** 2).unbind(2)
-        maps = -(x[:, :, None] + y[..., None]) / (2 * 0.05**2)
-        seen = seen_of(network, truth)
+        maps, seen = maps_of(truth), seen_of(network, truth)
         with torch.no_grad():
             fitted = refine.lay(
                 network, Output([maps], [start]), evidence,

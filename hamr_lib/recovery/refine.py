@@ -2,16 +2,20 @@
 
 A change d of the network's estimate moves the camera (log scale and offset), the wrist's rotation
 (to exp(w) R), the pose and the shape. Let x_k(d) be the projected joints (Eq. 4-5), p_k where the
-k-th is seen, X_k(d) the centred joints, W_k MediaPipe's 3-D landmarks or, without them, the
-network's joints, and m a free scale. The hand is the least of
+k-th is seen, X_k(d) the centred joints, W_k where they are in space, and m a free scale. The hand
+is the least of
 
     E(d, m) = sum_k |x_k(d) - p_k|^2 / v_k + sum_k |X_k(d) - m W_k|^2 / sigma^2
               + |pose - mean|^2 / spread^2 + |betas|^2 + |d|^2 / near^2,
 
-found by damped Gauss-Newton (Levenberg-Marquardt) steps. Where maps and landmarks both show a
-joint, p_k is their weighted mean, which has the same minimum. Mean and spread are those of the
-poses that gave the hand's components; near is made of CAMERA, TURN, POSE and SHAPE. The paper has
-no such fit: `recover` does it, and the study's own tables are of the network alone.
+found by damped Gauss-Newton (Levenberg-Marquardt) steps. Mean and spread are those of the poses
+that gave the hand's components; near is made of CAMERA, TURN, POSE and SHAPE.
+
+p_k is the peak of a heat map, MediaPipe's landmark, or their weighted mean, which has the same
+minimum as both. A landmark at a distance r from the peak has its weight divided by
+1 + r^2 / (the sum of both variances), as in a Cauchy loss. W_k are likewise the network's joints,
+MediaPipe's 3-D landmarks, or their weighted mean. The paper has no such fit: `recover` does it, and
+the study's own tables are of the network alone.
 """
 
 from typing import NamedTuple
@@ -30,7 +34,7 @@ STEPS = 10
 DAMPING = 1e-2  # of the first step; a fraction of the curvature
 SIGMA_MAP = 0.05  # crop units that even the sharpest heat map may be off
 SIGMA_2D = 0.03  # of the hand's box that a landmark may be off
-SIGMA_3D, SIGMA_OWN = 0.008, 0.02  # metres that a landmark or a joint of the network may be off
+SIGMA_3D, SIGMA_OWN = 0.012, 0.02  # metres that a landmark, and a joint of the network, may be off
 # How far d may be from zero: log scale and offset (crop units), rotation (radians); pose and shape
 # in standard deviations; log m.
 CAMERA, TURN, POSE, SHAPE, RATIO = 0.3, 0.5, 0.5, 1.0, 100.0
@@ -157,24 +161,44 @@ def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None
     """
     start = output.estimates[-1]
     points, weights = torch.zeros_like(start.joints_2d), start.camera.new_zeros(1, NUM_JOINTS)
-    own = start.joints_3d - start.joints_3d.mean(1, keepdim=True)
-    seen, starts = Seen(points, weights, own, SIGMA_OWN**-2), [start]
+    seen = Seen(points, weights, centred(start.joints_3d), SIGMA_OWN**-2)
+    starts = [start]
     if evidence != "landmarks":
         points, variance = read_maps(output.heatmaps[-1])
         weights = 1 / (variance + SIGMA_MAP**2)
         seen = seen._replace(points=points, weights=weights)
     if evidence != "network":
         flat = torch.as_tensor(landmarks).to(start.camera)[None]
-        both = weights + max(SIGMA_2D * np.ptp(landmarks, 0).max(), 1e-4) ** -2
-        points = flat + (weights / both)[..., None] * (points - flat)
-        seen = seen._replace(points=points, weights=both)
+        variance = max(SIGMA_2D * np.ptp(landmarks, 0).max(), 1e-4) ** 2
+        trust = torch.ones_like(weights)
+        if evidence == "both":
+            trust = 1 / (1 + (flat - points).square().sum(2) / (variance + 1 / weights))
+        points, weights = mean_of((points, flat), (weights, trust / variance))
+        seen = seen._replace(points=points, weights=weights)
         if world is not None:
             solid = torch.as_tensor(world).to(start.camera)[None]
-            seen = seen._replace(world=solid, world_weight=SIGMA_3D**-2)
             starts = starts * (evidence == "both") + [aligned(network, flat, solid)]
+            own = torch.full_like(weights, SIGMA_OWN**-2 if evidence == "both" else 0.0)
+            # MediaPipe does not know the hand's size.
+            solid = centred(solid) * seen.world.norm() / centred(solid).norm()
+            certain = trust.mean() / SIGMA_3D**2 + torch.zeros_like(own)
+            solid, weights = mean_of((seen.world, solid), (own, certain))
+            seen = seen._replace(world=solid, world_weight=weights[0, 0].item())
     fitted, energy = fit(network, Estimate(*map(torch.cat, zip(*starts, strict=True))), seen)
     best = energy.argmin()
     return Estimate(*(part[best : best + 1] for part in fitted))
+
+
+def centred(points: Tensor) -> Tensor:
+    """Subtract the mean of points (B, N, ...) from each."""
+    return points - points.mean(1, keepdim=True)
+
+
+def mean_of(points: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Average two sets of points (B, N, D) by their weights (B, N); returns both summed up."""
+    total = weights[0] + weights[1]
+    share = (weights[1] / total)[..., None]
+    return points[0] + share * (points[1] - points[0]), total
 
 
 def aligned(network: HAMR, landmarks: Tensor, world: Tensor) -> Estimate:
@@ -247,7 +271,7 @@ def residuals(
     joints, bent = joints_and_slopes(hand, betas, rotation, pose)
     batch, count = change.shape
     scaled = camera[:, None, :1] * joints[..., :2]
-    solid, bent_solid = (x - x.mean(1, keepdim=True) for x in (joints, bent))
+    solid, bent_solid = centred(joints), centred(bent)
     world = ratio[..., None] * seen.world
     weight_2d, weight_3d = seen.weights.sqrt()[..., None], seen.world_weight**0.5
     off = [
