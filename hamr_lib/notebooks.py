@@ -16,8 +16,7 @@ from hamr_lib.variants import check_names
 KERNEL = [
     "--log-level=ERROR",
     "--InlineBackend.figure_formats={'jpeg'}",
-    "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'quality': 60}}",
-    "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'quality': 85}}",
+    "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'quality': 75}}",
 ]
 
 
