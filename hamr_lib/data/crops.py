@@ -165,8 +165,8 @@ class Crops:
         indices = np.asarray(indices, dtype=np.int64)
         which, row = self.rows[indices].T
         pixels = torch.empty((len(indices), *self.pixels[0].shape[1:]), dtype=torch.uint8)
-        for i, stored in enumerate(self.pixels):
-            pixels.numpy()[which == i] = stored[row[which == i]]
+        for out, i, stored in zip(pixels.numpy(), which, row, strict=True):
+            out[:] = self.pixels[i][stored]
         batch = {name: torch.from_numpy(values[indices]) for name, values in self.labels.items()}
         index = torch.from_numpy(indices)
         return {"image": pixels[:, :3], "mask": pixels[:, 3], "index": index, **batch}
