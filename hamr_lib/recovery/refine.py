@@ -160,30 +160,32 @@ def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None
         `Estimate` (1, ...).
     """
     start = output.estimates[-1]
+    starts, joints, joint_weight = [start], centred(start.joints_3d), SIGMA_OWN**-2
     points, weights = torch.zeros_like(start.joints_2d), start.camera.new_zeros(1, NUM_JOINTS)
-    seen = Seen(points, weights, centred(start.joints_3d), SIGMA_OWN**-2)
-    starts = [start]
     if evidence != "landmarks":
         points, variance = read_maps(output.heatmaps[-1])
         weights = 1 / (variance + SIGMA_MAP**2)
-        seen = seen._replace(points=points, weights=weights)
     if evidence != "network":
         flat = torch.as_tensor(landmarks).to(start.camera)[None]
         variance = max(SIGMA_2D * np.ptp(landmarks, 0).max(), 1e-4) ** 2
         trust = torch.ones_like(weights)
         if evidence == "both":
             trust = 1 / (1 + (flat - points).square().sum(2) / (variance + 1 / weights))
-        points, weights = mean_of((points, flat), (weights, trust / variance))
-        seen = seen._replace(points=points, weights=weights)
+        added, weights = trust / variance, weights + trust / variance
+        points = points + (added / weights)[..., None] * (flat - points)
         if world is not None:
             solid = torch.as_tensor(world).to(start.camera)[None]
-            starts = starts * (evidence == "both") + [aligned(network, flat, solid)]
-            own = torch.full_like(weights, SIGMA_OWN**-2 if evidence == "both" else 0.0)
+            nearby = aligned(network, flat, solid)
+            if evidence == "both":
+                starts.append(nearby)
+            else:
+                starts, joint_weight = [nearby], 0.0
             # MediaPipe does not know the hand's size.
-            solid = centred(solid) * seen.world.norm() / centred(solid).norm()
-            certain = trust.mean() / SIGMA_3D**2 + torch.zeros_like(own)
-            solid, weights = mean_of((seen.world, solid), (own, certain))
-            seen = seen._replace(world=solid, world_weight=weights[0, 0].item())
+            solid = centred(solid) * joints.norm() / centred(solid).norm()
+            added = trust.mean().item() / SIGMA_3D**2
+            joint_weight += added
+            joints = joints + added / joint_weight * (solid - joints)
+    seen = Seen(points, weights, joints, joint_weight)
     fitted, energy = fit(network, Estimate(*map(torch.cat, zip(*starts, strict=True))), seen)
     best = energy.argmin()
     return Estimate(*(part[best : best + 1] for part in fitted))
@@ -192,13 +194,6 @@ def lay(network: HAMR, output: Output, evidence: str, landmarks=None, world=None
 def centred(points: Tensor) -> Tensor:
     """Subtract the mean of points (B, N, ...) from each."""
     return points - points.mean(1, keepdim=True)
-
-
-def mean_of(points: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Average two sets of points (B, N, D) by their weights (B, N); returns both summed up."""
-    total = weights[0] + weights[1]
-    share = (weights[1] / total)[..., None]
-    return points[0] + share * (points[1] - points[0]), total
 
 
 def aligned(network: HAMR, landmarks: Tensor, world: Tensor) -> Estimate:

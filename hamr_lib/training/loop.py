@@ -35,7 +35,7 @@ from hamr_lib.training.task import Task
 from hamr_lib.training.watch import Diverged, Progress, Stopped, Watch
 
 SAVE_SECONDS = 60.0  # from one checkpoint to the next
-LOOK = 10  # steps after which several processes agree whether to save or stop
+AGREE = 10  # steps after which several processes agree whether to save or stop
 
 
 def fit(
@@ -90,7 +90,7 @@ def fit(
         run.step(batch)
         row = run.validate() if run.done % train.validate_every == 0 else None
         stop = save = False
-        if fabric.world_size == 1 or run.done % LOOK == 0:
+        if fabric.world_size == 1 or run.done % AGREE == 0:
             now = time.monotonic()
             stop, save = fabric.broadcast((now > ends or asked.is_file(), now > save_at))
         if row or stop or save:

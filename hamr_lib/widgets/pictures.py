@@ -33,4 +33,5 @@ def plot_recovery(recovery: Recovery):
     scene = Scene(recovery.faces)
     scene.show(recovery.vertices, recovery.joints_3d, SKIN)
     scene.show_skeleton(True)
+    scene.look_at(recovery.vertices)
     return scene.plot
