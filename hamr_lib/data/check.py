@@ -76,8 +76,8 @@ def _measure(frame: Frame):
 
 
 def report_table(reports: Iterable[Report]) -> pd.DataFrame:
-    """Make a data frame with one row a report."""
-    return pd.DataFrame([report.row for report in reports]).set_index("set")
+    """Make a data frame with one row a report, rounded to thousandths."""
+    return pd.DataFrame([report.row for report in reports]).set_index("set").round(3)
 
 
 def spread(count: int, limit: int) -> list[int]:
